@@ -1,0 +1,18 @@
+{
+  "target_defaults": {
+    "cflags": ["-Wall", "-Wextra", "-Wno-unused-parameter", "-O2", "-g"],
+    "cflags_cc": ["-std=c++17"],
+    "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_DISABLE_DEPRECATED", "_GNU_SOURCE"]
+  },
+  "targets": [
+    {
+      "target_name": "triplane",
+      "sources": ["native/addon.cc", "native/netns.cc"],
+      "include_dirs": ["<!@(node -p \"require('node-addon-api').include_dir\")"],
+      "dependencies": [
+        "<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except"
+      ],
+      "libraries": ["-lmnl", "-lnftnl"]
+    }
+  ]
+}
