@@ -7,7 +7,16 @@
   "targets": [
     {
       "target_name": "triplane",
-      "sources": ["native/addon.cc", "native/netns.cc"],
+      "sources": [
+        "native/addon.cc",
+        "native/netns.cc",
+        "native/netlink_socket.cc",
+        "native/nft_batch.cc",
+        "native/nft_dump.cc",
+        "native/nft_expr.cc",
+        "native/nft_monitor.cc",
+        "native/nft_socket.cc"
+      ],
       "include_dirs": ["<!@(node -p \"require('node-addon-api').include_dir\")"],
       "dependencies": [
         "<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except"
