@@ -7,12 +7,15 @@
   "targets": [
     {
       "target_name": "triplane",
-      "sources": ["native/addon.cc", "native/netns.cc"],
+      "sources": [
+        "native/addon.cc", "native/netns.cc",
+        "native/bpf.cc", "native/bpf_btf.cc", "native/bpf_map.cc", "native/bpf_object.cc", "native/bpf_program.cc"
+      ],
       "include_dirs": ["<!@(node -p \"require('node-addon-api').include_dir\")"],
       "dependencies": [
         "<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except"
       ],
-      "libraries": ["-lmnl", "-lnftnl"]
+      "libraries": ["-lmnl", "-lnftnl", "-lbpf", "-lelf", "-lz"]
     }
   ]
 }

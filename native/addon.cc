@@ -4,6 +4,7 @@
 
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   InitNetns(env, exports);
+  InitBpf(env, exports);
   return exports;
 }
 

@@ -11,3 +11,4 @@
 std::string ErrnoName(int err);
 
 void InitNetns(Napi::Env env, Napi::Object exports);
+void InitBpf(Napi::Env env, Napi::Object exports);
