@@ -376,6 +376,21 @@ uint64_t ElementHash(const uint8_t *key, size_t key_len, const uint8_t *data, si
   return h ^ (h >> 33);
 }
 
+// nftSums(family, layouts, operations: Uint8Array): BigUint64Array, by set: what commit() would answer.
+Napi::Value NftSums(const Napi::CallbackInfo &info) {
+  Napi::Uint8Array operations = info[2].As<Napi::Uint8Array>();
+  BatchBuilder batch(static_cast<uint8_t>(info[0].As<Napi::Number>().Uint32Value()), "",
+                     ReadLayouts(info[1].As<Napi::Array>()), 0, false);
+  ByteReader in(operations.Data(), operations.ByteLength());
+  while (!in.AtEnd()) {
+    if (!batch.Add(in)) throw Napi::Error::New(info.Env(), "broken packing of nftables operations");
+  }
+  const std::vector<uint64_t> &sums = batch.sums();
+  Napi::BigUint64Array array = Napi::BigUint64Array::New(info.Env(), sums.size());
+  for (size_t i = 0; i < sums.size(); i++) array[i] = sums[i];
+  return array;
+}
+
 // commit(family, table, layouts, operations: Uint8Array, oneElementAMessage): Promise
 Napi::Value StartCommit(NftSocket *handle, const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();

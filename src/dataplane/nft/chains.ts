@@ -7,7 +7,7 @@
  * Register numbers, payload bases and operations are those of linux/netfilter/nf_tables.h.
  */
 import type { Family } from '../../model/records.ts';
-import { addressSize, CHAIN, SET, setLayouts } from './layout.ts';
+import { addressSize, GUARD_CHECK, SET, setLayouts } from './layout.ts';
 import { NO_OWNER, OP, PackedWriter, PROTOCOL_NUMBER } from './packed.ts';
 
 const KIND = {
@@ -219,7 +219,7 @@ function maskBytes(family: Family, bits: number): string {
 /** Rebuilds guard-check: one rule for each prefix length in use, then drop. */
 export function writeGuardCheck(out: PackedWriter, family: Family, bitsInUse: readonly number[]): void {
   const h = HEADER[family];
-  writeNamed(out, OP.flushChain, CHAIN.guardCheck);
+  writeNamed(out, OP.flushChain, GUARD_CHECK);
   for (const bits of bitsInUse) {
     const source = REG + h.registers + 2;
     new RuleWriter()
@@ -230,9 +230,9 @@ export function writeGuardCheck(out: PackedWriter, family: Family, bitsInUse: re
       .and(source, maskBytes(family, bits))
       .inSet(REG, setLayouts(family)[SET.ranges + bits]!.name)
       .verdict(RETURN)
-      .append(out, CHAIN.guardCheck);
+      .append(out, GUARD_CHECK);
   }
-  new RuleWriter().verdict(DROP).append(out, CHAIN.guardCheck);
+  new RuleWriter().verdict(DROP).append(out, GUARD_CHECK);
 }
 
 /** nft's numbers for the types of a key (TYPE_BITS 6): address . inet_proto . inet_service . address. */

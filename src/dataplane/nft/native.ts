@@ -49,8 +49,14 @@ export interface NftMonitor {
 }
 
 interface NftNative {
+  nftSums(family: number, layouts: readonly SetLayout[], operations: Uint8Array): BigUint64Array;
   NftSocket: new (netns: string) => NftSocket;
   NftMonitor: new (netns: string, tablePrefix: string, onChange: (portId: number) => void) => NftMonitor;
+}
+
+/** By set: the sum of the hashes of packed element operations, as commit() would give. */
+export function sumsOf(family: Family, layouts: readonly SetLayout[], operations: Uint8Array): BigUint64Array {
+  return (loadNative() as unknown as NftNative).nftSums(NFPROTO[family], layouts, operations);
 }
 
 /** A netlink socket in the network namespace at `netns` ('' is the current one). */

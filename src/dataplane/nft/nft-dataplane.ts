@@ -1,4 +1,5 @@
 /** The nft mode: nftables carries the traffic. See docs/nft.md for the layout and why it is so. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import { TriplaneError } from '../../model/errors.ts';
 import type { DesiredChange, DesiredNode, DesiredService, DesiredState } from '../../model/desired.ts';
 import type { Family } from '../../model/records.ts';
@@ -15,6 +16,9 @@ import { applySkeleton } from './skeleton-loader.ts';
 
 /** A change of so many services is made without the kernel telling us of our own elements one by one. */
 const QUIET_FROM_SERVICES = 200;
+
+const LOOKS_MAX = 3;
+const LOOK_AGAIN_MS = 50;
 
 export interface NftOptions {
   /** Path of the network namespace; '': the current one. */
@@ -182,16 +186,26 @@ export class NftDataplane implements Dataplane {
     if (names.tableFlags < 0) return ['the table was gone'];
     if (!(await this.isOurs(kernel, names))) return ['chains, rules or sets were changed'];
     const found: string[] = [];
-    const chains = new Set(names.chains);
-    for (const name of kernel.table.chainNames()) if (!chains.has(name)) found.push(`chain ${name} was gone`);
+    const { picks } = kernel.table;
+    const inUse = new Set(picks.inUse());
+    for (const name of inUse) if (!names.chains.includes(name)) found.push(`chain ${name} was gone`);
     for (const name of names.chains) {
-      if (parsePickChain(name) && !kernel.table.chainNames().includes(name) && !kernel.table.idleChains.has(name)) found.push(`chain ${name} is not used`);
+      if (parsePickChain(name) && !inUse.has(name) && !picks.idle.has(name)) found.push(`chain ${name} is not used`);
     }
     for (const set of comparableSets(kernel.family, names)) {
-      const answer = await this.socket.dumpElements(kernel.proto, TABLE, kernel.table.layouts, set, true);
-      if (answer.strange > 0 || answer.sum !== kernel.sums[set]) found.push(`elements of ${kernel.table.layouts[set]!.name} were changed`);
+      if (!(await this.holdsExpected(kernel, set))) found.push(`elements of ${kernel.table.layouts[set]!.name} were changed`);
     }
     return found;
+  }
+
+  /** A dump that meets a hash table while it grows may show elements twice or not at all: look again before believing it. */
+  private async holdsExpected(kernel: FamilyKernel, set: number): Promise<boolean> {
+    for (let look = 0; look < LOOKS_MAX; look++) {
+      if (look > 0) await sleep(LOOK_AGAIN_MS);
+      const answer = await this.socket.dumpElements(kernel.proto, TABLE, kernel.table.layouts, set, true);
+      if (answer.strange === 0 && answer.sum === kernel.sums[set]) return true;
+    }
+    return false;
   }
 
   async close(): Promise<void> {
