@@ -45,5 +45,7 @@ export async function ensureNodeModules(say) {
   if (result.status === 0) return undefined;
   if (result.status === 127)
     return "npm is not on the PATH: install it (it comes with nodejs.org's and NodeSource's Node; Debian packs it as `npm`)";
-  return `npm ci failed:\n${lastLines(result.output, 30)}`;
+  // After its reason npm prints how to use `npm ci`.
+  const [reason] = result.output.split(/^npm error\s*\n?npm error (?:Clean install a project|Usage:)/m);
+  return `npm ci failed:\n${lastLines(reason, 40)}`;
 }
