@@ -22,7 +22,7 @@ export class Results {
 
   skip(event) {
     const reason = reasonOfSkip(event);
-    if (reason) this.skips.push({ name: event.name, reason });
+    if (reason) this.skips.push({ name: event.name.replaceAll(` [skipped: ${reason}]`, ''), reason });
     else this.fail(event.name, 'skipped without a reason: use skipUnless() of test/support/skip.ts');
   }
 

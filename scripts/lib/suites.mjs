@@ -86,6 +86,9 @@ function reasonOfSelection(event) {
   return event.mode === 'skip' && !event.reason;
 }
 
+/** vitest would otherwise write the compiled configuration into node_modules, which may belong to root. */
+const LOADER = ['--configLoader=runner'];
+
 async function runVitest(results, watch, args) {
   const prefix = privilegedPrefix();
   const notice = privilegeNotice(prefix);
@@ -94,7 +97,14 @@ async function runVitest(results, watch, args) {
   try {
     const events = path.join(folder, 'events');
     const reporters = ['--reporter=default', `--reporter=${inRoot('scripts/lib/vitest-reporter.mjs')}`];
-    const vitest = [process.execPath, inRoot('node_modules/vitest/vitest.mjs'), 'run', ...reporters, ...args];
+    const vitest = [
+      process.execPath,
+      inRoot('node_modules/vitest/vitest.mjs'),
+      'run',
+      ...LOADER,
+      ...reporters,
+      ...args,
+    ];
     const outcome = await runWatched([...(prefix ?? []), ...vitest], { TRIPLANE_TEST_REPORT: events }, watch);
     const selectsByName = args.some((arg) => /^(-t|--testNamePattern)/.test(arg));
     judgeVitest(outcome, readEvents(events, results, selectsByName), results);
