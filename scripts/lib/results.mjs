@@ -1,6 +1,9 @@
 // What a test run has found, and how it is told.
 
-/** A skip says why in its note (`context.skip(reason)`) or in its name (test/support/skip.ts, or "(needs ...)"). */
+/**
+ * A skip says why in its note (`context.skip(reason)`) or in its name (test/support/skip.ts, or "(needs ...)").
+ * @param {{ name: string, mode?: string, reason?: string }} event
+ */
 export function reasonOfSkip({ name, reason, mode }) {
   // Nobody skipped it: it was to run, and what stands before it failed (and is counted).
   if (mode === 'run' && !reason) return 'not reached: its beforeAll failed';
