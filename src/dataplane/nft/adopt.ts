@@ -6,7 +6,14 @@
  */
 import type { DesiredNode, DesiredService } from '../../model/desired.ts';
 import type { ApplyResult, Refusal } from '../dataplane.ts';
-import { parsePickChain, pickChainRules, writeGuardCheck, writeNamed, writePickChain, writeRangeSet } from './chains.ts';
+import {
+  parsePickChain,
+  pickChainRules,
+  writeGuardCheck,
+  writeNamed,
+  writePickChain,
+  writeRangeSet,
+} from './chains.ts';
 import { ElementCollector, type ElementValue, writeElement } from './elements.ts';
 import type { FamilyKernel, OwnerChange } from './family-kernel.ts';
 import { comparableSets, PoolImage, readSet } from './kernel-image.ts';
@@ -17,7 +24,11 @@ import { NO_OWNER, OP, PackedWriter } from './packed.ts';
 /** Elements are hashed in runs of about so many bytes. */
 const RUN_BYTES = 1 << 20;
 
-export async function adoptTable(kernel: FamilyKernel, names: NameAnswer, owners: readonly OwnerChange[]): Promise<ApplyResult> {
+export async function adoptTable(
+  kernel: FamilyKernel,
+  names: NameAnswer,
+  owners: readonly OwnerChange[],
+): Promise<ApplyResult> {
   const expected = await adoptOwners(kernel, owners);
   const rules = await kernel.socket.dumpRules(kernel.proto, kernel.name);
   const { head, tail } = objects(kernel, names, rules);
@@ -46,7 +57,8 @@ async function adoptOwners(kernel: FamilyKernel, owners: readonly OwnerChange[])
   const { table, family, proto, socket } = kernel;
   const read = (set: number) => readSet(socket, proto, family, kernel.name, set);
   const image = new PoolImage(family, (number) => table.numbers.adopt(number));
-  for (const set of [SET.pools, SET.members, SET.slots]) for (const e of (await read(set)).elements.values()) image.add(e);
+  for (const set of [SET.pools, SET.members, SET.slots])
+    for (const e of (await read(set)).elements.values()) image.add(e);
   for (const e of (await read(SET.picks)).elements.values()) {
     if (parsePickChain(e.data)) table.picks.adopt((e.key.charCodeAt(1) << 8) | e.key.charCodeAt(2), e.data);
   }
@@ -59,7 +71,8 @@ async function adoptOwners(kernel: FamilyKernel, owners: readonly OwnerChange[])
     run.length = 0;
   };
   for (const { owner, next } of owners) {
-    if (next) table.adopt(owner, next as DesiredService | DesiredNode, (port, kind) => image.find(port, kind), run);
+    if (next)
+      table.adopt(owner, next as DesiredService | DesiredNode, (port, kind) => image.find(port, kind), run);
     if (run.length > RUN_BYTES) flush();
   }
   for (const name of table.picks.inUse()) table.picks.writePick(run, OP.addElement, name);
@@ -68,7 +81,13 @@ async function adoptOwners(kernel: FamilyKernel, owners: readonly OwnerChange[])
 }
 
 /** Appends what makes one set hold what the owners need. */
-function writeDifference(kernel: FamilyKernel, set: number, held: Map<string, ElementValue>, out: PackedWriter, ownerNames: string[]): number {
+function writeDifference(
+  kernel: FamilyKernel,
+  set: number,
+  held: Map<string, ElementValue>,
+  out: PackedWriter,
+  ownerNames: string[],
+): number {
   const layout = kernel.table.layouts[set]!;
   const added: { element: ElementValue; owner: number }[] = [];
   const seen = new Set<string>();
@@ -114,7 +133,11 @@ async function send(kernel: FamilyKernel, bytes: Buffer, ownerNames: readonly st
 }
 
 /** Chains and sets to make, mend or remove. */
-function objects(kernel: FamilyKernel, names: NameAnswer, rules: readonly { chain: string }[]): { head: PackedWriter; tail: PackedWriter } {
+function objects(
+  kernel: FamilyKernel,
+  names: NameAnswer,
+  rules: readonly { chain: string }[],
+): { head: PackedWriter; tail: PackedWriter } {
   const { table, family } = kernel;
   const head = new PackedWriter();
   const tail = new PackedWriter();
@@ -135,8 +158,11 @@ function objects(kernel: FamilyKernel, names: NameAnswer, rules: readonly { chai
   const setsPresent = new Set(names.sets);
   const fresh = lengths.filter((bits) => !setsPresent.has(table.layouts[SET.ranges + bits]!.name));
   for (const bits of fresh) writeRangeSet(head, family, bits);
-  const gone = table.layouts.slice(SET.ranges).filter((layout, bits) => setsPresent.has(layout.name) && !lengths.includes(bits));
-  if (fresh.length + gone.length > 0 || ruleCount.get(GUARD_CHECK) !== lengths.length + 1) writeGuardCheck(head, family, lengths);
+  const gone = table.layouts
+    .slice(SET.ranges)
+    .filter((layout, bits) => setsPresent.has(layout.name) && !lengths.includes(bits));
+  if (fresh.length + gone.length > 0 || ruleCount.get(GUARD_CHECK) !== lengths.length + 1)
+    writeGuardCheck(head, family, lengths);
   for (const layout of gone) writeNamed(tail, OP.delSet, layout.name);
   return { head, tail };
 }

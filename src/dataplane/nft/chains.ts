@@ -87,7 +87,16 @@ class RuleWriter {
   }
   writePort(protocol: keyof typeof PROTOCOL_NUMBER, register: number): this {
     const sum = CHECKSUM[protocol];
-    return this.numbers(KIND.payloadWrite, TRANSPORT_HEADER, DPORT_OFFSET, 2, register, sum.type || CSUM_NONE, sum.offset, 0);
+    return this.numbers(
+      KIND.payloadWrite,
+      TRANSPORT_HEADER,
+      DPORT_OFFSET,
+      2,
+      register,
+      sum.type || CSUM_NONE,
+      sum.offset,
+      0,
+    );
   }
   inSet(register: number, set: string): this {
     this.numbers(KIND.lookup, register, 0);
@@ -198,7 +207,9 @@ export function writePickChain(out: PackedWriter, family: Family, pick: PickChai
 function writeStickyTail(out: PackedWriter, family: Family, name: string, affinitySeconds: number): void {
   new RuleWriter().verdict(JUMP, 'member-of-slot').append(out, name);
   // Two connections of one client at once: the second update keeps the first one's member, so read it back.
-  remember(family, new RuleWriter(), DYNSET_UPDATE, affinitySeconds).verdict(JUMP, 'recall').append(out, name);
+  remember(family, new RuleWriter(), DYNSET_UPDATE, affinitySeconds)
+    .verdict(JUMP, 'recall')
+    .append(out, name);
 }
 
 export function writeNamed(out: PackedWriter, op: number, name: string): void {

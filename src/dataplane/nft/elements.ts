@@ -54,7 +54,8 @@ export class ElementCollector implements ElementSink {
     const layout = this.layouts[this.set]!;
     const boundary = 1 + layout.keyBytes;
     const key = this.writer.bytes.toString('latin1', 0, boundary);
-    const data = layout.dataBytes > 0 ? this.writer.bytes.toString('latin1', boundary, this.writer.length) : chain;
+    const data =
+      layout.dataBytes > 0 ? this.writer.bytes.toString('latin1', boundary, this.writer.length) : chain;
     this.map.set(mapKey(this.set, key), { set: this.set, key, data, comment });
   }
 }
@@ -71,7 +72,11 @@ export class ElementPacker implements ElementSink {
   private start = 0;
   private body = 0;
 
-  constructor(family: Family, out: PackedWriter, keep: (set: number, key: () => string, data: () => string) => boolean) {
+  constructor(
+    family: Family,
+    out: PackedWriter,
+    keep: (set: number, key: () => string, data: () => string) => boolean,
+  ) {
     this.family = family;
     this.out = out;
     this.layouts = setLayouts(family);
@@ -95,7 +100,11 @@ export class ElementPacker implements ElementSink {
     const boundary = this.body + 1 + layout.keyBytes;
     const end = this.out.length;
     const key = () => bytes.toString('latin1', this.body, boundary);
-    if (!this.keep(this.set, key, () => (layout.dataBytes > 0 ? bytes.toString('latin1', boundary, end) : chain))) {
+    if (
+      !this.keep(this.set, key, () =>
+        layout.dataBytes > 0 ? bytes.toString('latin1', boundary, end) : chain,
+      )
+    ) {
       this.out.length = this.start;
       return;
     }
@@ -111,7 +120,13 @@ export function mapKey(set: number, key: string): string {
 }
 
 /** Appends one element operation in the packing of native/nft_batch.cc. */
-export function writeElement(out: PackedWriter, op: number, owner: number, layout: SetLayout, e: ElementValue): void {
+export function writeElement(
+  out: PackedWriter,
+  op: number,
+  owner: number,
+  layout: SetLayout,
+  e: ElementValue,
+): void {
   out.u8(op);
   out.u32(owner);
   out.u8(e.set);

@@ -2,13 +2,14 @@
  * One family's table in the kernel: planned changes go in, what the kernel holds comes out. One request at a
  * time; callers await each other through NftDataplane.
  */
-import { TriplaneError } from '../../model/errors.ts';
+
 import type { DesiredNode, DesiredService } from '../../model/desired.ts';
+import { TriplaneError } from '../../model/errors.ts';
 import type { Family, ObjectKey } from '../../model/records.ts';
 import type { Refusal } from '../dataplane.ts';
 import { FamilyTable, type Segment } from './family-table.ts';
 import { TABLE } from './layout.ts';
-import { NFPROTO, type CommitAnswer, type NftSocket } from './native.ts';
+import { type CommitAnswer, NFPROTO, type NftSocket } from './native.ts';
 import { NO_OWNER, PackedWriter } from './packed.ts';
 import { writeChainRemoval } from './pick-classes.ts';
 
@@ -67,7 +68,9 @@ export class FamilyKernel {
   }
 
   private plan(change: OwnerChange): Segment {
-    return change.owner === '' ? this.table.planNode(change.next as DesiredNode) : this.table.planService(change.owner, change.next as DesiredService | null);
+    return change.owner === ''
+      ? this.table.planNode(change.next as DesiredNode)
+      : this.table.planService(change.owner, change.next as DesiredService | null);
   }
 
   private async commitSegments(segments: readonly Segment[], result: FamilyResult): Promise<void> {
@@ -87,7 +90,11 @@ export class FamilyKernel {
       for (const [place, segment] of left.entries()) {
         const errno = bad.get(place);
         if (errno === undefined) good.push(this.replan(segment));
-        else result.refusals.push({ service: segment.owner, reason: `the kernel refused its nftables elements (${errno})` });
+        else
+          result.refusals.push({
+            service: segment.owner,
+            reason: `the kernel refused its nftables elements (${errno})`,
+          });
       }
       left = good;
     }
@@ -117,7 +124,13 @@ export class FamilyKernel {
 
   /** Sends one batch; on success the expected sums follow. */
   async send(bytes: Buffer, messages: 'shared' | 'single'): Promise<CommitAnswer> {
-    const answer = await this.socket.commit(this.proto, this.name, this.table.layouts, bytes, messages === 'single');
+    const answer = await this.socket.commit(
+      this.proto,
+      this.name,
+      this.table.layouts,
+      bytes,
+      messages === 'single',
+    );
     if (answer.errno === '' && answer.refused.length === 0) {
       answer.sums.forEach((sum, set) => {
         this.sums[set] = BigInt.asUintN(64, this.sums[set]! + sum);
@@ -169,5 +182,7 @@ function packedSize(segment: Segment): number {
 
 function kernelRefused(answer: CommitAnswer): TriplaneError {
   const errno = answer.errno || [...new Set(answer.refused.map((r) => r.errno))].join(', ');
-  return new TriplaneError('TP_KERNEL_REFUSED', `the kernel refused an nftables transaction (${errno})`, { cause: answer });
+  return new TriplaneError('TP_KERNEL_REFUSED', `the kernel refused an nftables transaction (${errno})`, {
+    cause: answer,
+  });
 }

@@ -31,7 +31,10 @@ export interface Segment {
   readonly before: OwnerState | undefined;
   readonly after: OwnerState | undefined;
   /** null: the owner is new and all its elements are added; they are not kept as values. */
-  readonly difference: { readonly removed: readonly ElementValue[]; readonly added: readonly ElementValue[] } | null;
+  readonly difference: {
+    readonly removed: readonly ElementValue[];
+    readonly added: readonly ElementValue[];
+  } | null;
   readonly freedPools: readonly number[];
   readonly takenPools: readonly number[];
 }
@@ -90,13 +93,22 @@ export class FamilyTable {
     return this.plan('', this.owners.get(''), { node }, []);
   }
 
-  private portsOf(service: DesiredService | null, oldOf: (port: DesiredPort) => PortState | undefined, takeNumber: () => number): PortState[] {
+  private portsOf(
+    service: DesiredService | null,
+    oldOf: (port: DesiredPort) => PortState | undefined,
+    takeNumber: () => number,
+  ): PortState[] {
     return (service?.ports ?? [])
       .filter((port) => port.family === this.family)
       .map((port) => nextPort(port, oldOf(port), takeNumber));
   }
 
-  private plan(owner: ObjectKey, before: OwnerState | undefined, after: OwnerState | undefined, takenPools: number[]): Segment {
+  private plan(
+    owner: ObjectKey,
+    before: OwnerState | undefined,
+    after: OwnerState | undefined,
+    takenPools: number[],
+  ): Segment {
     const keptPools = new Set(poolNumbers(after));
     const freedPools = poolNumbers(before).filter((number) => !keptPools.has(number));
     const difference = before ? this.difference(before, after) : null;
@@ -118,9 +130,24 @@ export class FamilyTable {
   /** Takes written segments back, last first, after the kernel refused their batch. */
   undo(segments: readonly Segment[]): void {
     for (const segment of segments.toReversed()) {
-      const { added, removed } = segment.difference ?? { added: [...this.collect(segment.after).values()], removed: [] };
-      for (const e of added) this.count(e.set, () => e.key, () => e.data, -1);
-      for (const e of removed) this.count(e.set, () => e.key, () => e.data, 1);
+      const { added, removed } = segment.difference ?? {
+        added: [...this.collect(segment.after).values()],
+        removed: [],
+      };
+      for (const e of added)
+        this.count(
+          e.set,
+          () => e.key,
+          () => e.data,
+          -1,
+        );
+      for (const e of removed)
+        this.count(
+          e.set,
+          () => e.key,
+          () => e.data,
+          1,
+        );
       if (segment.before) this.owners.set(segment.owner, segment.before);
       else this.owners.delete(segment.owner);
       for (const number of segment.takenPools) this.numbers.release(number);
@@ -151,7 +178,15 @@ export class FamilyTable {
     const body = new PackedWriter(segments.length > 100 ? 4 << 20 : 16 << 10);
     let operations = 0;
     const put = (op: number, by: 1 | -1, owner: number, e: ElementValue) => {
-      if (!this.count(e.set, () => e.key, () => e.data, by)) return;
+      if (
+        !this.count(
+          e.set,
+          () => e.key,
+          () => e.data,
+          by,
+        )
+      )
+        return;
       operations++;
       writeElement(body, op, owner, this.layouts[e.set]!, e);
     };
@@ -162,11 +197,15 @@ export class FamilyTable {
     const packer = new ElementPacker(this.family, body, (set, key, data) => this.count(set, key, data, 1));
     segments.forEach((segment, owner) => {
       packer.owner = owner;
-      if (segment.difference) for (const element of segment.difference.added) put(OP.addElement, 1, owner, element);
+      if (segment.difference)
+        for (const element of segment.difference.added) put(OP.addElement, 1, owner, element);
       else if (segment.after) this.emit(packer, segment.after);
     });
     const { head, tail } = this.writeObjects(rangesBefore);
-    return { bytes: Buffer.concat([head.take(), body.take(), tail.take()]), operations: operations + packer.operations };
+    return {
+      bytes: Buffer.concat([head.take(), body.take(), tail.take()]),
+      operations: operations + packer.operations,
+    };
   }
 
   /** Chains and sets that came into use go before the elements, those out of use after them. */
@@ -193,8 +232,16 @@ export class FamilyTable {
    * For a restart: an owner's state on top of what a predecessor's pools say. Counts its elements, and hands
    * each that is to be in the kernel once to `out` as an add operation.
    */
-  adopt(owner: ObjectKey, next: DesiredService | DesiredNode, poolOf: (port: DesiredPort, kind: PoolKind) => PoolState | null, out: PackedWriter): void {
-    const state: OwnerState = 'ports' in next ? { ports: this.portsOf(next, oldFrom(poolOf), () => this.numbers.take()) } : { node: next };
+  adopt(
+    owner: ObjectKey,
+    next: DesiredService | DesiredNode,
+    poolOf: (port: DesiredPort, kind: PoolKind) => PoolState | null,
+    out: PackedWriter,
+  ): void {
+    const state: OwnerState =
+      'ports' in next
+        ? { ports: this.portsOf(next, oldFrom(poolOf), () => this.numbers.take()) }
+        : { node: next };
     if ('ports' in state && state.ports.length === 0) return;
     this.owners.set(owner, state);
     this.emit(new ElementPacker(this.family, out, (set, key, data) => this.count(set, key, data, 1)), state);
@@ -206,7 +253,9 @@ export class FamilyTable {
   }
 }
 
-function oldFrom(poolOf: (port: DesiredPort, kind: PoolKind) => PoolState | null): (port: DesiredPort) => PortState {
+function oldFrom(
+  poolOf: (port: DesiredPort, kind: PoolKind) => PoolState | null,
+): (port: DesiredPort) => PortState {
   return (port) => ({ port, cluster: poolOf(port, 'cluster'), local: poolOf(port, 'local') });
 }
 

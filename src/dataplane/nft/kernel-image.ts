@@ -1,16 +1,16 @@
 /** One family's table as the kernel holds it: everything that adoption and read-back look at. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Backend, DesiredPort } from '../../model/desired.ts';
 import { formatAddress } from '../../model/address.ts';
+import type { Backend, DesiredPort } from '../../model/desired.ts';
 import type { Address, Family } from '../../model/records.ts';
+import { parsePickChain } from './chains.ts';
 import { type ElementValue, mapKey, readElements } from './elements.ts';
 import { addressSize, FIXED_SETS, GUARD_CHECK, MARKER_PREFIX, SET, setLayouts, shortHash } from './layout.ts';
 import type { NameAnswer, NftSocket } from './native.ts';
 import { poolNumber } from './packed.ts';
+import type { PoolState } from './pool.ts';
 import type { PoolKind } from './service-elements.ts';
 import { poolComment } from './service-elements.ts';
-import type { PoolState } from './pool.ts';
-import { parsePickChain } from './chains.ts';
 
 const LOOKS_MAX = 5;
 const LOOK_AGAIN_MS = 50;
@@ -18,7 +18,9 @@ const LOOK_AGAIN_MS = 50;
 /** Sets whose elements are ours (not the kernel's own), by index, among those that exist. */
 export function comparableSets(family: Family, names: NameAnswer): number[] {
   const present = new Set(names.sets);
-  return setLayouts(family).flatMap((layout, set) => (!layout.dynamic && present.has(layout.name) ? [set] : []));
+  return setLayouts(family).flatMap((layout, set) =>
+    !layout.dynamic && present.has(layout.name) ? [set] : [],
+  );
 }
 
 /** True when every set of the skeleton is there. */
@@ -30,12 +32,20 @@ export function hasAllSets(family: Family, names: NameAnswer): boolean {
 }
 
 /** The elements of one set. Taken again when a dump met a growing hash table and shows an element twice. */
-export async function readSet(socket: NftSocket, proto: number, family: Family, table: string, set: number): Promise<{ elements: Map<string, ElementValue>; strange: number }> {
+export async function readSet(
+  socket: NftSocket,
+  proto: number,
+  family: Family,
+  table: string,
+  set: number,
+): Promise<{ elements: Map<string, ElementValue>; strange: number }> {
   for (let look = 0; ; look++) {
     const answer = await socket.dumpElements(proto, table, setLayouts(family), set, false);
     const elements = new Map<string, ElementValue>();
-    for (const element of readElements(family, set, answer.packed)) elements.set(mapKey(set, element.key), element);
-    if (elements.size + answer.strange === answer.count || look >= LOOKS_MAX) return { elements, strange: answer.strange };
+    for (const element of readElements(family, set, answer.packed))
+      elements.set(mapKey(set, element.key), element);
+    if (elements.size + answer.strange === answer.count || look >= LOOKS_MAX)
+      return { elements, strange: answer.strange };
     await sleep(LOOK_AGAIN_MS);
   }
 }

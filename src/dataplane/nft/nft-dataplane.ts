@@ -1,7 +1,7 @@
 /** The nft mode: nftables carries the traffic. See docs/nft.md for the layout and why it is so. */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { TriplaneError } from '../../model/errors.ts';
 import type { DesiredChange, DesiredNode, DesiredService, DesiredState } from '../../model/desired.ts';
+import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
 import type { ApplyResult, Dataplane, Refusal, VerifyResult } from '../dataplane.ts';
 import { adoptTable } from './adopt.ts';
@@ -9,7 +9,14 @@ import { parsePickChain, writeNamed, writeTableFlags } from './chains.ts';
 import { FamilyKernel, type OwnerChange } from './family-kernel.ts';
 import { comparableSets, hasAllSets, staticDigest } from './kernel-image.ts';
 import { MARKER_PREFIX, NEXT_TABLE, shortHash, TABLE } from './layout.ts';
-import { NFPROTO, type NameAnswer, type NftMonitor, type NftSocket, openNftMonitor, openNftSocket } from './native.ts';
+import {
+  type NameAnswer,
+  NFPROTO,
+  type NftMonitor,
+  type NftSocket,
+  openNftMonitor,
+  openNftSocket,
+} from './native.ts';
 import { OP } from './packed.ts';
 import { skeletonText } from './skeleton.ts';
 import { applySkeleton } from './skeleton-loader.ts';
@@ -97,24 +104,41 @@ export class NftDataplane implements Dataplane {
     return `${MARKER_PREFIX}${shortHash(skeletonText(TABLE, family, this.node!.detector))}-${digest}`;
   }
 
-  private async build(families: readonly Family[], state: DesiredState, changes: readonly OwnerChange[]): Promise<[Family, FamilyKernel, ApplyResult][]> {
+  private async build(
+    families: readonly Family[],
+    state: DesiredState,
+    changes: readonly OwnerChange[],
+  ): Promise<[Family, FamilyKernel, ApplyResult][]> {
     const replaced: Family[] = [];
-    for (const family of families) if ((await this.names(family, TABLE)).tableFlags === 0) replaced.push(family);
+    for (const family of families)
+      if ((await this.names(family, TABLE)).tableFlags === 0) replaced.push(family);
     // An old table goes on carrying traffic until a complete one takes over under another name; then ours is
     // made once more under its own.
     if (replaced.length > 0) await this.buildAs(NEXT_TABLE, TABLE, replaced, state, changes);
     return this.buildAs(TABLE, NEXT_TABLE, families, state, changes);
   }
 
-  private async buildAs(table: string, other: string, families: readonly Family[], state: DesiredState, changes: readonly OwnerChange[]): Promise<[Family, FamilyKernel, ApplyResult][]> {
+  private async buildAs(
+    table: string,
+    other: string,
+    families: readonly Family[],
+    state: DesiredState,
+    changes: readonly OwnerChange[],
+  ): Promise<[Family, FamilyKernel, ApplyResult][]> {
     if (families.length === 0) return [];
     for (const family of families) await this.dropTable(family, table);
-    await applySkeleton(families.map((family) => skeletonText(table, family, state.node.detector)).join(''), this.netns);
+    await applySkeleton(
+      families.map((family) => skeletonText(table, family, state.node.detector)).join(''),
+      this.netns,
+    );
     const built: [Family, FamilyKernel, ApplyResult][] = [];
     for (const family of families) {
       const kernel = new FamilyKernel(family, this.socket);
       kernel.name = table;
-      const digest = staticDigest(await this.names(family, table), await this.socket.dumpRules(kernel.proto, table));
+      const digest = staticDigest(
+        await this.names(family, table),
+        await this.socket.dumpRules(kernel.proto, table),
+      );
       await kernel.must((out) => writeNamed(out, OP.addChain, this.marker(family, digest)));
       const result = await kernel.apply(changes);
       const otherExists = (await this.names(family, other)).tableFlags >= 0;
@@ -133,8 +157,13 @@ export class NftDataplane implements Dataplane {
   }
 
   async apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {
-    if (change.node && JSON.stringify(change.node.detector.by) !== JSON.stringify(this.node?.detector.by)) return this.start(state);
-    if (change.node && change.node.detector.by !== 'cidr' && JSON.stringify(change.node.detector) !== JSON.stringify(this.node?.detector)) {
+    if (change.node && JSON.stringify(change.node.detector.by) !== JSON.stringify(this.node?.detector.by))
+      return this.start(state);
+    if (
+      change.node &&
+      change.node.detector.by !== 'cidr' &&
+      JSON.stringify(change.node.detector) !== JSON.stringify(this.node?.detector)
+    ) {
       return this.start(state);
     }
     const changes: OwnerChange[] = [];
@@ -142,7 +171,9 @@ export class NftDataplane implements Dataplane {
     for (const owner of change.remove) changes.push({ owner, next: null });
     for (const service of change.set) changes.push({ owner: service.key, next: service });
     this.node = state.node;
-    return changes.length > QUIET_FROM_SERVICES ? this.quietly(() => this.applyOwners(changes, state)) : this.applyOwners(changes, state);
+    return changes.length > QUIET_FROM_SERVICES
+      ? this.quietly(() => this.applyOwners(changes, state))
+      : this.applyOwners(changes, state);
   }
 
   private async applyOwners(changes: readonly OwnerChange[], state: DesiredState): Promise<ApplyResult> {
@@ -190,10 +221,12 @@ export class NftDataplane implements Dataplane {
     const inUse = new Set(picks.inUse());
     for (const name of inUse) if (!names.chains.includes(name)) found.push(`chain ${name} was gone`);
     for (const name of names.chains) {
-      if (parsePickChain(name) && !inUse.has(name) && !picks.idle.has(name)) found.push(`chain ${name} is not used`);
+      if (parsePickChain(name) && !inUse.has(name) && !picks.idle.has(name))
+        found.push(`chain ${name} is not used`);
     }
     for (const set of comparableSets(kernel.family, names)) {
-      if (!(await this.holdsExpected(kernel, set))) found.push(`elements of ${kernel.table.layouts[set]!.name} were changed`);
+      if (!(await this.holdsExpected(kernel, set)))
+        found.push(`elements of ${kernel.table.layouts[set]!.name} were changed`);
     }
     return found;
   }
@@ -216,7 +249,8 @@ export class NftDataplane implements Dataplane {
 
 function ownersOf(state: DesiredState): OwnerChange[] {
   const changes: OwnerChange[] = [{ owner: '', next: state.node }];
-  for (const service of state.services.values()) changes.push({ owner: service.key, next: service satisfies DesiredService });
+  for (const service of state.services.values())
+    changes.push({ owner: service.key, next: service satisfies DesiredService });
   return changes;
 }
 
@@ -228,10 +262,18 @@ function merge(results: readonly ApplyResult[]): ApplyResult {
 function asTriplaneError(error: unknown): unknown {
   const code = (error as { code?: string }).code;
   if (code === 'EPERM' || code === 'EACCES') {
-    return new TriplaneError('TP_NO_PRIVILEGE', 'nftables may not be used by this process: run as root or with CAP_NET_ADMIN', { cause: error });
+    return new TriplaneError(
+      'TP_NO_PRIVILEGE',
+      'nftables may not be used by this process: run as root or with CAP_NET_ADMIN',
+      { cause: error },
+    );
   }
   if (code === 'EPROTONOSUPPORT' || code === 'EOPNOTSUPP') {
-    return new TriplaneError('TP_NO_FEATURE', 'this kernel has no nftables (module nf_tables): load it or choose another mode', { cause: error });
+    return new TriplaneError(
+      'TP_NO_FEATURE',
+      'this kernel has no nftables (module nf_tables): load it or choose another mode',
+      { cause: error },
+    );
   }
   return error;
 }

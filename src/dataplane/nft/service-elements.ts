@@ -33,7 +33,13 @@ export function emitPort(sink: ElementSink, state: PortState, classOf: ClassOf):
   for (const frontend of state.port.frontends) emitFrontend(sink, state, frontend);
 }
 
-function emitPool(sink: ElementSink, port: DesiredPort, kind: PoolKind, pool: PoolState, classOf: ClassOf): void {
+function emitPool(
+  sink: ElementSink,
+  port: DesiredPort,
+  kind: PoolKind,
+  pool: PoolState,
+  classOf: ClassOf,
+): void {
   const { family } = sink;
   const out = sink.begin(SET.pools);
   out.pool(family, pool.number);
@@ -87,7 +93,10 @@ function emitFrontend(sink: ElementSink, state: PortState, frontend: Frontend): 
   }
   sink.end('', comment);
   if (frontend.outside !== frontend.inside) {
-    beginFrontend(sink, SET.outside, frontend).pool(sink.family, poolOf(state, frontend.outside)?.number ?? 0);
+    beginFrontend(sink, SET.outside, frontend).pool(
+      sink.family,
+      poolOf(state, frontend.outside)?.number ?? 0,
+    );
     sink.end('', comment);
   }
   if (frontend.kind === 'ClusterIP') {
@@ -96,7 +105,11 @@ function emitFrontend(sink: ElementSink, state: PortState, frontend: Frontend): 
   }
   // 'strangers' needs no element: only ClusterIPs have it, and the set of cluster IPs says so with one rule.
   if (frontend.masquerade !== 'strangers') {
-    beginFrontend(sink, frontend.masquerade === 'always' ? SET.masqueradeAlways : SET.masqueradeNode, frontend);
+    beginFrontend(
+      sink,
+      frontend.masquerade === 'always' ? SET.masqueradeAlways : SET.masqueradeNode,
+      frontend,
+    );
     sink.end();
   }
   if (frontend.sourceRanges) emitRanges(sink, frontend, frontend.sourceRanges);

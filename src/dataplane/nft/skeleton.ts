@@ -5,8 +5,9 @@
  * Only checked configuration enters the text: interface names are matched against INTERFACE_NAME, addresses
  * never appear (they are elements).
  */
-import { TriplaneError } from '../../model/errors.ts';
+
 import type { LocalDetector } from '../../model/desired.ts';
+import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
 
 /** Linux takes more, but nothing else is of use, and a quote or a space would end up in a parser. */
@@ -53,7 +54,10 @@ function podMatch(family: Family, detector: LocalDetector): string | null {
 
 function interfaceName(name: string): string {
   if (!INTERFACE_NAME.test(name)) {
-    throw new TriplaneError('TP_BAD_FLAG', `interface name ${JSON.stringify(name)} holds a character that no interface of a node has`);
+    throw new TriplaneError(
+      'TP_BAD_FLAG',
+      `interface name ${JSON.stringify(name)} holds a character that no interface of a node has`,
+    );
   }
   return name;
 }
