@@ -239,7 +239,8 @@ export class ClusterModel {
     const at = entry.slices.findIndex((other) => other.name === slice.name);
     if (at >= 0 && same(entry.slices[at], slice)) return;
     if (at >= 0) entry.slices[at] = slice;
-    else entry.slices.push(slice);
+    // Not push(): a list of one slice would keep room for sixteen more.
+    else entry.slices = [...entry.slices, slice];
     this.#ownerOfSlice.set(key, entry);
     if (slice.triggerMs > 0 && (entry.triggerMs === 0 || slice.triggerMs < entry.triggerMs)) {
       entry.triggerMs = slice.triggerMs;

@@ -207,12 +207,13 @@ function frontendsOf(
     if (!loadBalancerIPs.includes(address)) frontends.push(external('ExternalIP', address, port.port));
   }
   for (const address of loadBalancerIPs) frontends.push(external('LoadBalancer', address, port.port));
-  if (port.nodePort === 0) return frontends;
+  if (port.nodePort === 0) return frontends.slice();
   for (const address of faces.nodePortAddresses) {
     const taken = port.nodePort === port.port && frontends.some((frontend) => frontend.address === address);
     if (!taken) frontends.push(external('NodePort', address, port.nodePort));
   }
-  return frontends;
+  // A copy has no spare room, which ten thousand lists of two would otherwise keep.
+  return frontends.slice();
 }
 
 /**
@@ -288,7 +289,7 @@ function settle(key: ObjectKey, drafts: readonly DesiredPort[]): Pick<ServiceRes
     if (port) ports.push(port);
   }
   const shadowed = [...losers].map(([frontend, port]) => ({ frontend, by: port.name }));
-  return { desired: ports.length > 0 ? { key, ports } : null, shadowed };
+  return { desired: ports.length > 0 ? { key, ports: ports.slice() } : null, shadowed };
 }
 
 function healthOf(service: ServiceRecord, slices: readonly SliceRecord[], node: NodeContext): ServiceHealth {

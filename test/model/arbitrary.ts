@@ -13,8 +13,8 @@ import type {
 } from '../../src/model/records.ts';
 import { ip, net, nodeRecord, THAT, THIS } from './world.ts';
 
-const protocol = fc.constantFrom('TCP', 'UDP', 'SCTP');
-const portName = fc.constantFrom('', 'a', 'b');
+const protocol = fc.constantFrom('TCP', 'TCP', 'UDP', 'UDP', 'SCTP');
+const portName = fc.constantFrom('', '', 'a');
 const policy = fc.constantFrom('Cluster', 'Local');
 const someOf = <T>(list: readonly T[]) => fc.subarray([...list]);
 const EXTERNAL = ['198.18.0.1', '198.18.0.2', '192.0.2.11', '10.200.1.1', '2001:db8:18::1'].map(ip);

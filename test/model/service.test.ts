@@ -259,6 +259,22 @@ describe('computeService', () => {
     );
   });
 
+  it('does not depend on the order of slices that give one address several times', () => {
+    const conditions = fc.record({ ready: fc.boolean(), serving: fc.boolean(), terminating: fc.boolean() });
+    const oneSlice = fc.array(conditions, { minLength: 1, maxLength: 2 });
+    fc.assert(
+      fc.property(fc.array(oneSlice, { maxLength: 4 }), (lists) => {
+        const slices = lists.map((list, at) =>
+          slice(
+            list.map((one) => endpoint('10.10.1.1', one)),
+            { name: `web-${at}` },
+          ),
+        );
+        expect(compute(service(), [...slices].reverse())).toEqual(compute(service(), slices));
+      }),
+    );
+  });
+
   it('keeps the promises of the types', () => {
     fc.assert(
       fc.property(arbitraryService, fc.array(arbitrarySlice, { maxLength: 4 }), (record, slices) => {
