@@ -110,7 +110,7 @@ export interface SyncEvent {
   readonly operations: number;
   /** Objects that the kernel refused. */
   readonly refusals: number;
-  /** Milliseconds since the epoch when the endpoint changes in it were triggered (SliceRecord.triggerMs, without 0). */
+  /** Milliseconds since the epoch at which the endpoint changes in it were triggered (SliceRecord.triggerMs, without 0). */
   readonly triggersMs: readonly number[];
 }
 
@@ -162,17 +162,24 @@ export interface ExplainRequest {
   readonly destination: Address;
   readonly port: number;
   readonly protocol: Protocol;
+  /** Who sends it; 'unknown': the agent tells by the source address. */
+  readonly from: 'node' | 'pod' | 'outside' | 'unknown';
   /** The interface through which it arrives, for detectors by interface; '' when nobody said. */
   readonly interfaceName: string;
 }
 
 /** What happens to the packet, as decide() says, in a form that goes over a socket and into a terminal. */
 export interface Explanation {
-  /** One line, such as "to 10.10.1.2:80, masqueraded" or "refused". */
+  readonly action: 'forward' | 'reject' | 'drop' | 'pass';
+  /** One line, such as "goes to one of 3 backends of default/web:http, masqueraded". */
   readonly outcome: string;
-  /** Backends that may answer, as address and port; empty unless it is load balanced. */
-  readonly backends: readonly { readonly address: Address; readonly port: number; readonly local: boolean }[];
-  readonly masquerade: boolean;
+  /** Backends that may answer; empty unless the action is forward. */
+  readonly backends: readonly {
+    readonly address: Address;
+    readonly port: number;
+    readonly local: boolean;
+    readonly masquerade: boolean;
+  }[];
   /** The steps that led there, in order, one line each. */
   readonly because: readonly string[];
 }

@@ -9,12 +9,13 @@ import { readFile } from 'node:fs/promises';
 import { familyOf } from '../model/address.ts';
 import { TriplaneError } from '../model/errors.ts';
 import type { Address } from '../model/records.ts';
+import type { SocketAddress } from '../model/socket.ts';
 import { checkTogether } from './check.ts';
 import { type FileValues, parseConfigFile } from './file.ts';
 import type { FlagTexts } from './flags.ts';
 import { OPTIONS } from './options.ts';
 import { nameOf, refuse, type Setting, type Settings } from './settings.ts';
-import type { OptionSpec, SocketAddress, ValueOf } from './spec.ts';
+import type { OptionSpec, ValueOf } from './spec.ts';
 import { BadValue, socketFromText, textOfValue, valueFromText } from './values.ts';
 
 type Row = (typeof OPTIONS)[number];

@@ -1,11 +1,6 @@
 /** The shape of a row of the option table (options.ts) and of the values that rows hold. */
 import type { Address, Cidr } from '../model/records.ts';
-
-/** Where a server listens. `0.0.0.0` and `::` both mean every address of both families, as in kube-proxy. */
-export interface SocketAddress {
-  readonly address: Address;
-  readonly port: number;
-}
+import type { SocketAddress } from '../model/socket.ts';
 
 /**
  * Which of this node's addresses NodePorts listen on. 'cidrs': those within one of the ranges of their family;

@@ -4,8 +4,9 @@
  */
 import { familyOf, parseAddress, parseCidr } from '../model/address.ts';
 import type { Address, Cidr } from '../model/records.ts';
+import { formatSocket, type SocketAddress } from '../model/socket.ts';
 import { formatDuration, parseDurationMs } from './duration.ts';
-import type { NodePortAddresses, OptionSpec, SocketAddress } from './spec.ts';
+import type { NodePortAddresses, OptionSpec } from './spec.ts';
 
 /** The reason why a value cannot be used, without the name of the flag or field. */
 export class BadValue extends Error {}
@@ -91,13 +92,6 @@ export function textOfValue(spec: OptionSpec, value: unknown): string {
     default:
       return String(value);
   }
-}
-
-/** `10.0.0.1:80`, `[fd00::1]:80`. */
-export function formatSocket(socket: SocketAddress): string {
-  return socket.address.includes(':')
-    ? `[${socket.address}]:${socket.port}`
-    : `${socket.address}:${socket.port}`;
 }
 
 export function nodePortsToList(value: NodePortAddresses): readonly string[] {
