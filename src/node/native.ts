@@ -11,7 +11,11 @@ export function packageRoot(): string {
   let dir = import.meta.dirname;
   while (!existsSync(path.join(dir, 'package.json'))) {
     const parent = path.dirname(dir);
-    if (parent === dir) throw new TriplaneError('TP_NO_LIBRARY', 'the package of triplane is incomplete: package.json is missing');
+    if (parent === dir)
+      throw new TriplaneError(
+        'TP_NO_LIBRARY',
+        'the package of triplane is incomplete: package.json is missing',
+      );
     dir = parent;
   }
   return dir;
@@ -25,7 +29,11 @@ export function loadNative(): Record<string, unknown> {
     loaded = createRequire(import.meta.url)(file) as Record<string, unknown>;
   } catch (error) {
     const reason = error instanceof Error ? error.message.split('\n')[0] : String(error);
-    throw new TriplaneError('TP_NO_LIBRARY', `the native addon cannot be loaded (${reason}): run npm run setup`, { cause: error });
+    throw new TriplaneError(
+      'TP_NO_LIBRARY',
+      `the native addon cannot be loaded (${reason}): run npm run setup`,
+      { cause: error },
+    );
   }
   return loaded;
 }

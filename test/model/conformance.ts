@@ -777,6 +777,19 @@ const CONTESTED: readonly Scene[] = [
     ],
   },
   {
+    title: 'the external IP of an older service is the ClusterIP and port of another',
+    records: [
+      service({ createdMs: 2000 }),
+      rival({ createdMs: 1000, externalIPs: [ip('10.200.1.10')] }),
+      THREE,
+      RIVAL_SLICE,
+    ],
+    lines: [
+      ['the ClusterIP wins', 'pod', CLUSTER_IP, all('no')],
+      ['the loser keeps its ClusterIP', 'pod', '10.200.1.20 9000', only('no', RIVAL)],
+    ],
+  },
+  {
     title: 'two services share a load-balancer IP on different ports',
     records: [
       exposed(),
