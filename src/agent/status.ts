@@ -2,10 +2,14 @@
  * What the agent shows of itself: the narrow read side that health, metrics and the admin socket use, and the
  * few commands that the admin socket passes on. The agent implements it; src/observe only reads.
  */
+
+import type { Config } from '../config/config.ts';
 import type { Mode } from '../dataplane/dataplane.ts';
 import type { ErrorCode } from '../model/errors.ts';
 import type { Address, Family, ObjectKey, Protocol } from '../model/records.ts';
 import type { Problem, SourceHealth } from '../source/source.ts';
+
+export type { Mode, Problem, SourceHealth };
 
 /** Anything that can be listened to. The function returned ends the subscription. */
 export interface Subscribable<T> {
@@ -198,8 +202,38 @@ export interface AgentControl {
   switchMode(mode: Mode | 'auto'): Promise<SwitchResult>;
 }
 
-/** An error as it goes over the admin socket. */
+/** An error as it goes over the admin socket. `code` is '' for one that was not raised on purpose. */
 export interface WireError {
-  readonly code: ErrorCode;
+  readonly code: ErrorCode | '';
   readonly message: string;
 }
+
+/** The part of a logger that the agent uses; pino's fits. Fields first, then a message without a newline. */
+export interface Log {
+  error(fields: object, message: string): void;
+  warn(fields: object, message: string): void;
+  info(fields: object, message: string): void;
+  debug(fields: object, message: string): void;
+  trace(fields: object, message: string): void;
+}
+
+/** An agent that `triplane run` has started. */
+export interface RunningAgent {
+  readonly status: AgentStatus;
+  readonly control: AgentControl;
+  /**
+   * Resolves when the agent has ended by itself (with --init-only: when that is done) or was stopped; rejects
+   * with a TriplaneError when it cannot go on.
+   */
+  readonly ended: Promise<void>;
+  /** Takes over what can be changed live (options.ts, `change`); the rest of the new Config is not looked at. */
+  reconfigure(config: Config): Promise<void>;
+  /** Ends the agent; traffic goes on by what the kernel holds. Safe to call twice. */
+  stop(): Promise<void>;
+}
+
+/**
+ * Starts an agent and returns at once, before the first state is in, so that /healthz can say so. Throws
+ * TriplaneError when it cannot even start (privilege, lock, source unusable).
+ */
+export type StartAgent = (config: Config, log: Log) => Promise<RunningAgent>;
