@@ -44,3 +44,4 @@ export interface Source {
   health(): readonly SourceHealth[];
   stop(): Promise<void>;
 }
+

@@ -493,6 +493,13 @@ describe('changes and documentation', () => {
     expect(compareConfigs(before, before)).toEqual({ live: [], restart: [] });
   });
 
+  it('takes over only that', () => {
+    const before = resolve(['--proxy-mode=nft']);
+    const { config } = takeOver(before, resolve(['--proxy-mode=ipvs', '--healthz-bind-address=1.2.3.4']));
+    expect(config.proxyMode).toBe('ipvs');
+    expect(config.healthzBind).toEqual(before.config.healthzBind);
+  });
+
   it('the page names every flag and field', () => {
     const page = configurationReference();
     for (const spec of OPTIONS as readonly OptionSpec[]) {
