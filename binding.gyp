@@ -8,8 +8,19 @@
     {
       "target_name": "triplane",
       "sources": [
-        "native/addon.cc", "native/netns.cc",
-        "native/bpf.cc", "native/bpf_btf.cc", "native/bpf_map.cc", "native/bpf_object.cc", "native/bpf_program.cc"
+        "native/addon.cc",
+        "native/netns.cc",
+        "native/netlink_socket.cc",
+        "native/nft_batch.cc",
+        "native/nft_dump.cc",
+        "native/nft_expr.cc",
+        "native/nft_monitor.cc",
+        "native/nft_socket.cc",
+        "native/bpf.cc",
+        "native/bpf_btf.cc",
+        "native/bpf_map.cc",
+        "native/bpf_object.cc",
+        "native/bpf_program.cc"
       ],
       "include_dirs": ["<!@(node -p \"require('node-addon-api').include_dir\")"],
       "dependencies": [

@@ -4,6 +4,8 @@
 
 static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   InitNetns(env, exports);
+  InitNftSocket(env, exports);
+  InitNftMonitor(env, exports);
   InitBpf(env, exports);
   return exports;
 }

@@ -11,4 +11,6 @@
 std::string ErrnoName(int err);
 
 void InitNetns(Napi::Env env, Napi::Object exports);
+void InitNftSocket(Napi::Env env, Napi::Object exports);
+void InitNftMonitor(Napi::Env env, Napi::Object exports);
 void InitBpf(Napi::Env env, Napi::Object exports);

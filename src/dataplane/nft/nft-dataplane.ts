@@ -1,0 +1,297 @@
+/** The nft mode: nftables carries the traffic. See docs/nft.md for the layout and why it is so. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { DesiredChange, DesiredNode, DesiredService, DesiredState } from '../../model/desired.ts';
+import { TriplaneError } from '../../model/errors.ts';
+import type { Family } from '../../model/records.ts';
+import type { ApplyResult, Dataplane, Refusal, VerifyResult } from '../dataplane.ts';
+import { adoptTable } from './adopt.ts';
+import { parsePickChain, writeNamed, writeTableFlags } from './chains.ts';
+import { FamilyKernel, type OwnerChange } from './family-kernel.ts';
+import { comparableSets, hasAllSets, staticDigest } from './kernel-image.ts';
+import { MARKER_PREFIX, NEXT_TABLE, shortHash, TABLE } from './layout.ts';
+import {
+  type NameAnswer,
+  NFPROTO,
+  type NftMonitor,
+  type NftSocket,
+  openNftMonitor,
+  openNftSocket,
+} from './native.ts';
+import { OP } from './packed.ts';
+import { skeletonText } from './skeleton.ts';
+import { applySkeleton } from './skeleton-loader.ts';
+
+/** A change of so many services is made without the kernel telling us of our own elements one by one. */
+const QUIET_FROM_SERVICES = 200;
+
+const LOOKS_MAX = 3;
+const LOOK_AGAIN_MS = 50;
+
+export interface NftOptions {
+  /** Path of the network namespace; '': the current one. */
+  readonly netns?: string;
+  /** Called when somebody else changed a table of ours; the agent then calls verify(). */
+  readonly onForeignChange?: () => void;
+}
+
+const FAMILIES = [4, 6] as const;
+
+export class NftDataplane implements Dataplane {
+  readonly mode = 'nft';
+  private readonly netns: string;
+  private readonly socket: NftSocket;
+  private readonly monitor: NftMonitor;
+  private kernels: FamilyKernel[] = [];
+  private node: DesiredNode | null = null;
+
+  constructor(options: NftOptions = {}) {
+    this.netns = options.netns ?? '';
+    try {
+      this.socket = openNftSocket(this.netns);
+      const own = this.socket.portId();
+      this.monitor = openNftMonitor(this.netns, TABLE, (portId) => {
+        if (portId !== own) options.onForeignChange?.();
+      });
+    } catch (error) {
+      throw asTriplaneError(error);
+    }
+  }
+
+  async start(state: DesiredState): Promise<ApplyResult> {
+    return this.quietly(() => this.bring(state));
+  }
+
+  /** From whatever is there to `state`: adopts a table of the same skeleton, replaces any other without a gap. */
+  private async bring(state: DesiredState): Promise<ApplyResult> {
+    this.node = state.node;
+    const results: ApplyResult[] = [];
+    const changes = ownersOf(state);
+    const missing: Family[] = [];
+    const kernels = new Map<Family, FamilyKernel>();
+    for (const family of FAMILIES) {
+      const kernel = new FamilyKernel(family, this.socket);
+      const names = await this.names(family, TABLE);
+      if (await this.isOurs(kernel, names)) {
+        kernels.set(family, kernel);
+        results.push(await adoptTable(kernel, names, changes));
+        await this.dropTable(family, NEXT_TABLE);
+      } else {
+        missing.push(family);
+      }
+    }
+    for (const [family, kernel, result] of await this.build(missing, state, changes)) {
+      kernels.set(family, kernel);
+      results.push(result);
+    }
+    this.kernels = FAMILIES.map((family) => kernels.get(family)!);
+    return merge(results);
+  }
+
+  private names(family: Family, table: string): Promise<NameAnswer> {
+    return this.socket.dumpNames(NFPROTO[family], table).catch((error) => {
+      throw asTriplaneError(error);
+    });
+  }
+
+  /** Awake, of this very skeleton, and with its static rules untouched. */
+  private async isOurs(kernel: FamilyKernel, names: NameAnswer): Promise<boolean> {
+    if (names.tableFlags !== 0 || !hasAllSets(kernel.family, names)) return false;
+    const rules = await this.socket.dumpRules(kernel.proto, TABLE);
+    return names.chains.includes(this.marker(kernel.family, staticDigest(names, rules)));
+  }
+
+  private marker(family: Family, digest: string): string {
+    return `${MARKER_PREFIX}${shortHash(skeletonText(TABLE, family, this.node!.detector))}-${digest}`;
+  }
+
+  private async build(
+    families: readonly Family[],
+    state: DesiredState,
+    changes: readonly OwnerChange[],
+  ): Promise<[Family, FamilyKernel, ApplyResult][]> {
+    const replaced: Family[] = [];
+    for (const family of families)
+      if ((await this.names(family, TABLE)).tableFlags === 0) replaced.push(family);
+    // An old table goes on carrying traffic until a complete one takes over under another name; then ours is
+    // made once more under its own.
+    if (replaced.length > 0) await this.buildAs(NEXT_TABLE, TABLE, replaced, state, changes);
+    return this.buildAs(TABLE, NEXT_TABLE, families, state, changes);
+  }
+
+  private async buildAs(
+    table: string,
+    other: string,
+    families: readonly Family[],
+    state: DesiredState,
+    changes: readonly OwnerChange[],
+  ): Promise<[Family, FamilyKernel, ApplyResult][]> {
+    if (families.length === 0) return [];
+    for (const family of families) await this.dropTable(family, table);
+    await applySkeleton(
+      families.map((family) => skeletonText(table, family, state.node.detector)).join(''),
+      this.netns,
+    );
+    const built: [Family, FamilyKernel, ApplyResult][] = [];
+    for (const family of families) {
+      const kernel = new FamilyKernel(family, this.socket);
+      kernel.name = table;
+      const digest = staticDigest(
+        await this.names(family, table),
+        await this.socket.dumpRules(kernel.proto, table),
+      );
+      await kernel.must((out) => writeNamed(out, OP.addChain, this.marker(family, digest)));
+      const result = await kernel.apply(changes);
+      const otherExists = (await this.names(family, other)).tableFlags >= 0;
+      await kernel.must((out) => {
+        writeTableFlags(out, table, 0);
+        if (otherExists) writeNamed(out, OP.delTable, other);
+      });
+      built.push([family, kernel, result]);
+    }
+    return built;
+  }
+
+  private async dropTable(family: Family, table: string): Promise<void> {
+    if ((await this.names(family, table)).tableFlags < 0) return;
+    await new FamilyKernel(family, this.socket).must((out) => writeNamed(out, OP.delTable, table));
+  }
+
+  async apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {
+    if (change.node && JSON.stringify(change.node.detector.by) !== JSON.stringify(this.node?.detector.by))
+      return this.start(state);
+    if (
+      change.node &&
+      change.node.detector.by !== 'cidr' &&
+      JSON.stringify(change.node.detector) !== JSON.stringify(this.node?.detector)
+    ) {
+      return this.start(state);
+    }
+    const changes: OwnerChange[] = [];
+    if (change.node) changes.push({ owner: '', next: change.node });
+    for (const owner of change.remove) changes.push({ owner, next: null });
+    for (const service of change.set) changes.push({ owner: service.key, next: service });
+    this.node = state.node;
+    return changes.length > QUIET_FROM_SERVICES
+      ? this.quietly(() => this.applyOwners(changes, state))
+      : this.applyOwners(changes, state);
+  }
+
+  private async applyOwners(changes: readonly OwnerChange[], state: DesiredState): Promise<ApplyResult> {
+    try {
+      const results: ApplyResult[] = [];
+      for (const kernel of this.kernels) {
+        await kernel.deleteIdleChains();
+        results.push(await kernel.apply(changes));
+      }
+      return merge(results);
+    } catch (error) {
+      // The kernel is not as we believe (a flushed table, an element that somebody took): look and repair.
+      if (error instanceof TriplaneError && error.code === 'TP_KERNEL_REFUSED') return this.start(state);
+      throw error;
+    }
+  }
+
+  /** The kernel builds no notifications for us meanwhile; whatever others did is looked for afterwards. */
+  private async quietly<T>(work: () => Promise<T>): Promise<T> {
+    this.monitor.pause();
+    try {
+      return await work();
+    } finally {
+      this.monitor.resume();
+    }
+  }
+
+  async verify(state: DesiredState): Promise<VerifyResult> {
+    const repaired: string[] = [];
+    for (const kernel of this.kernels) {
+      await kernel.deleteIdleChains();
+      const found = await this.differences(kernel);
+      repaired.push(...found.map((what) => `IPv${kernel.family}: ${what}`));
+    }
+    if (repaired.length > 0) await this.start(state);
+    return { repaired };
+  }
+
+  private async differences(kernel: FamilyKernel): Promise<string[]> {
+    const names = await this.names(kernel.family, TABLE);
+    if (names.tableFlags < 0) return ['the table was gone'];
+    if (!(await this.isOurs(kernel, names))) return ['chains, rules or sets were changed'];
+    const found: string[] = [];
+    const { picks } = kernel.table;
+    const inUse = new Set(picks.inUse());
+    for (const name of inUse) if (!names.chains.includes(name)) found.push(`chain ${name} was gone`);
+    for (const name of names.chains) {
+      if (parsePickChain(name) && !inUse.has(name) && !picks.idle.has(name))
+        found.push(`chain ${name} is not used`);
+    }
+    for (const set of comparableSets(kernel.family, names)) {
+      if (!(await this.holdsExpected(kernel, set)))
+        found.push(`elements of ${kernel.table.layouts[set]!.name} were changed`);
+    }
+    return found;
+  }
+
+  /** A dump that meets a hash table while it grows may show elements twice or not at all: look again before believing it. */
+  private async holdsExpected(kernel: FamilyKernel, set: number): Promise<boolean> {
+    for (let look = 0; look < LOOKS_MAX; look++) {
+      if (look > 0) await sleep(LOOK_AGAIN_MS);
+      const answer = await this.socket.dumpElements(kernel.proto, TABLE, kernel.table.layouts, set, true);
+      if (answer.strange === 0 && answer.sum === kernel.sums[set]) return true;
+    }
+    return false;
+  }
+
+  async close(): Promise<void> {
+    this.monitor.close();
+    this.socket.close();
+  }
+}
+
+function ownersOf(state: DesiredState): OwnerChange[] {
+  const changes: OwnerChange[] = [{ owner: '', next: state.node }];
+  for (const service of state.services.values())
+    changes.push({ owner: service.key, next: service satisfies DesiredService });
+  return changes;
+}
+
+function merge(results: readonly ApplyResult[]): ApplyResult {
+  const refusals: Refusal[] = results.flatMap((r) => r.refusals);
+  return { operations: results.reduce((sum, r) => sum + r.operations, 0), refusals };
+}
+
+function asTriplaneError(error: unknown): unknown {
+  const code = (error as { code?: string }).code;
+  if (code === 'EPERM' || code === 'EACCES') {
+    return new TriplaneError(
+      'TP_NO_PRIVILEGE',
+      'nftables may not be used by this process: run as root or with CAP_NET_ADMIN',
+      { cause: error },
+    );
+  }
+  if (code === 'EPROTONOSUPPORT' || code === 'EOPNOTSUPP') {
+    return new TriplaneError(
+      'TP_NO_FEATURE',
+      'this kernel has no nftables (module nf_tables): load it or choose another mode',
+      { cause: error },
+    );
+  }
+  return error;
+}
+
+/** Removes every table of ours, in both families. Returns the names of those that were there. */
+export async function cleanupNft(netns = ''): Promise<string[]> {
+  const socket = openNftSocket(netns);
+  try {
+    const removed: string[] = [];
+    for (const family of FAMILIES) {
+      for (const table of [TABLE, NEXT_TABLE]) {
+        if ((await socket.dumpNames(NFPROTO[family], table)).tableFlags < 0) continue;
+        await new FamilyKernel(family, socket).must((out) => writeNamed(out, OP.delTable, table));
+        removed.push(`${family === 4 ? 'ip' : 'ip6'} ${table}`);
+      }
+    }
+    return removed;
+  } finally {
+    socket.close();
+  }
+}

@@ -1,0 +1,159 @@
+/** From one service, with the state of its pools, to the elements that it needs in one family. */
+import { cidrParts } from '../../model/address.ts';
+import type { Answer, DesiredNode, DesiredPort, Frontend } from '../../model/desired.ts';
+import type { Cidr, Family } from '../../model/records.ts';
+import type { PickChain } from './chains.ts';
+import type { ElementSink } from './elements.ts';
+import { addressSize, SET } from './layout.ts';
+import { INTERVAL_END, type PackedWriter } from './packed.ts';
+import type { PoolState } from './pool.ts';
+
+/** A desired port together with what stands for its pools in the kernel. */
+export interface PortState {
+  readonly port: DesiredPort;
+  readonly cluster: PoolState | null;
+  readonly local: PoolState | null;
+}
+
+export type PoolKind = 'cluster' | 'local';
+
+export function poolComment(port: DesiredPort, kind: PoolKind): string {
+  return `${port.name} ${port.protocol} ${kind}`;
+}
+export function frontendComment(port: DesiredPort, frontend: Frontend): string {
+  return `${frontend.kind} ${port.name}`;
+}
+
+/** The number of a way of drawing: see `picks` in layout.ts. */
+export type ClassOf = (pick: PickChain) => number;
+
+export function emitPort(sink: ElementSink, state: PortState, classOf: ClassOf): void {
+  if (state.cluster) emitPool(sink, state.port, 'cluster', state.cluster, classOf);
+  if (state.local) emitPool(sink, state.port, 'local', state.local, classOf);
+  for (const frontend of state.port.frontends) emitFrontend(sink, state, frontend);
+}
+
+function emitPool(
+  sink: ElementSink,
+  port: DesiredPort,
+  kind: PoolKind,
+  pool: PoolState,
+  classOf: ClassOf,
+): void {
+  const { family } = sink;
+  const out = sink.begin(SET.pools);
+  out.pool(family, pool.number);
+  out.lonePort(classOf({ size: pool.slots.length, affinitySeconds: port.affinitySeconds }));
+  sink.end('', poolComment(port, kind));
+  for (let slot = 0; slot < pool.slots.length; slot++) {
+    const backend = pool.slots[slot]!;
+    const member = pool.ids ? pool.ids[slot]! : slot;
+    const memberOut = sink.begin(SET.members);
+    memberOut.pool(family, pool.number);
+    memberOut.port(member);
+    memberOut.address(backend.address);
+    memberOut.port(backend.port);
+    sink.end();
+    if (pool.ids) {
+      const slotOut = sink.begin(SET.slots);
+      slotOut.pool(family, pool.number);
+      slotOut.port(slot);
+      slotOut.lonePort(member);
+      sink.end();
+    }
+    const pair = sink.begin(SET.hairpin);
+    pair.address(backend.address);
+    pair.address(backend.address);
+    sink.end();
+  }
+}
+
+function beginFrontend(sink: ElementSink, set: number, frontend: Frontend): PackedWriter {
+  const out = sink.begin(set);
+  out.address(frontend.address);
+  out.protocol(frontend.protocol);
+  out.port(frontend.port);
+  return out;
+}
+
+function poolOf(state: PortState, answer: Answer): PoolState | null {
+  if (answer === 'cluster') return state.cluster;
+  if (answer === 'local') return state.local;
+  return null;
+}
+
+function emitFrontend(sink: ElementSink, state: PortState, frontend: Frontend): void {
+  const comment = frontendComment(state.port, frontend);
+  const inside = poolOf(state, frontend.inside);
+  if (inside) {
+    beginFrontend(sink, SET.services, frontend).pool(sink.family, inside.number);
+  } else {
+    // An answer that names an empty pool is the model's mistake; nobody is the safe reading of it.
+    beginFrontend(sink, frontend.inside === 'drop' ? SET.dropped : SET.rejected, frontend);
+  }
+  sink.end('', comment);
+  if (frontend.outside !== frontend.inside) {
+    beginFrontend(sink, SET.outside, frontend).pool(
+      sink.family,
+      poolOf(state, frontend.outside)?.number ?? 0,
+    );
+    sink.end('', comment);
+  }
+  if (frontend.kind === 'ClusterIP') {
+    sink.begin(SET.clusterIPs).address(frontend.address);
+    sink.end();
+  }
+  // 'strangers' needs no element: only ClusterIPs have it, and the set of cluster IPs says so with one rule.
+  if (frontend.masquerade !== 'strangers') {
+    beginFrontend(
+      sink,
+      frontend.masquerade === 'always' ? SET.masqueradeAlways : SET.masqueradeNode,
+      frontend,
+    );
+    sink.end();
+  }
+  if (frontend.sourceRanges) emitRanges(sink, frontend, frontend.sourceRanges);
+}
+
+function emitRanges(sink: ElementSink, frontend: Frontend, ranges: readonly Cidr[]): void {
+  beginFrontend(sink, SET.guarded, frontend);
+  sink.end();
+  for (const range of ranges) {
+    const { family, bytes, bits } = cidrParts(range);
+    if (family !== sink.family) continue;
+    beginFrontend(sink, SET.ranges + bits, frontend).raw(bytes);
+    sink.end();
+  }
+}
+
+/** What belongs to no service: the interval sets of pods and ServiceCIDRs. */
+export function emitNode(sink: ElementSink, node: DesiredNode): void {
+  if (node.detector.by === 'cidr') emitIntervals(sink, SET.pods, node.detector.cidrs);
+  emitIntervals(sink, SET.serviceCIDRs, node.serviceCIDRs);
+}
+
+function emitIntervals(sink: ElementSink, set: number, cidrs: readonly Cidr[]): void {
+  for (const cidr of cidrs) {
+    const { family, bytes, bits } = cidrParts(cidr);
+    if (family !== sink.family) continue;
+    sink.begin(set).raw(bytes);
+    sink.end();
+    const end = rangeEnd(family, bytes, bits);
+    if (!end) continue;
+    sink.begin(set, INTERVAL_END).raw(end);
+    sink.end();
+  }
+}
+
+/** The first address after the range; null when the range reaches the last address there is. */
+function rangeEnd(family: Family, start: Uint8Array, bits: number): Uint8Array | null {
+  const end = Uint8Array.from(start.subarray(0, addressSize(family)));
+  if (bits === 0) return null;
+  let carry = 1 << (7 - ((bits - 1) % 8));
+  for (let at = (bits - 1) >> 3; at >= 0 && carry; at--) {
+    const sum = end[at]! + carry;
+    end[at] = sum & 0xff;
+    carry = sum >> 8;
+  }
+  return carry ? null : end;
+}

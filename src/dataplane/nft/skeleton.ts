@@ -1,0 +1,207 @@
+/**
+ * The static rules, as text that a person can read. Applied once by libnftables; everything that changes at
+ * run time is an element (or one of the few chains of chains.ts) and goes over netlink.
+ *
+ * Only checked configuration enters the text: interface names are matched against INTERFACE_NAME, addresses
+ * never appear (they are elements).
+ */
+
+import type { LocalDetector } from '../../model/desired.ts';
+import { TriplaneError } from '../../model/errors.ts';
+import type { Family } from '../../model/records.ts';
+
+/** Linux takes more, but nothing else is of use, and a quote or a space would end up in a parser. */
+const INTERFACE_NAME = /^[A-Za-z0-9_.:@-]{1,15}$/;
+
+interface Words {
+  readonly ip: string;
+  readonly type: string;
+  readonly poolRange: string;
+  readonly nobody: string;
+  readonly portUnreachable: string;
+}
+
+const WORDS: Record<Family, Words> = {
+  4: {
+    ip: 'ip',
+    type: 'ipv4_addr',
+    poolRange: '0.0.0.0/8',
+    nobody: '0.0.0.0',
+    portUnreachable: 'icmp port-unreachable',
+  },
+  6: {
+    ip: 'ip6',
+    type: 'ipv6_addr',
+    poolRange: '100::/64',
+    nobody: '100::',
+    portUnreachable: 'icmpv6 port-unreachable',
+  },
+};
+
+/** The rule fragment that is true for packets of pods; null when pods cannot be told. */
+function podMatch(family: Family, detector: LocalDetector): string | null {
+  switch (detector.by) {
+    case 'cidr':
+      return `${WORDS[family].ip} saddr @pods`;
+    case 'bridge':
+      return `meta iifname "${interfaceName(detector.name)}"`;
+    case 'prefix':
+      return `meta iifname "${interfaceName(detector.prefix)}*"`;
+    case 'none':
+      return null;
+  }
+}
+
+function interfaceName(name: string): string {
+  if (!INTERFACE_NAME.test(name)) {
+    throw new TriplaneError(
+      'TP_BAD_FLAG',
+      `interface name ${JSON.stringify(name)} holds a character that no interface of a node has`,
+    );
+  }
+  return name;
+}
+
+const PROTOCOLS = ['tcp', 'udp', 'sctp'] as const;
+
+/** The same rule for each protocol: nft 1.0 wants to know it where a rule writes a port or uses one for NAT. */
+function each(rule: (protocol: string) => string): string {
+  return PROTOCOLS.map((protocol) => `    ${rule(protocol)}\n`).join('');
+}
+
+function declarations(family: Family): string {
+  const { type, nobody } = WORDS[family];
+  const frontend = `${type} . inet_proto . inet_service`;
+  return `  map services { type ${frontend} : ${type}; comment "frontend : pool, for everybody or for sources inside"; }
+  map outside { type ${frontend} : ${type}; comment "frontend : pool for sources outside (externalTrafficPolicy Local); ${nobody}: drop"; }
+  map pools { type ${type} : inet_service; comment "pool : way of drawing a slot"; }
+  map picks { type inet_service : verdict; comment "way of drawing : its chain"; }
+  map members { type ${type} . inet_service : ${type} . inet_service; comment "pool . slot (or member id) : backend"; }
+  map slots { type ${type} . inet_service : inet_service; comment "pool . slot : member id, of pools with affinity"; }
+  map affinity { type ${type} . ${type} : inet_service; size 1048576; flags dynamic,timeout; comment "client . pool : member id"; }
+  set rejected { type ${frontend}; comment "frontends without endpoints"; }
+  set dropped { type ${frontend}; comment "frontends without local endpoints, by policy"; }
+  set masquerade-always { type ${frontend}; comment "original destinations"; }
+  set masquerade-node { type ${frontend}; comment "original destinations, for this node's own connections"; }
+  set cluster-ips { type ${type}; }
+  set hairpin { type ${type} . ${type}; comment "backends that reach themselves"; }
+  set guarded { type ${frontend}; comment "frontends with loadBalancerSourceRanges"; }
+  set pods { type ${type}; flags interval; }
+  set service-cidrs { type ${type}; flags interval; }
+`;
+}
+
+function dispatchChains(family: Family, detector: LocalDetector): string {
+  const { ip, poolRange, nobody } = WORDS[family];
+  const key = `${ip} daddr . meta l4proto . th dport`;
+  const pod = podMatch(family, detector);
+  return `  chain dispatch-prerouting {
+    type filter hook prerouting priority -105; policy accept;
+    ct state new jump guard
+    ct state new ${key} @outside jump from-outside
+    ct state new jump dispatch
+  }
+  chain dispatch-output {
+    type filter hook output priority -105; policy accept;
+    ct state new jump guard
+    ct state new jump dispatch
+  }
+  chain guard {
+    ${ip} daddr ${poolRange} drop comment "pool addresses are ours alone"
+    ${key} @guarded goto guard-check
+  }
+  chain guard-check {
+    drop
+  }
+  chain from-outside {
+${pod ? `    ${pod} return\n` : ''}    fib saddr type local return
+    ${ip} daddr set ${key} map @outside
+    ${ip} daddr ${nobody} drop
+  }
+  chain dispatch {
+    ${ip} daddr set ${key} map @services
+    ${ip} daddr ${poolRange} jump draw
+  }
+  chain draw {
+${each((p) => `${p} dport set ${ip} daddr map @pools`)}    th dport vmap @picks
+  }
+`;
+}
+
+/** Helpers of the chains that draw a member for a client with affinity (chains.ts). */
+function affinityChains(family: Family): string {
+  const { ip } = WORDS[family];
+  return `  chain forget-port {
+${each((p) => `${p} dport set 65535`)}  }
+  chain recall {
+${each((p) => `${p} dport set ${ip} saddr . ${ip} daddr map @affinity`)}  }
+  chain member-of-slot {
+${each((p) => `${p} dport set ${ip} daddr . ${p} dport map @slots`)}  }
+`;
+}
+
+function natChains(family: Family, detector: LocalDetector): string {
+  const { ip, poolRange } = WORDS[family];
+  const translate = each((p) => `dnat ${ip} addr . port to ${ip} daddr . ${p} dport map @members`);
+  const original = `ct original ${ip} daddr . meta l4proto . ct original proto-dst`;
+  const pod = podMatch(family, detector);
+  return `  chain nat-prerouting {
+    type nat hook prerouting priority -100; policy accept;
+    ${ip} daddr ${poolRange} goto translate
+  }
+  chain nat-output {
+    type nat hook output priority -100; policy accept;
+    ${ip} daddr ${poolRange} goto translate
+  }
+  chain translate {
+${translate}    goto translate-again
+  }
+  chain translate-again {
+${each((p) => `${p} dport set 0`)}    jump member-of-slot
+${translate}  }
+  chain nat-postrouting {
+    type nat hook postrouting priority 100; policy accept;
+    ct status dnat jump choose-source
+  }
+  chain choose-source {
+    ${ip} saddr . ${ip} daddr @hairpin masquerade fully-random
+${each((p) => `meta l4proto ${p} ${original} @masquerade-always masquerade fully-random`)}${each((p) => `meta l4proto ${p} ${original} @masquerade-node goto masquerade-node`)}    ct original ${ip} daddr @cluster-ips goto masquerade-strangers
+  }
+  chain masquerade-strangers {
+${pod ? `    ${pod} return\n    masquerade fully-random\n` : ''}  }
+  chain masquerade-node {
+    fib saddr type local masquerade fully-random
+  }
+`;
+}
+
+function checkChains(family: Family): string {
+  const { ip, poolRange, portUnreachable } = WORDS[family];
+  const hook = (name: string) => `  chain check-${name} {
+    type filter hook ${name} priority 0; policy accept;
+    ct state new jump check
+${name === 'input' ? '' : '    ct state new jump check-cluster-ips\n'}  }
+`;
+  return `${hook('input')}${hook('forward')}${hook('output')}  chain check {
+    ${ip} daddr ${poolRange} drop comment "met a frontend but got no backend: try again"
+    ${ip} daddr . meta l4proto . th dport @rejected goto reject-it
+    ${ip} daddr . meta l4proto . th dport @dropped drop
+  }
+  chain check-cluster-ips {
+    ${ip} daddr @cluster-ips goto reject-it
+    ${ip} daddr @service-cidrs drop comment "no service has this address"
+  }
+  chain reject-it {
+    meta l4proto tcp reject with tcp reset
+    reject with ${portUnreachable}
+  }
+`;
+}
+
+/** The whole table, dormant: it takes no packet until wake() in the batch that completes it. */
+export function skeletonText(table: string, family: Family, detector: LocalDetector): string {
+  return `table ${WORDS[family].ip} ${table} {
+  flags dormant;
+${declarations(family)}${checkChains(family)}${affinityChains(family)}${natChains(family, detector)}${dispatchChains(family, detector)}}
+`;
+}
