@@ -25,6 +25,12 @@ static __always_inline struct tp_conn_set *conn_set(__u32 where)
 	return bpf_map_lookup_elem(&tp_conns, &where);
 }
 
+/* The sets of one connection lie apart, so that full ones do not crowd together. The first is its home. */
+static __always_inline __u32 conn_where(__u64 hash, __u32 try)
+{
+	return ((__u32)hash + try * ((__u32)(hash >> 24) | 1)) & tp_knobs.conn_mask;
+}
+
 static __always_inline struct tp_conn *conn_at(__u32 index)
 {
 	struct tp_conn_set *set = conn_set(index / TP_CONN_WAYS);
@@ -64,7 +70,7 @@ TP_RARE __u32 conn_find_far(const struct packet *p, __u64 hash, __u32 frontend)
 	if (!p)
 		return 0;
 	for (int try = 0; try < TP_CONN_TRIES * TP_CONN_WAYS; try++) {
-		__u32 where = ((__u32)hash + try / TP_CONN_WAYS) & tp_knobs.conn_mask;
+		__u32 where = conn_where(hash, try / TP_CONN_WAYS);
 		struct tp_conn_set *set = conn_set(where);
 		struct tp_conn *c;
 		__u32 state;
@@ -98,7 +104,7 @@ static __always_inline __u32 conn_match(const struct tp_conn_set *set, __u32 tag
 static __always_inline void conn_find(struct conn_ref *ref, const struct packet *p, __u64 hash, __u32 frontend,
 				      int family)
 {
-	__u32 where = (__u32)hash & tp_knobs.conn_mask;
+	__u32 where = conn_where(hash, 0);
 	struct tp_conn_set *set = conn_set(where);
 	__u32 way, found;
 
@@ -129,7 +135,7 @@ static __always_inline void conn_find(struct conn_ref *ref, const struct packet 
 TP_RARE __u32 conn_claim(__u64 hash)
 {
 	for (int try = 0; try < TP_CONN_TRIES * TP_CONN_WAYS; try++) {
-		__u32 where = ((__u32)hash + try / TP_CONN_WAYS) & tp_knobs.conn_mask;
+		__u32 where = conn_where(hash, try / TP_CONN_WAYS);
 		struct tp_conn_set *set = conn_set(where);
 		struct tp_conn *c;
 

@@ -10,8 +10,8 @@
 #define TP_BUCKET_TRIES 4
 /* Connections in one set: the first line that is read decides for nearly every packet. */
 #define TP_CONN_WAYS 4
-/* Sets that one connection may spread over. At half load a set overflows for 1 flow in 80. */
-#define TP_CONN_TRIES 4
+/* Sets that one connection may spread over. At half load 1 set in 7 is full, so 8 are for 1 flow in 5 million. */
+#define TP_CONN_TRIES 8
 /* NAT ports tried before a new connection is refused: at 15/16 full, 64 tries fail for 1 in 60. */
 #define TP_NAT_TRIES 64
 /* Backends tried when the first one would give two connections the same reply tuple. */

@@ -43,32 +43,24 @@ static __always_inline __u32 nat_tag(__u64 hash, __u16 port)
 	return (__u32)(hash >> 32) ^ port;
 }
 
-/* The number after `n`, and so round. A function of its own, because the verifier follows a known number through
- * every turn of the loop below. */
-TP_RARE __u32 nat_next(__u32 n)
+/* A port by chance, in the machine's byte order. A function of its own, because the verifier would follow a
+ * known number through every turn of the loop below. */
+TP_RARE __u32 nat_port_any(void)
 {
-	return n + 1 < nat_port_count() ? n + 1 : 0;
-}
-
-TP_RARE __u32 nat_port_of(__u32 n)
-{
-	return nat_port_number(n);
+	return nat_port_number(((__u64)bpf_get_prandom_u32() * nat_port_count()) >> 32);
 }
 
 /* Claims a NAT port for the connection toward its backend: `wish` (network order) first if it is in range, then
- * probing from a random one. Returns it in network order, 0: exhausted. */
+ * by chance. Returns it in network order, 0: exhausted. */
 TP_RARE __u32 nat_claim(__u32 conn, __u32 backend, __u32 wish, __u32 proto, __u32 family)
 {
 	struct tp_backend *b = backend_at(backend);
-	__u32 at = ((__u64)bpf_get_prandom_u32() * nat_port_count()) >> 32;
-	__u32 port = nat_port_of(at) & 0xffff;
+	__u32 port = is_nat_port(wish) ? bpf_ntohs(wish) : nat_port_any() & 0xffff;
 	__u64 hash;
 
 	if (!b)
 		return 0;
 	hash = tp_hash_nat(tp_knobs.seed, &b->addr, b->port, proto, family);
-	if (is_nat_port(wish))
-		port = bpf_ntohs(wish);
 	for (int try = 0; try < TP_NAT_TRIES; try++) {
 		__u64 *slot = nat_slot(hash, port);
 
@@ -76,8 +68,7 @@ TP_RARE __u32 nat_claim(__u32 conn, __u32 backend, __u32 wish, __u32 proto, __u3
 			return 0;
 		if (!*slot && cas64(slot, 0, SLOT_WORD(nat_tag(hash, port), conn)))
 			return bpf_htons(port);
-		at = nat_next(at);
-		port = nat_port_of(at) & 0xffff;
+		port = nat_port_any() & 0xffff;
 	}
 	return 0;
 }

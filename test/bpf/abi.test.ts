@@ -32,7 +32,9 @@ describe('the codec agrees with the object', () => {
   });
 
   test('no pin or kernel name is too long or has a dot', () => {
-    const names = [...readFileSync('bpf/maps.h', 'utf8').matchAll(/\b(tp_\w+) SEC\("\.maps"\)/g)].map((m) => m[1]!);
+    const names = [...readFileSync('bpf/maps.h', 'utf8').matchAll(/\b(tp_\w+) SEC\("\.maps"\)/g)].map(
+      (m) => m[1]!,
+    );
     expect(names.filter((name) => name.length > 15 || name.includes('.'))).toEqual([]);
   });
 });

@@ -124,9 +124,7 @@ function icmpMessage(spec: PacketSpec): Uint8Array {
   view.setUint8(1, spec.icmp?.code ?? 3);
   view.setUint32(4, spec.icmp?.rest ?? 0);
   const six = familyOf(spec.src) === 6;
-  const covered = six
-    ? concat(pseudoHeader(spec.src, spec.dst, 58, message.length), message)
-    : message;
+  const covered = six ? concat(pseudoHeader(spec.src, spec.dst, 58, message.length), message) : message;
   view.setUint16(2, complement(onesSum(covered)));
   return message;
 }

@@ -95,7 +95,7 @@ export const ABI = {
   BUCKET_SLOTS: 8,
   BUCKET_TRIES: 4,
   CONN_WAYS: 4,
-  CONN_TRIES: 4,
+  CONN_TRIES: 8,
   PREFIXES: 8,
   GONE: 0,
   CLUSTER: 1,

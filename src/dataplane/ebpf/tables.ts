@@ -89,15 +89,15 @@ export class Tables {
   constructor(object: BpfObject, seed: Uint8Array) {
     const maps = object.maps();
     this.#seed = seed;
-    this.settings = mapArray(maps['tp_settings']!);
-    this.index = mapArray(maps['tp_index']!);
-    this.frontends = mapArray(maps['tp_frontends']!);
-    this.poolSlots = mapArray(maps['tp_pool_slots']!);
-    this.backends = mapArray(maps['tp_backends']!);
-    this.conns = mapArray(maps['tp_conns']!);
-    this.pairs = mapArray(maps['tp_pairs']!);
-    this.nat = mapArray(maps['tp_nat']!);
-    this.hops = mapArray(maps['tp_hops']!);
+    this.settings = mapArray(maps.tp_settings!);
+    this.index = mapArray(maps.tp_index!);
+    this.frontends = mapArray(maps.tp_frontends!);
+    this.poolSlots = mapArray(maps.tp_pool_slots!);
+    this.backends = mapArray(maps.tp_backends!);
+    this.conns = mapArray(maps.tp_conns!);
+    this.pairs = mapArray(maps.tp_pairs!);
+    this.nat = mapArray(maps.tp_nat!);
+    this.hops = mapArray(maps.tp_hops!);
   }
 
   /** Bucket and tag of a key, as the programs reckon them. */
