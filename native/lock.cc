@@ -65,15 +65,9 @@ Napi::Value LockHolder(const Napi::CallbackInfo &info) {
   return Napi::Number::New(env, err == ECONNREFUSED ? -1 : 0);
 }
 
-// lockRelease(fd)
-Napi::Value LockRelease(const Napi::CallbackInfo &info) {
-  close(static_cast<int>(NumberArg(info, 0, INT32_MAX, "fd")));
-  return info.Env().Undefined();
-}
 }  // namespace
 
 void InitLock(Napi::Env env, Napi::Object exports) {
   exports.Set("lockTake", Napi::Function::New(env, LockTake));
   exports.Set("lockHolder", Napi::Function::New(env, LockHolder));
-  exports.Set("lockRelease", Napi::Function::New(env, LockRelease));
 }

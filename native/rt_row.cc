@@ -29,7 +29,7 @@ struct Row {
   uint32_t table;       // of routes; the master's ifindex of links
   uint32_t priority;    // of routes; the MTU of links
   uint8_t address[16];  // of addresses and neighbours; the destination of routes
-  uint8_t gateway[16];
+  uint8_t gateway[16];  // of routes; the peer of addresses on a point-to-point link
   uint8_t source[16];  // preferred source of routes
   uint8_t link_address[6];
   uint8_t link_address_bytes;
@@ -106,6 +106,7 @@ bool FillAddress(const nlmsghdr *nlh, Row *row) {
         local = true;
         return CopyAddress(attr, row->address);
       case IFA_ADDRESS:
+        CopyAddress(attr, row->gateway);
         if (!local) CopyAddress(attr, row->address);
         return;
       case IFA_FLAGS: row->flags = U32(attr); return;

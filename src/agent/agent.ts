@@ -271,7 +271,7 @@ export class Agent implements AgentStatus, AgentControl {
 
   private senderOf({ source, from }: ExplainRequest): 'node' | 'pod' | 'outside' {
     if (from !== 'unknown') return from;
-    return this.parts.machine().all.includes(source) ? 'node' : 'outside';
+    return this.parts.machine().all.some(({ address }) => address === source) ? 'node' : 'outside';
   }
 
   async switchMode(mode: Mode | 'auto'): Promise<SwitchResult> {
