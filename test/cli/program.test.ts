@@ -51,7 +51,7 @@ describe('what is asked for is shown', () => {
   it.each([
     [['--help'], /explain[^\n]+why/],
     [['help', 'run'], /--kubeconfig <path>/],
-    [['run', '--help'], /IPVS:\n[^]*--ipvs-scheduler/],
+    [['run', '--help'], /IPVS:\n[\s\S]*--ipvs-scheduler/],
     [['get', 'services', '--help'], /namespace\/name/],
     [['--version'], /^triplane \d+\.\d+\.\d+\n$/],
     [['run', '--version'], /^triplane \d+\.\d+\.\d+\n$/],
