@@ -32,7 +32,7 @@ import { same } from './same.ts';
 import { computeService, type NodeContext, type ServiceHealth, withFrontends } from './service.ts';
 import { shareService } from './share.ts';
 
-/** What is fixed while the agent runs. */
+/** The part of the configuration that decides over traffic. */
 export interface ModelConfig extends DetectConfig {
   readonly nodeName: string;
   readonly masqueradeAll: boolean;
@@ -98,7 +98,7 @@ export class ClusterModel {
   readonly #services = new Map<ObjectKey, DesiredService>();
   readonly #healthChecks = new Map<ObjectKey, ServiceHealth>();
   readonly #problems = new Map<string, ModelProblem>();
-  readonly #config: ModelConfig;
+  #config: ModelConfig;
   readonly #entries = new Map<ObjectKey, Entry>();
   /** The service that each slice belongs to, by the slice's key. */
   readonly #ownerOfSlice = new Map<ObjectKey, Entry>();
@@ -174,6 +174,16 @@ export class ClusterModel {
           break;
       }
     }
+  }
+
+  /** Takes another configuration of the same node. Takes effect at the next produce(). */
+  setConfig(config: ModelConfig): void {
+    const masquerade = config.masqueradeAll !== this.#config.masqueradeAll;
+    this.#config = config;
+    this.#nodeIsDirty = true;
+    if (!masquerade) return;
+    this.#context = { ...this.#context, masqueradeAll: config.masqueradeAll };
+    for (const entry of this.#entries.values()) if (entry.record !== null) this.#dirty.add(entry);
   }
 
   /** Takes new facts about this machine. Takes effect at the next produce(). */
