@@ -19,7 +19,7 @@
       "type": "executable",
       "sources": [
         "native/lab/pod.c", "native/lab/loop.c", "native/lab/out.c", "native/lab/enter.c",
-        "native/lab/serve.c", "native/lab/target.c", "native/lab/job.c"
+        "native/lab/serve.c", "native/lab/target.c", "native/lab/job.c", "native/lab/request.c", "native/lab/report.c"
       ]
     }
   ]

@@ -15,6 +15,7 @@ import { Agent, type AgentOptions } from './agent.ts';
 import { labCgroup, makeCgroup } from './cgroups.ts';
 import { forgetAtExit, removeAtExit } from './cleanup.ts';
 import { type ApiObject, ManifestDir, nodeObject } from './manifests.ts';
+import { LabNode, LabPod } from './members.ts';
 import { labDir } from './paths.ts';
 import { Place } from './place.ts';
 import {
@@ -43,57 +44,6 @@ import {
   podUplinkLines,
   settingLines,
 } from './wiring.ts';
-
-/** A node, from where its own processes speak. */
-export class LabNode extends Place {
-  readonly plan: NodePlan;
-  constructor(plan: NodePlan, cgroup: string | null, runner: () => Promise<PodProcess> | OneShotRunner) {
-    super({ name: plan.name, namespace: plan.namespace, addresses: plan.addresses, cgroup, runner });
-    this.plan = plan;
-  }
-}
-
-export class LabPod extends Place {
-  readonly plan: PodPlan;
-  readonly #signal: (name: NodeJS.Signals) => void;
-  readonly #restart: () => Promise<void>;
-
-  constructor(
-    plan: PodPlan,
-    cgroup: string | null,
-    runner: () => Promise<PodProcess> | OneShotRunner,
-    life: { signal: (name: NodeJS.Signals) => void; restart: () => Promise<void> },
-  ) {
-    super({ name: plan.name, namespace: plan.namespace, addresses: plan.addresses, cgroup, runner });
-    this.plan = plan;
-    this.#signal = life.signal;
-    this.#restart = life.restart;
-  }
-
-  /** The node that it runs on. */
-  get node(): string {
-    return this.plan.node;
-  }
-
-  /** Ends the process; its network stays, so connections to it are refused. */
-  kill(name: 'SIGKILL' | 'SIGTERM' = 'SIGKILL'): void {
-    this.#signal(name);
-  }
-
-  /** Stops answering without closing anything: a pod that hangs. */
-  pause(): void {
-    this.#signal('SIGSTOP');
-  }
-
-  resume(): void {
-    this.#signal('SIGCONT');
-  }
-
-  /** A new process after kill(). */
-  restart(): Promise<void> {
-    return this.#restart();
-  }
-}
 
 export class Lab {
   readonly name: string;
@@ -275,6 +225,12 @@ export class Lab {
     return agent;
   }
 
+  /** An agent in every node that is to have one, started side by side. */
+  async startAgents(options: AgentOptions = {}): Promise<Agent[]> {
+    const nodes = this.plan.nodes.filter((node) => node.agent === 'run');
+    return Promise.all(nodes.map((node) => this.startAgent(node.name, options)));
+  }
+
   /** Removes everything. Idempotent. */
   down(): void {
     forgetAtExit(this.name);
@@ -383,8 +339,8 @@ export async function createLab(spec: LabSpec = {}): Promise<Lab> {
     directories: [labDir(plan.name)],
     cgroup,
   };
-  writeState(state);
   removeAtExit(plan.name);
+  writeState(state);
   const lab = new Lab(state, 'owner');
   try {
     await lab.build();

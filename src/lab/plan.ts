@@ -10,6 +10,8 @@ export interface NodeSpec {
   /** Label topology.kubernetes.io/zone. */
   readonly zone?: string;
   readonly labels?: Readonly<Record<string, string>>;
+  /** 'none': a node of the cluster on which no agent runs. Default 'run'. */
+  readonly agent?: 'run' | 'none';
 }
 
 export interface PodSpec {
@@ -52,6 +54,7 @@ export interface NodePlan {
   readonly index: number;
   readonly zone: string;
   readonly labels: Readonly<Record<string, string>>;
+  readonly agent: 'run' | 'none';
   readonly addresses: PerFamily;
   readonly podCidrs: PerFamily;
 }
@@ -168,6 +171,7 @@ export function planNodes(lab: string, specs: readonly NodeSpec[], families: rea
       index,
       zone: spec.zone ?? '',
       labels: spec.labels ?? {},
+      agent: spec.agent ?? 'run',
       addresses: perFamily(families, (family) => underlay(family, index + 2)),
       podCidrs: perFamily(families, (family) => podCidr(family, index)),
     };
