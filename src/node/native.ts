@@ -75,7 +75,7 @@ export function packageRoot(): string {
 
 /** build/, or another build of the addon beside it (scripts/asan.mjs makes one with a memory checker). */
 function buildFolder(): string {
-  const name = process.env['TRIPLANE_BUILD'] ?? 'build';
+  const name = process.env.TRIPLANE_BUILD ?? 'build';
   return /^build(-[a-z]+)?$/.test(name) ? name : 'build';
 }
 
