@@ -1,13 +1,4 @@
-import {
-  chmodSync,
-  mkdirSync,
-  mkdtempSync,
-  renameSync,
-  rmSync,
-  symlinkSync,
-  unlinkSync,
-  writeFileSync,
-} from 'node:fs';
+import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
@@ -265,14 +256,6 @@ describe('bad manifests', () => {
     await start();
     expect(seen.keys()).toEqual(['Service default/a']);
     expect(seen.problems.get(`file ${at('b.yaml')}`)).toMatchObject({ code: 'TP_BAD_MANIFEST' });
-  });
-
-  it.skipIf(process.getuid?.() === 0)('keeps a file that is no longer readable', async () => {
-    write('a.yaml', svc('a'));
-    await start();
-    chmodSync(at('a.yaml'), 0);
-    await seen.until('a problem', () => seen.problems.size === 1);
-    expect(portOf('a')).toBe(80);
   });
 });
 
