@@ -1,7 +1,7 @@
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { ServiceRecord } from '../../../src/model/records.ts';
 import { createKubernetesSource, type KubernetesOptions } from '../../../src/source/kubernetes/source.ts';
 import type { Source } from '../../../src/source/source.ts';
@@ -14,6 +14,9 @@ let api: FakeApiServer;
 let source: Source | null;
 let seen: Recorder;
 let dir: string;
+
+// The recorder gives up first, and says what it was waiting for.
+vi.setConfig({ testTimeout: 60_000 });
 
 beforeEach(() => {
   source = null;

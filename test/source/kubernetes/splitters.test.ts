@@ -1,7 +1,10 @@
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { LineSplitter } from '../../../src/source/kubernetes/lines.ts';
 import { ListSplitter } from '../../../src/source/kubernetes/list-splitter.ts';
+
+// Properties run many times, and the machine may be busy.
+vi.setConfig({ testTimeout: 60_000 });
 
 /** The bytes of a text, cut anywhere, also within a character. */
 function cut(text: string, sizes: readonly number[]): Buffer[] {

@@ -1,7 +1,7 @@
 import { mkdirSync, mkdtempSync, renameSync, rmSync, symlinkSync, unlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { ServiceRecord } from '../../../src/model/records.ts';
 import { createManifestSource, type ManifestSource } from '../../../src/source/manifests/source.ts';
 import { Recorder } from '../../support/recorder.ts';
@@ -9,6 +9,9 @@ import { Recorder } from '../../support/recorder.ts';
 let dir: string;
 let source: ManifestSource | null;
 let seen: Recorder;
+
+// The recorder gives up first, and says what it was waiting for.
+vi.setConfig({ testTimeout: 60_000 });
 
 beforeEach(() => {
   dir = mkdtempSync(path.join(tmpdir(), `triplane-manifests-${process.pid}-`));
