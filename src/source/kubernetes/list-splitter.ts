@@ -53,13 +53,13 @@ export class ListSplitter {
       }
       if (byte === OPEN || byte === OPEN_LIST) {
         this.#refuseLoose(byte);
+        if (this.#inItems && this.#depth === 2) start = at;
         if (this.#opensItems(byte)) {
           this.#keepEnvelope(chunk.subarray(start, at + 1));
           start = at + 1;
-        } else if (this.#inItems && this.#depth === 2) start = at;
+          this.#inItems = true;
+        }
         this.#depth++;
-        if (this.#opened) this.#inItems = true;
-        this.#opened = false;
       } else if (byte === CLOSE || byte === CLOSE_LIST) {
         this.#depth--;
         if (this.#inItems && this.#depth === 2) {
@@ -80,12 +80,8 @@ export class ListSplitter {
     return JSON.parse(Buffer.concat(this.#envelope).toString());
   }
 
-  #opened = false;
-
   #opensItems(byte: number): boolean {
-    const isItems = byte === OPEN_LIST && this.#depth === 1 && ITEMS.equals(Buffer.from(this.#key));
-    this.#opened = isItems;
-    return isItems;
+    return byte === OPEN_LIST && this.#depth === 1 && ITEMS.equals(Buffer.from(this.#key));
   }
 
   #stringByte(byte: number): void {

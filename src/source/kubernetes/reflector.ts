@@ -14,6 +14,7 @@ import type { Cluster } from './cluster.ts';
 import { parseEvent, type WatchEvent } from './events.ts';
 import { LineSplitter } from './lines.ts';
 import { ListSplitter } from './list-splitter.ts';
+import { Liveness } from './liveness.ts';
 import type { ReflectorLimits } from './options.ts';
 import { type Answer, get, SilenceError } from './request.ts';
 import type { Resource } from './resources.ts';
@@ -56,6 +57,7 @@ interface Page {
 export class Reflector {
   readonly #parts: ReflectorParts;
   readonly #backoff: Backoff;
+  readonly #liveness: Liveness;
   readonly #abort = new AbortController();
   #running: Promise<void> | null = null;
   /** The version up to which the store is complete; '' before the first list. */
@@ -69,11 +71,11 @@ export class Reflector {
   #failures = 0;
   #failuresInRow = 0;
   #lastError = '';
-  /** Longest time between bookmarks so far; 0 before the second. Tells what silence is normal. */
-  #bookmarkGapMs = 0;
+  #expiredAt = Number.NEGATIVE_INFINITY;
 
   constructor(parts: ReflectorParts) {
     this.#parts = parts;
+    this.#liveness = new Liveness(parts.limits);
     this.#backoff = new Backoff(parts.limits.backoffMinMs, parts.limits.backoffMaxMs);
   }
 
@@ -254,6 +256,7 @@ export class Reflector {
     } finally {
       clearTimeout(deadline);
       answer.close();
+      this.#liveness.ended();
     }
     if (lines.pendingBytes > 0) throw new Error('a watch event was cut off');
     // Whoever ends it at once would have us spin.
@@ -283,7 +286,7 @@ export class Reflector {
     const { store } = this.#parts;
     if (event.type === 'error') throw event.error;
     if (event.type === 'bookmark') {
-      this.#bookmark();
+      this.#liveness.sawBookmark();
       if (event.endsInitial && this.#mustList) {
         changes.push(...store.endReplace());
         this.#mustList = false;
@@ -297,21 +300,9 @@ export class Reflector {
     if (!this.#mustList && event.version !== '') this.#version = event.version;
   }
 
-  #bookmarkAt = 0;
-
-  #bookmark(): void {
-    const now = performance.now();
-    if (this.#bookmarkAt > 0) this.#bookmarkGapMs = Math.max(this.#bookmarkGapMs, now - this.#bookmarkAt);
-    this.#bookmarkAt = now;
-  }
-
-  /** A server that sends bookmarks (each minute or so) is dead when it sends none for three times as long. */
+  /** Initial events come without a pause; afterwards only a server that is dead is silent for too long. */
   #allowSilence(answer: Answer): void {
-    const { limits } = this.#parts;
-    if (this.#mustList) answer.allowSilence(limits.requestTimeoutMs);
-    else if (this.#bookmarkGapMs > 0)
-      answer.allowSilence(Math.max(limits.silenceMinMs, 3 * this.#bookmarkGapMs));
-    else answer.allowSilence(2 * limits.watchTimeoutMs + limits.watchGraceMs);
+    answer.allowSilence(this.#mustList ? this.#parts.limits.requestTimeoutMs : this.#liveness.silenceMs);
   }
 
   // ---- both ----
@@ -351,7 +342,6 @@ export class Reflector {
   async #afterFailure(error: unknown): Promise<number> {
     const { resource } = this.#parts;
     const api = error instanceof ApiError ? error : null;
-    this.#bookmarkAt = 0;
     if (api) this.#contact();
     if (api?.status === 404 && resource.need === 'optional') return this.#absent();
     this.#failures++;
@@ -371,8 +361,6 @@ export class Reflector {
     if (api.isAccess || api.status === 429) return false;
     return api.status < 500 || (api.status === 500 && this.#failuresInRow >= WATCH_FAILURES_MAX);
   }
-
-  #expiredAt = Number.NEGATIVE_INFINITY;
 
   /** History is gone, the server is not: the first new list need not wait. */
   #isFirstExpiry(): boolean {

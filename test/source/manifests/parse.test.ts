@@ -1,7 +1,10 @@
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { stringify } from 'yaml';
 import { type ManifestDocument, parseManifest } from '../../../src/source/manifests/parse.ts';
+
+// Properties run many times, and the machine may be busy.
+vi.setConfig({ testTimeout: 60_000 });
 
 async function parse(text: string): Promise<ManifestDocument[]> {
   const documents: ManifestDocument[] = [];
