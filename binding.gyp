@@ -17,6 +17,7 @@
         "native/rt_row.cc",
         "native/rtnetlink.cc",
         "native/nft_batch.cc",
+        "native/nft_batch_builder.cc",
         "native/nft_dump.cc",
         "native/nft_expr.cc",
         "native/nft_monitor.cc",

@@ -4,7 +4,8 @@
  */
 import type { Config } from '../config/config.ts';
 import { familyOf } from '../model/address.ts';
-import { ClusterModel, type ModelChange, type ModelConfig } from '../model/cluster.ts';
+import type { ModelChange, ModelConfig } from '../model/change.ts';
+import { ClusterModel } from '../model/cluster.ts';
 import type { StaleFlow } from '../model/conntrack.ts';
 import { decide } from '../model/decide.ts';
 import { TriplaneError } from '../model/errors.ts';
@@ -78,7 +79,10 @@ export class Agent implements AgentStatus, AgentControl {
     this.config = parts.config;
     this.problemLog = new ProblemLog(parts.log);
     const { config } = parts;
-    this.model = new ClusterModel(modelConfig(config, parts.nodeName), nodeFacts(config, null, parts.machine()));
+    this.model = new ClusterModel(
+      modelConfig(config, parts.nodeName),
+      nodeFacts(config, null, parts.machine()),
+    );
     this.choice = chooseDataplane(config.proxyMode, { onForeignChange: () => this.loop.verifySoon() });
     this.loop = new SyncLoop(
       {
@@ -276,7 +280,10 @@ export class Agent implements AgentStatus, AgentControl {
   /** Takes over what can change live. */
   reconfigure(config: Config): void {
     if (config.proxyMode !== this.config.proxyMode && config.proxyMode !== this.choice.mode) {
-      this.parts.log.warn({ mode: this.choice.mode, wanted: config.proxyMode }, 'the mode changes at the next start');
+      this.parts.log.warn(
+        { mode: this.choice.mode, wanted: config.proxyMode },
+        'the mode changes at the next start',
+      );
     }
     this.config = config;
     this.loop.setTimes(config);

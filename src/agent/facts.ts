@@ -1,6 +1,6 @@
 /** From configuration, this node's record and the machine's addresses to what the model wants to know. */
 import type { Config } from '../config/config.ts';
-import type { NodeFacts } from '../model/cluster.ts';
+import type { NodeFacts } from '../model/change.ts';
 import type { Address, Family, NodeRecord } from '../model/records.ts';
 import type { NodeAddress } from '../node/addresses.ts';
 import { detectNodeIPs, nodePortAddresses } from '../node/node-ips.ts';

@@ -6,35 +6,21 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { RecordChange } from '../../model/records.ts';
 import { isRaw, oneLine } from '../decode/check.ts';
-import type { ProblemBook } from '../problems.ts';
 import type { SourceHealth } from '../source.ts';
 import { ApiError } from './api-error.ts';
 import { Backoff } from './backoff.ts';
-import type { Cluster } from './cluster.ts';
 import { parseEvent, type WatchEvent } from './events.ts';
 import { LineSplitter } from './lines.ts';
 import { ListSplitter } from './list-splitter.ts';
 import { Liveness } from './liveness.ts';
-import type { ReflectorLimits } from './options.ts';
+import type { ReflectorParts } from './reflector-parts.ts';
 import { type Answer, get, SilenceError } from './request.ts';
-import type { Resource } from './resources.ts';
-import { type RecordStore, versionOf } from './store.ts';
+import { versionOf } from './store.ts';
 
 /** A single failure is what a server that restarts looks like; refused access is reported at once. */
 const FAILURES_REPORTED_MIN = 2;
 /** After so many watches that the server failed to serve, the version they began at is given up. */
 const WATCH_FAILURES_MAX = 5;
-
-export interface ReflectorParts {
-  readonly resource: Resource;
-  readonly cluster: Cluster;
-  readonly store: RecordStore;
-  readonly problems: ProblemBook;
-  readonly limits: ReflectorLimits;
-  readonly deliver: (changes: readonly RecordChange[]) => void;
-  /** Called once, when everything that there is has been delivered (or the resource does not exist). */
-  readonly onSynced: () => void;
-}
 
 /** Since the last time that history was gone; sooner, a new list waits its turn like after any failure. */
 const EXPIRED_APART_MS = 60_000;

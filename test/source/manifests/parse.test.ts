@@ -96,7 +96,9 @@ describe('parseManifest', () => {
         expect(await valuesOf(plain.map((one: unknown) => JSON.stringify(one)).join('\n---\n'))).toEqual(
           plain,
         );
-        const printable = !/[^\x20-\x7e]/.test(JSON.stringify(plain));
+        const text = JSON.stringify(plain);
+        // stringify() does not know of merge keys, which we read, and leaves "<<" bare.
+        const printable = !/[^\x20-\x7e]/.test(text) && !text.includes('"<<":');
         if (printable) {
           expect(await valuesOf(plain.map((one: unknown) => stringify(one)).join('---\n'))).toEqual(plain);
         }
