@@ -17,16 +17,30 @@
         "native/rt_row.cc",
         "native/rtnetlink.cc",
         "native/nft_batch.cc",
+        "native/nft_batch_builder.cc",
         "native/nft_dump.cc",
         "native/nft_expr.cc",
         "native/nft_monitor.cc",
-        "native/nft_socket.cc"
+        "native/nft_socket.cc",
+        "native/bpf.cc",
+        "native/bpf_btf.cc",
+        "native/bpf_map.cc",
+        "native/bpf_object.cc",
+        "native/bpf_program.cc"
       ],
       "include_dirs": ["<!@(node -p \"require('node-addon-api').include_dir\")"],
       "dependencies": [
         "<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except"
       ],
-      "libraries": ["-lmnl", "-lnftnl"]
+      "libraries": ["-lmnl", "-lnftnl", "-lbpf", "-lelf", "-lz"]
+    },
+    {
+      "target_name": "triplane-pod",
+      "type": "executable",
+      "sources": [
+        "native/lab/pod.c", "native/lab/loop.c", "native/lab/out.c", "native/lab/enter.c",
+        "native/lab/serve.c", "native/lab/target.c", "native/lab/job.c", "native/lab/request.c", "native/lab/report.c"
+      ]
     }
   ]
 }

@@ -56,4 +56,5 @@ Napi::Value StartDumpElements(NftSocket *handle, const Napi::CallbackInfo &info)
 Napi::Value StartDumpRules(NftSocket *handle, const Napi::CallbackInfo &info);
 Napi::Value StartDumpNames(NftSocket *handle, const Napi::CallbackInfo &info);
 Napi::Value StartGeneration(NftSocket *handle, const Napi::CallbackInfo &info);
+Napi::Value NftSums(const Napi::CallbackInfo &info);
 std::vector<SetLayout> ReadLayouts(const Napi::Array &array);

@@ -73,4 +73,7 @@ void NftSocket::Init(Napi::Env env, Napi::Object exports) {
                                         InstanceMethod("close", &NftSocket::Close)}));
 }
 
-void InitNftSocket(Napi::Env env, Napi::Object exports) { NftSocket::Init(env, exports); }
+void InitNftSocket(Napi::Env env, Napi::Object exports) {
+  NftSocket::Init(env, exports);
+  exports.Set("nftSums", Napi::Function::New(env, NftSums));
+}

@@ -9,7 +9,6 @@
 import type { Address, Cidr, Family } from './records.ts';
 
 const DOT = 46;
-const SLASH = 47;
 const ZERO = 48;
 const NINE = 57;
 const COLON = 58;

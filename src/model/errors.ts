@@ -3,17 +3,51 @@
  * this table (scripts/docs.mjs), so `means` and `remedy` are written for the person who runs the node.
  */
 export const ERRORS = {
-  TP_BAD_FLAG: { means: 'A command line flag is unknown or its value cannot be used.', remedy: 'Correct the flag; triplane <command> --help lists them.' },
+  TP_BAD_FLAG: {
+    means: 'A command line flag is unknown or its value cannot be used.',
+    remedy: 'Correct the flag; triplane <command> --help lists them.',
+  },
   TP_BAD_CONFIG: { means: 'The configuration file cannot be used.', remedy: 'Correct the named field.' },
-  TP_BAD_MANIFEST: { means: 'A manifest file or document is not valid YAML/JSON or no Kubernetes object.', remedy: 'Correct the file; what it said before stays in force until then.' },
-  TP_BAD_OBJECT: { means: 'A Service, EndpointSlice, Node or ServiceCIDR is malformed and was refused alone.', remedy: 'Correct the named field of the named object.' },
-  TP_FRONTEND_TAKEN: { means: 'Two services claim the same address, protocol and port; the older one keeps it.', remedy: 'Change one of the two services.' },
-  TP_NO_PRIVILEGE: { means: 'The process may not change the network of this node.', remedy: 'Run as root or with CAP_NET_ADMIN.' },
-  TP_NO_FEATURE: { means: 'The kernel lacks something that the chosen mode needs.', remedy: 'triplane probe shows what is missing and which modes can run.' },
-  TP_NO_LIBRARY: { means: 'A shared library or the native addon is missing.', remedy: 'Install the named package, or run npm run setup.' },
-  TP_LOCKED: { means: 'Another agent serves this network namespace.', remedy: 'Stop the named process first.' },
-  TP_KERNEL_REFUSED: { means: 'The kernel refused a change.', remedy: 'The message names the object; the rest was applied. It is tried again at the next sync.' },
-  TP_API: { means: 'The API server cannot be reached or refuses a request.', remedy: 'Check the kubeconfig, the network and the RBAC rules; traffic goes on as it was.' },
+  TP_BAD_MANIFEST: {
+    means: 'A manifest file or document is not valid YAML/JSON or no Kubernetes object.',
+    remedy: 'Correct the file; what it said before stays in force until then.',
+  },
+  TP_BAD_OBJECT: {
+    means: 'A Service, EndpointSlice, Node or ServiceCIDR is malformed and was refused alone.',
+    remedy: 'Correct the named field of the named object.',
+  },
+  TP_FRONTEND_TAKEN: {
+    means: 'Two services claim the same address, protocol and port; the older one keeps it.',
+    remedy: 'Change one of the two services.',
+  },
+  TP_NO_PRIVILEGE: {
+    means: 'The process may not change the network of this node.',
+    remedy: 'Run as root or with CAP_NET_ADMIN.',
+  },
+  TP_NO_FEATURE: {
+    means: 'The kernel lacks something that the chosen mode needs.',
+    remedy: 'triplane probe shows what is missing and which modes can run.',
+  },
+  TP_NO_LIBRARY: {
+    means: 'A shared library or the native addon is missing.',
+    remedy: 'Install the named package, or run npm run setup.',
+  },
+  TP_LOCKED: {
+    means: 'Another agent serves this network namespace.',
+    remedy: 'Stop the named process first.',
+  },
+  TP_KERNEL_REFUSED: {
+    means: 'The kernel refused a change.',
+    remedy: 'The message names the object; the rest was applied. It is tried again at the next sync.',
+  },
+  TP_API: {
+    means: 'The API server cannot be reached or refuses a request.',
+    remedy: 'Check the kubeconfig, the network and the RBAC rules; traffic goes on as it was.',
+  },
+  TP_NO_AGENT: {
+    means: 'No agent answers on the admin socket.',
+    remedy: 'Start triplane run, or name its socket with --admin-socket.',
+  },
 } as const;
 
 export type ErrorCode = keyof typeof ERRORS;

@@ -57,7 +57,7 @@ export interface EndpointRecord {
   readonly address: Address;
   /** Empty when unknown. */
   readonly nodeName: string;
-  /** A missing `ready` in the API means true; a missing `serving` means the value of ready. */
+  /** A missing `ready` means true, and so does a missing `serving` (kube-proxy's endpointslicecache.go). */
   readonly ready: boolean;
   readonly serving: boolean;
   readonly terminating: boolean;

@@ -1,93 +1,168 @@
 /**
  * Taking over a table that a predecessor left (or that somebody changed): compare, and change only what
- * differs. A restart onto unchanged state sends nothing.
+ * differs. A restart onto unchanged state sends nothing. Sums over sets are compared first, and single
+ * elements only of sets whose sums differ: the memory for a comparison element by element is not taken for
+ * the whole table at once.
  */
 import type { DesiredNode, DesiredService } from '../../model/desired.ts';
-import type { ApplyResult } from '../dataplane.ts';
-import { parsePickChain, pickChainName, pickChainRules, writeGuardCheck, writeNamed, writePickChain, writeRangeSet } from './chains.ts';
-import { type ElementValue, writeElement } from './elements.ts';
+import type { ApplyResult, Refusal } from '../dataplane.ts';
+import {
+  parsePickChain,
+  pickChainRules,
+  writeGuardCheck,
+  writeNamed,
+  writePickChain,
+  writeRangeSet,
+} from './chains.ts';
+import { ElementCollector, type ElementValue, writeElement } from './elements.ts';
 import type { FamilyKernel, OwnerChange } from './family-kernel.ts';
-import { comparableSets, PoolImage, readAllElements } from './kernel-image.ts';
-import { CHAIN, SET } from './layout.ts';
-import type { NameAnswer } from './native.ts';
+import { comparableSets, PoolImage, readSet } from './kernel-image.ts';
+import { GUARD_CHECK, SET } from './layout.ts';
+import { type NameAnswer, sumsOf } from './native.ts';
 import { NO_OWNER, OP, PackedWriter } from './packed.ts';
 
-/** Flush the batch when it has grown so large; the receiver's limits are in FamilyKernel. */
-const BATCH_BYTES = 2 << 20;
+/** Elements are hashed in runs of about so many bytes. */
+const RUN_BYTES = 1 << 20;
 
-export async function adoptTable(kernel: FamilyKernel, names: NameAnswer, owners: readonly OwnerChange[]): Promise<ApplyResult> {
-  const { table, family, proto, socket } = kernel;
-  const sets = comparableSets(family, names);
-  const { elements } = await readAllElements(socket, proto, family, kernel.name, sets);
-  for (const set of sets) kernel.sums[set] = (await socket.dumpElements(proto, kernel.name, table.layouts, set, true)).sum;
-  const image = new PoolImage(family, elements.values(), (number) => table.numbers.adopt(number));
-  const removed: ElementValue[] = [];
-  const added: { element: ElementValue; owner: string }[] = [];
-  const seen = new Set<string>();
-  for (const { owner, next } of owners) {
-    if (!next) continue;
-    for (const [key, element] of table.adopt({ owner, next: next as DesiredService | DesiredNode }, (port, kind) => image.find(port, kind))) {
-      if (seen.has(key)) continue;
-      seen.add(key);
-      const held = elements.get(key);
-      if (held && held.data === element.data) {
-        elements.delete(key);
-        continue;
-      }
-      // What differs stays in `elements` and is removed with the rest that nobody needs.
-      added.push({ element, owner });
-    }
-  }
-  seen.clear();
-  removed.push(...elements.values());
-  return send(kernel, names, removed, added);
-}
-
-async function send(kernel: FamilyKernel, names: NameAnswer, removed: readonly ElementValue[], added: readonly { element: ElementValue; owner: string }[]): Promise<ApplyResult> {
+export async function adoptTable(
+  kernel: FamilyKernel,
+  names: NameAnswer,
+  owners: readonly OwnerChange[],
+): Promise<ApplyResult> {
+  const expected = await adoptOwners(kernel, owners);
   const rules = await kernel.socket.dumpRules(kernel.proto, kernel.name);
   const { head, tail } = objects(kernel, names, rules);
-  const refusals: ApplyResult['refusals'][number][] = [];
-  const body = new PackedWriter(BATCH_BYTES);
-  for (const element of removed) writeElement(body, OP.delElement, NO_OWNER, kernel.table.layouts[element.set]!, element);
-  added.forEach(({ element }, i) => {
-    writeElement(body, OP.addElement, i, kernel.table.layouts[element.set]!, element);
-  });
-  const bytes = Buffer.concat([head.take(), body.take(), tail.take()]);
-  if (bytes.length > 0) {
-    const answer = await kernel.send(bytes, 'shared');
-    for (const { owner, errno } of answer.refused) {
-      refusals.push({ service: added[owner]?.owner ?? '', reason: `the kernel refused its nftables elements (${errno})` });
-    }
-    if (answer.errno) refusals.push({ service: '', reason: `the kernel refused the comparison's result (${answer.errno})` });
+  const body = new PackedWriter();
+  let operations = 0;
+  const ownerNames: string[] = [];
+  for (const set of comparableSets(kernel.family, names)) {
+    const held = await kernel.socket.dumpElements(kernel.proto, kernel.name, kernel.table.layouts, set, true);
+    kernel.sums[set] = expected[set]!;
+    if (held.sum === expected[set]) continue;
+    const { elements } = await readSet(kernel.socket, kernel.proto, kernel.family, kernel.name, set);
+    operations += writeDifference(kernel, set, elements, body, ownerNames);
   }
-  return { operations: removed.length + added.length, refusals };
+  for (const bits of kernel.table.rangeLengths()) {
+    const set = SET.ranges + bits;
+    if (names.sets.includes(kernel.table.layouts[set]!.name)) continue;
+    kernel.sums[set] = expected[set]!;
+    operations += writeDifference(kernel, set, new Map(), body, ownerNames);
+  }
+  const bytes = Buffer.concat([head.take(), body.take(), tail.take()]);
+  return { operations, refusals: bytes.length > 0 ? await send(kernel, bytes, ownerNames) : [] };
+}
+
+/** Fills the family's memory from the desired state and the predecessor's pools; gives the expected sums. */
+async function adoptOwners(kernel: FamilyKernel, owners: readonly OwnerChange[]): Promise<BigUint64Array> {
+  const { table, family, proto, socket } = kernel;
+  const read = (set: number) => readSet(socket, proto, family, kernel.name, set);
+  const image = new PoolImage(family, (number) => table.numbers.adopt(number));
+  for (const set of [SET.pools, SET.members, SET.slots])
+    for (const e of (await read(set)).elements.values()) image.add(e);
+  for (const e of (await read(SET.picks)).elements.values()) {
+    if (parsePickChain(e.data)) table.picks.adopt((e.key.charCodeAt(1) << 8) | e.key.charCodeAt(2), e.data);
+  }
+  const sums = new BigUint64Array(table.layouts.length);
+  const run = new PackedWriter(RUN_BYTES + (64 << 10));
+  const flush = () => {
+    sumsOf(family, table.layouts, run.take()).forEach((sum, set) => {
+      sums[set] = BigInt.asUintN(64, sums[set]! + sum);
+    });
+    run.length = 0;
+  };
+  for (const { owner, next } of owners) {
+    if (next)
+      table.adopt(owner, next as DesiredService | DesiredNode, (port, kind) => image.find(port, kind), run);
+    if (run.length > RUN_BYTES) flush();
+  }
+  for (const name of table.picks.inUse()) table.picks.writePick(run, OP.addElement, name);
+  flush();
+  return sums;
+}
+
+/** Appends what makes one set hold what the owners need. */
+function writeDifference(
+  kernel: FamilyKernel,
+  set: number,
+  held: Map<string, ElementValue>,
+  out: PackedWriter,
+  ownerNames: string[],
+): number {
+  const layout = kernel.table.layouts[set]!;
+  const added: { element: ElementValue; owner: number }[] = [];
+  const seen = new Set<string>();
+  const expect = (elements: Iterable<[string, ElementValue]>, owner: string) => {
+    let place = -1;
+    for (const [key, element] of elements) {
+      if (element.set !== set || seen.has(key)) continue;
+      seen.add(key);
+      if (held.get(key)?.data === element.data) {
+        held.delete(key);
+        continue;
+      }
+      if (place < 0) place = ownerNames.push(owner) - 1;
+      added.push({ element, owner: place });
+    }
+  };
+  if (set === SET.picks) expect(pickElements(kernel), '');
+  else {
+    for (const [owner, state] of kernel.table.states()) {
+      const collector = new ElementCollector(kernel.family);
+      kernel.table.emit(collector, state);
+      expect(collector.map, owner);
+    }
+  }
+  for (const element of held.values()) writeElement(out, OP.delElement, NO_OWNER, layout, element);
+  for (const { element, owner } of added) writeElement(out, OP.addElement, owner, layout, element);
+  return held.size + added.length;
+}
+
+function* pickElements(kernel: FamilyKernel): Generator<[string, ElementValue]> {
+  for (const name of kernel.table.picks.inUse()) yield kernel.table.picks.element(name);
+}
+
+async function send(kernel: FamilyKernel, bytes: Buffer, ownerNames: readonly string[]): Promise<Refusal[]> {
+  // The sums are already those of the desired state: what is sent makes the kernel agree with them.
+  const answer = await kernel.socket.commit(kernel.proto, kernel.name, kernel.table.layouts, bytes, false);
+  const refusals = answer.refused.map(({ owner, errno }) => ({
+    service: ownerNames[owner] ?? '',
+    reason: `the kernel refused its nftables elements (${errno})`,
+  }));
+  if (answer.errno) refusals.push({ service: '', reason: `the kernel refused the repair (${answer.errno})` });
+  return refusals;
 }
 
 /** Chains and sets to make, mend or remove. */
-function objects(kernel: FamilyKernel, names: NameAnswer, rules: readonly { chain: string }[]): { head: PackedWriter; tail: PackedWriter } {
+function objects(
+  kernel: FamilyKernel,
+  names: NameAnswer,
+  rules: readonly { chain: string }[],
+): { head: PackedWriter; tail: PackedWriter } {
   const { table, family } = kernel;
   const head = new PackedWriter();
   const tail = new PackedWriter();
   const ruleCount = new Map<string, number>();
   for (const { chain } of rules) ruleCount.set(chain, (ruleCount.get(chain) ?? 0) + 1);
-  const wanted = new Set(table.chainNames());
+  const wanted = new Set(table.picks.inUse());
   const present = new Set(names.chains);
   for (const name of wanted) {
-    const pick = parsePickChain(name);
-    if (!pick) continue;
+    const pick = parsePickChain(name)!;
     if (present.has(name)) {
       if (ruleCount.get(name) === pickChainRules(pick)) continue;
-      writeNamed(head, OP.flushChain, pickChainName(pick));
+      writeNamed(head, OP.flushChain, name);
     }
     writePickChain(head, family, pick);
   }
-  for (const name of present) if (parsePickChain(name) && !wanted.has(name)) table.idleChains.add(name);
+  for (const name of present) if (parsePickChain(name) && !wanted.has(name)) table.picks.idle.add(name);
   const lengths = table.rangeLengths();
   const setsPresent = new Set(names.sets);
   const fresh = lengths.filter((bits) => !setsPresent.has(table.layouts[SET.ranges + bits]!.name));
   for (const bits of fresh) writeRangeSet(head, family, bits);
-  const gone = table.layouts.slice(SET.ranges).filter((layout, bits) => setsPresent.has(layout.name) && !lengths.includes(bits));
-  if (fresh.length + gone.length > 0 || ruleCount.get(CHAIN.guardCheck) !== lengths.length + 1) writeGuardCheck(head, family, lengths);
+  const gone = table.layouts
+    .slice(SET.ranges)
+    .filter((layout, bits) => setsPresent.has(layout.name) && !lengths.includes(bits));
+  if (fresh.length + gone.length > 0 || ruleCount.get(GUARD_CHECK) !== lengths.length + 1)
+    writeGuardCheck(head, family, lengths);
   for (const layout of gone) writeNamed(tail, OP.delSet, layout.name);
   return { head, tail };
 }

@@ -7,7 +7,7 @@
  * Register numbers, payload bases and operations are those of linux/netfilter/nf_tables.h.
  */
 import type { Family } from '../../model/records.ts';
-import { addressSize, CHAIN, SET, setLayouts } from './layout.ts';
+import { addressSize, GUARD_CHECK, SET, setLayouts } from './layout.ts';
 import { NO_OWNER, OP, PackedWriter, PROTOCOL_NUMBER } from './packed.ts';
 
 const KIND = {
@@ -87,7 +87,16 @@ class RuleWriter {
   }
   writePort(protocol: keyof typeof PROTOCOL_NUMBER, register: number): this {
     const sum = CHECKSUM[protocol];
-    return this.numbers(KIND.payloadWrite, TRANSPORT_HEADER, DPORT_OFFSET, 2, register, sum.type || CSUM_NONE, sum.offset, 0);
+    return this.numbers(
+      KIND.payloadWrite,
+      TRANSPORT_HEADER,
+      DPORT_OFFSET,
+      2,
+      register,
+      sum.type || CSUM_NONE,
+      sum.offset,
+      0,
+    );
   }
   inSet(register: number, set: string): this {
     this.numbers(KIND.lookup, register, 0);
@@ -198,7 +207,9 @@ export function writePickChain(out: PackedWriter, family: Family, pick: PickChai
 function writeStickyTail(out: PackedWriter, family: Family, name: string, affinitySeconds: number): void {
   new RuleWriter().verdict(JUMP, 'member-of-slot').append(out, name);
   // Two connections of one client at once: the second update keeps the first one's member, so read it back.
-  remember(family, new RuleWriter(), DYNSET_UPDATE, affinitySeconds).verdict(JUMP, 'recall').append(out, name);
+  remember(family, new RuleWriter(), DYNSET_UPDATE, affinitySeconds)
+    .verdict(JUMP, 'recall')
+    .append(out, name);
 }
 
 export function writeNamed(out: PackedWriter, op: number, name: string): void {
@@ -219,7 +230,7 @@ function maskBytes(family: Family, bits: number): string {
 /** Rebuilds guard-check: one rule for each prefix length in use, then drop. */
 export function writeGuardCheck(out: PackedWriter, family: Family, bitsInUse: readonly number[]): void {
   const h = HEADER[family];
-  writeNamed(out, OP.flushChain, CHAIN.guardCheck);
+  writeNamed(out, OP.flushChain, GUARD_CHECK);
   for (const bits of bitsInUse) {
     const source = REG + h.registers + 2;
     new RuleWriter()
@@ -230,9 +241,9 @@ export function writeGuardCheck(out: PackedWriter, family: Family, bitsInUse: re
       .and(source, maskBytes(family, bits))
       .inSet(REG, setLayouts(family)[SET.ranges + bits]!.name)
       .verdict(RETURN)
-      .append(out, CHAIN.guardCheck);
+      .append(out, GUARD_CHECK);
   }
-  new RuleWriter().verdict(DROP).append(out, CHAIN.guardCheck);
+  new RuleWriter().verdict(DROP).append(out, GUARD_CHECK);
 }
 
 /** nft's numbers for the types of a key (TYPE_BITS 6): address . inet_proto . inet_service . address. */

@@ -5,7 +5,7 @@
  */
 import type { Family } from '../../model/records.ts';
 import { SET, type SetLayout, setLayouts } from './layout.ts';
-import { OP, PackedWriter } from './packed.ts';
+import { NO_OWNER, OP, PackedWriter } from './packed.ts';
 
 export interface ElementValue {
   /** Index into setLayouts(). */
@@ -21,30 +21,96 @@ export interface ElementValue {
 export type ElementMap = Map<string, ElementValue>;
 
 /**
- * Collects elements. A caller writes flags and key through `key`, then calls end() with data written through
- * `data` or a chain's name.
+ * Takes elements one by one: begin(), write the key's and then the data's bytes to the writer it gives, and
+ * end() with the chain's name (verdict maps only) and a comment.
  */
-export class ElementSink {
+export interface ElementSink {
+  readonly family: Family;
+  begin(set: number, flags?: number): PackedWriter;
+  end(chain?: string, comment?: string): void;
+}
+
+/** Keeps elements as values, to be compared. */
+export class ElementCollector implements ElementSink {
   readonly family: Family;
   readonly map: ElementMap = new Map();
-  readonly key = new PackedWriter(64);
-  readonly data = new PackedWriter(64);
+  private readonly writer = new PackedWriter(128);
+  private readonly layouts: readonly SetLayout[];
+  private set = 0;
 
   constructor(family: Family) {
     this.family = family;
+    this.layouts = setLayouts(family);
   }
 
-  begin(flags = 0): PackedWriter {
-    this.key.length = 0;
-    this.data.length = 0;
-    this.key.u8(flags);
-    return this.key;
+  begin(set: number, flags = 0): PackedWriter {
+    this.set = set;
+    this.writer.length = 0;
+    this.writer.u8(flags);
+    return this.writer;
   }
 
-  end(set: number, chain = '', comment = ''): void {
-    const key = this.key.bytes.toString('latin1', 0, this.key.length);
-    const data = this.data.length > 0 ? this.data.bytes.toString('latin1', 0, this.data.length) : chain;
-    this.map.set(mapKey(set, key), { set, key, data, comment });
+  end(chain = '', comment = ''): void {
+    const layout = this.layouts[this.set]!;
+    const boundary = 1 + layout.keyBytes;
+    const key = this.writer.bytes.toString('latin1', 0, boundary);
+    const data =
+      layout.dataBytes > 0 ? this.writer.bytes.toString('latin1', boundary, this.writer.length) : chain;
+    this.map.set(mapKey(this.set, key), { set: this.set, key, data, comment });
+  }
+}
+
+/** Writes add operations as they come, without keeping values. `keep` may take an element back (false). */
+export class ElementPacker implements ElementSink {
+  readonly family: Family;
+  owner = NO_OWNER;
+  operations = 0;
+  private readonly out: PackedWriter;
+  private readonly layouts: readonly SetLayout[];
+  private readonly keep: (set: number, key: () => string, data: () => string) => boolean;
+  private set = 0;
+  private start = 0;
+  private body = 0;
+
+  constructor(
+    family: Family,
+    out: PackedWriter,
+    keep: (set: number, key: () => string, data: () => string) => boolean,
+  ) {
+    this.family = family;
+    this.out = out;
+    this.layouts = setLayouts(family);
+    this.keep = keep;
+  }
+
+  begin(set: number, flags = 0): PackedWriter {
+    this.set = set;
+    this.start = this.out.length;
+    this.out.u8(OP.addElement);
+    this.out.u32(this.owner);
+    this.out.u8(set);
+    this.body = this.out.length;
+    this.out.u8(flags);
+    return this.out;
+  }
+
+  end(chain = '', comment = ''): void {
+    const { bytes } = this.out;
+    const layout = this.layouts[this.set]!;
+    const boundary = this.body + 1 + layout.keyBytes;
+    const end = this.out.length;
+    const key = () => bytes.toString('latin1', this.body, boundary);
+    if (
+      !this.keep(this.set, key, () =>
+        layout.dataBytes > 0 ? bytes.toString('latin1', boundary, end) : chain,
+      )
+    ) {
+      this.out.length = this.start;
+      return;
+    }
+    this.operations++;
+    if (layout.dataBytes < 0) this.out.text(chain);
+    this.out.text(comment);
   }
 }
 
@@ -54,7 +120,13 @@ export function mapKey(set: number, key: string): string {
 }
 
 /** Appends one element operation in the packing of native/nft_batch.cc. */
-export function writeElement(out: PackedWriter, op: number, owner: number, layout: SetLayout, e: ElementValue): void {
+export function writeElement(
+  out: PackedWriter,
+  op: number,
+  owner: number,
+  layout: SetLayout,
+  e: ElementValue,
+): void {
   out.u8(op);
   out.u32(owner);
   out.u8(e.set);

@@ -2,15 +2,16 @@
  * One family's table in the kernel: planned changes go in, what the kernel holds comes out. One request at a
  * time; callers await each other through NftDataplane.
  */
-import { TriplaneError } from '../../model/errors.ts';
+
 import type { DesiredNode, DesiredService } from '../../model/desired.ts';
+import { TriplaneError } from '../../model/errors.ts';
 import type { Family, ObjectKey } from '../../model/records.ts';
 import type { Refusal } from '../dataplane.ts';
-import { writeNamed } from './chains.ts';
 import { FamilyTable, type Segment } from './family-table.ts';
 import { TABLE } from './layout.ts';
-import { NFPROTO, type CommitAnswer, type NftSocket } from './native.ts';
-import { NO_OWNER, OP, PackedWriter } from './packed.ts';
+import { type CommitAnswer, NFPROTO, type NftSocket } from './native.ts';
+import { NO_OWNER, PackedWriter } from './packed.ts';
+import { writeChainRemoval } from './pick-classes.ts';
 
 /** A netlink message around an element, beside the packed bytes: headers and attribute headers, at most. */
 const NETLINK_OVERHEAD = 3;
@@ -67,7 +68,9 @@ export class FamilyKernel {
   }
 
   private plan(change: OwnerChange): Segment {
-    return change.owner === '' ? this.table.planNode(change.next as DesiredNode) : this.table.planService(change.owner, change.next as DesiredService | null);
+    return change.owner === ''
+      ? this.table.planNode(change.next as DesiredNode)
+      : this.table.planService(change.owner, change.next as DesiredService | null);
   }
 
   private async commitSegments(segments: readonly Segment[], result: FamilyResult): Promise<void> {
@@ -81,13 +84,17 @@ export class FamilyKernel {
         return;
       }
       const bad = await this.whoIsRefused(batch.bytes, answer);
-      this.table.undo(left, 'counted');
+      this.table.undo(left);
       if (bad.size === 0 || round >= REFUSALS_MAX) throw kernelRefused(answer);
       const good: Segment[] = [];
       for (const [place, segment] of left.entries()) {
         const errno = bad.get(place);
         if (errno === undefined) good.push(this.replan(segment));
-        else result.refusals.push({ service: segment.owner, reason: `the kernel refused its nftables elements (${errno})` });
+        else
+          result.refusals.push({
+            service: segment.owner,
+            reason: `the kernel refused its nftables elements (${errno})`,
+          });
       }
       left = good;
     }
@@ -117,7 +124,13 @@ export class FamilyKernel {
 
   /** Sends one batch; on success the expected sums follow. */
   async send(bytes: Buffer, messages: 'shared' | 'single'): Promise<CommitAnswer> {
-    const answer = await this.socket.commit(this.proto, this.name, this.table.layouts, bytes, messages === 'single');
+    const answer = await this.socket.commit(
+      this.proto,
+      this.name,
+      this.table.layouts,
+      bytes,
+      messages === 'single',
+    );
     if (answer.errno === '' && answer.refused.length === 0) {
       answer.sums.forEach((sum, set) => {
         this.sums[set] = BigInt.asUintN(64, this.sums[set]! + sum);
@@ -136,30 +149,40 @@ export class FamilyKernel {
 
   /** Deletes chains that no pool uses any more. A kernel that still counts a reference keeps the chain for the next time. */
   async deleteIdleChains(): Promise<void> {
-    for (const name of [...this.table.idleChains]) {
+    const { idle } = this.table.picks;
+    for (const name of [...idle]) {
       const out = new PackedWriter();
-      writeNamed(out, OP.flushChain, name);
-      writeNamed(out, OP.delChain, name);
+      writeChainRemoval(out, name);
       const answer = await this.send(out.take(), 'shared');
       const gone = answer.refused.some((r) => r.errno === 'ENOENT');
-      if (answer.errno === '' && (answer.refused.length === 0 || gone)) this.table.idleChains.delete(name);
+      if (answer.errno === '' && (answer.refused.length === 0 || gone)) idle.delete(name);
     }
   }
 }
 
 function hasWork(segment: Segment): boolean {
-  return segment.removed.length + segment.added.length > 0;
+  const { difference } = segment;
+  return difference ? difference.removed.length + difference.added.length > 0 : segment.after !== undefined;
 }
 
+/** Bytes an element takes in the packing, about; enough to keep a batch well under the socket's buffer. */
+const ELEMENT_BYTES = 56;
+
 function packedSize(segment: Segment): number {
-  let bytes = 0;
-  for (const list of [segment.removed, segment.added]) {
-    for (const e of list) bytes += 24 + e.key.length + e.data.length + e.comment.length;
+  const { difference, after } = segment;
+  if (difference) return ELEMENT_BYTES * (difference.removed.length + difference.added.length);
+  if (!after || 'node' in after) return ELEMENT_BYTES;
+  let elements = 0;
+  for (const { port } of after.ports) {
+    elements += 3 * (port.cluster.length + port.local.length) + 4 * port.frontends.length;
+    for (const frontend of port.frontends) elements += frontend.sourceRanges?.length ?? 0;
   }
-  return bytes;
+  return ELEMENT_BYTES * elements;
 }
 
 function kernelRefused(answer: CommitAnswer): TriplaneError {
   const errno = answer.errno || [...new Set(answer.refused.map((r) => r.errno))].join(', ');
-  return new TriplaneError('TP_KERNEL_REFUSED', `the kernel refused an nftables transaction (${errno})`, { cause: answer });
+  return new TriplaneError('TP_KERNEL_REFUSED', `the kernel refused an nftables transaction (${errno})`, {
+    cause: answer,
+  });
 }

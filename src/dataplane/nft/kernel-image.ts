@@ -1,21 +1,26 @@
 /** One family's table as the kernel holds it: everything that adoption and read-back look at. */
-import type { Backend, DesiredPort } from '../../model/desired.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { formatAddress } from '../../model/address.ts';
+import type { Backend, DesiredPort } from '../../model/desired.ts';
 import type { Address, Family } from '../../model/records.ts';
+import { parsePickChain } from './chains.ts';
 import { type ElementValue, mapKey, readElements } from './elements.ts';
-import { addressSize, FIXED_SETS, MARKER_PREFIX, SET, setLayouts, shortHash } from './layout.ts';
+import { addressSize, FIXED_SETS, GUARD_CHECK, MARKER_PREFIX, SET, setLayouts, shortHash } from './layout.ts';
 import type { NameAnswer, NftSocket } from './native.ts';
 import { poolNumber } from './packed.ts';
+import type { PoolState } from './pool.ts';
 import type { PoolKind } from './service-elements.ts';
 import { poolComment } from './service-elements.ts';
-import type { PoolState } from './pool.ts';
-import { CHAIN } from './layout.ts';
-import { parsePickChain } from './chains.ts';
+
+const LOOKS_MAX = 5;
+const LOOK_AGAIN_MS = 50;
 
 /** Sets whose elements are ours (not the kernel's own), by index, among those that exist. */
 export function comparableSets(family: Family, names: NameAnswer): number[] {
   const present = new Set(names.sets);
-  return setLayouts(family).flatMap((layout, set) => (!layout.dynamic && present.has(layout.name) ? [set] : []));
+  return setLayouts(family).flatMap((layout, set) =>
+    !layout.dynamic && present.has(layout.name) ? [set] : [],
+  );
 }
 
 /** True when every set of the skeleton is there. */
@@ -26,27 +31,28 @@ export function hasAllSets(family: Family, names: NameAnswer): boolean {
     .every((layout) => present.has(layout.name));
 }
 
-export async function readAllElements(
+/** The elements of one set. Taken again when a dump met a growing hash table and shows an element twice. */
+export async function readSet(
   socket: NftSocket,
   proto: number,
   family: Family,
   table: string,
-  sets: readonly number[],
-): Promise<{ elements: Map<string, ElementValue>; strange: string[] }> {
-  const layouts = setLayouts(family);
-  const elements = new Map<string, ElementValue>();
-  const strange: string[] = [];
-  for (const set of sets) {
-    const answer = await socket.dumpElements(proto, table, layouts, set, false);
-    if (answer.strange > 0) strange.push(layouts[set]!.name);
-    for (const element of readElements(family, set, answer.packed)) elements.set(mapKey(set, element.key), element);
+  set: number,
+): Promise<{ elements: Map<string, ElementValue>; strange: number }> {
+  for (let look = 0; ; look++) {
+    const answer = await socket.dumpElements(proto, table, setLayouts(family), set, false);
+    const elements = new Map<string, ElementValue>();
+    for (const element of readElements(family, set, answer.packed))
+      elements.set(mapKey(set, element.key), element);
+    if (elements.size + answer.strange === answer.count || look >= LOOKS_MAX)
+      return { elements, strange: answer.strange };
+    await sleep(LOOK_AGAIN_MS);
   }
-  return { elements, strange };
 }
 
 /** Chains whose rules never change while the table stands: all but pick chains and the guard's list. */
 function isStatic(chain: string): boolean {
-  return chain !== CHAIN.guardCheck && parsePickChain(chain) === null;
+  return chain !== GUARD_CHECK && parsePickChain(chain) === null;
 }
 
 /** A digest of the static rules and of the base chains' hooks: what a person or program may have altered. */
@@ -81,20 +87,21 @@ export class PoolImage {
   private readonly take: (number: number) => boolean;
 
   /** `adopt` claims a number; false: somebody has it already. */
-  constructor(family: Family, elements: Iterable<ElementValue>, adopt: (number: number) => boolean) {
+  constructor(family: Family, adopt: (number: number) => boolean) {
     this.family = family;
     this.take = adopt;
-    for (const element of elements) {
-      if (element.set === SET.pools) {
-        this.numberByComment.set(element.comment, poolNumber(bytesOf(element.key.slice(1))));
-      } else if (element.set === SET.members) {
-        this.addMember(element);
-      } else if (element.set === SET.slots) {
-        const [number, slot] = this.poolAndPort(element.key);
-        const list = this.slots.get(number) ?? [];
-        list[slot] = bytesOf(element.data).readUInt16BE(0);
-        this.slots.set(number, list);
-      }
+  }
+
+  add(element: ElementValue): void {
+    if (element.set === SET.pools) {
+      this.numberByComment.set(element.comment, poolNumber(bytesOf(element.key.slice(1))));
+    } else if (element.set === SET.members) {
+      this.addMember(element);
+    } else if (element.set === SET.slots) {
+      const [number, slot] = this.poolAndPort(element.key);
+      const list = this.slots.get(number) ?? [];
+      list[slot] = bytesOf(element.data).readUInt16BE(0);
+      this.slots.set(number, list);
     }
   }
 

@@ -1,6 +1,7 @@
 /** The addon's nftables part, typed. Arguments are checked here, once; C++ asserts the rest. */
-import { loadNative } from '../../node/native.ts';
+
 import type { Family } from '../../model/records.ts';
+import { loadNative } from '../../node/native.ts';
 import type { SetLayout } from './layout.ts';
 
 /** NFPROTO_IPV4, NFPROTO_IPV6 of linux/netfilter.h. */
@@ -31,8 +32,20 @@ export interface NameAnswer {
 }
 
 export interface NftSocket {
-  commit(family: number, table: string, layouts: readonly SetLayout[], operations: Uint8Array, oneElementAMessage: boolean): Promise<CommitAnswer>;
-  dumpElements(family: number, table: string, layouts: readonly SetLayout[], set: number, sumsOnly: boolean): Promise<DumpAnswer>;
+  commit(
+    family: number,
+    table: string,
+    layouts: readonly SetLayout[],
+    operations: Uint8Array,
+    oneElementAMessage: boolean,
+  ): Promise<CommitAnswer>;
+  dumpElements(
+    family: number,
+    table: string,
+    layouts: readonly SetLayout[],
+    set: number,
+    sumsOnly: boolean,
+  ): Promise<DumpAnswer>;
   dumpRules(family: number, table: string): Promise<readonly { chain: string; hash: string }[]>;
   dumpNames(family: number, table: string): Promise<NameAnswer>;
   generation(): Promise<number>;
@@ -49,8 +62,18 @@ export interface NftMonitor {
 }
 
 interface NftNative {
+  nftSums(family: number, layouts: readonly SetLayout[], operations: Uint8Array): BigUint64Array;
   NftSocket: new (netns: string) => NftSocket;
   NftMonitor: new (netns: string, tablePrefix: string, onChange: (portId: number) => void) => NftMonitor;
+}
+
+/** By set: the sum of the hashes of packed element operations, as commit() would give. */
+export function sumsOf(
+  family: Family,
+  layouts: readonly SetLayout[],
+  operations: Uint8Array,
+): BigUint64Array {
+  return (loadNative() as unknown as NftNative).nftSums(NFPROTO[family], layouts, operations);
 }
 
 /** A netlink socket in the network namespace at `netns` ('' is the current one). */
@@ -58,6 +81,10 @@ export function openNftSocket(netns: string): NftSocket {
   return new (loadNative() as unknown as NftNative).NftSocket(netns);
 }
 
-export function openNftMonitor(netns: string, tablePrefix: string, onChange: (portId: number) => void): NftMonitor {
+export function openNftMonitor(
+  netns: string,
+  tablePrefix: string,
+  onChange: (portId: number) => void,
+): NftMonitor {
   return new (loadNative() as unknown as NftNative).NftMonitor(netns, tablePrefix, onChange);
 }

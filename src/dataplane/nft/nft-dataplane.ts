@@ -1,6 +1,7 @@
 /** The nft mode: nftables carries the traffic. See docs/nft.md for the layout and why it is so. */
-import { TriplaneError } from '../../model/errors.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { DesiredChange, DesiredNode, DesiredService, DesiredState } from '../../model/desired.ts';
+import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
 import type { ApplyResult, Dataplane, Refusal, VerifyResult } from '../dataplane.ts';
 import { adoptTable } from './adopt.ts';
@@ -8,13 +9,23 @@ import { parsePickChain, writeNamed, writeTableFlags } from './chains.ts';
 import { FamilyKernel, type OwnerChange } from './family-kernel.ts';
 import { comparableSets, hasAllSets, staticDigest } from './kernel-image.ts';
 import { MARKER_PREFIX, NEXT_TABLE, shortHash, TABLE } from './layout.ts';
-import { NFPROTO, type NameAnswer, type NftMonitor, type NftSocket, openNftMonitor, openNftSocket } from './native.ts';
+import {
+  type NameAnswer,
+  NFPROTO,
+  type NftMonitor,
+  type NftSocket,
+  openNftMonitor,
+  openNftSocket,
+} from './native.ts';
 import { OP } from './packed.ts';
 import { skeletonText } from './skeleton.ts';
 import { applySkeleton } from './skeleton-loader.ts';
 
 /** A change of so many services is made without the kernel telling us of our own elements one by one. */
 const QUIET_FROM_SERVICES = 200;
+
+const LOOKS_MAX = 3;
+const LOOK_AGAIN_MS = 50;
 
 export interface NftOptions {
   /** Path of the network namespace; '': the current one. */
@@ -93,24 +104,41 @@ export class NftDataplane implements Dataplane {
     return `${MARKER_PREFIX}${shortHash(skeletonText(TABLE, family, this.node!.detector))}-${digest}`;
   }
 
-  private async build(families: readonly Family[], state: DesiredState, changes: readonly OwnerChange[]): Promise<[Family, FamilyKernel, ApplyResult][]> {
+  private async build(
+    families: readonly Family[],
+    state: DesiredState,
+    changes: readonly OwnerChange[],
+  ): Promise<[Family, FamilyKernel, ApplyResult][]> {
     const replaced: Family[] = [];
-    for (const family of families) if ((await this.names(family, TABLE)).tableFlags === 0) replaced.push(family);
+    for (const family of families)
+      if ((await this.names(family, TABLE)).tableFlags === 0) replaced.push(family);
     // An old table goes on carrying traffic until a complete one takes over under another name; then ours is
     // made once more under its own.
     if (replaced.length > 0) await this.buildAs(NEXT_TABLE, TABLE, replaced, state, changes);
     return this.buildAs(TABLE, NEXT_TABLE, families, state, changes);
   }
 
-  private async buildAs(table: string, other: string, families: readonly Family[], state: DesiredState, changes: readonly OwnerChange[]): Promise<[Family, FamilyKernel, ApplyResult][]> {
+  private async buildAs(
+    table: string,
+    other: string,
+    families: readonly Family[],
+    state: DesiredState,
+    changes: readonly OwnerChange[],
+  ): Promise<[Family, FamilyKernel, ApplyResult][]> {
     if (families.length === 0) return [];
     for (const family of families) await this.dropTable(family, table);
-    await applySkeleton(families.map((family) => skeletonText(table, family, state.node.detector)).join(''), this.netns);
+    await applySkeleton(
+      families.map((family) => skeletonText(table, family, state.node.detector)).join(''),
+      this.netns,
+    );
     const built: [Family, FamilyKernel, ApplyResult][] = [];
     for (const family of families) {
       const kernel = new FamilyKernel(family, this.socket);
       kernel.name = table;
-      const digest = staticDigest(await this.names(family, table), await this.socket.dumpRules(kernel.proto, table));
+      const digest = staticDigest(
+        await this.names(family, table),
+        await this.socket.dumpRules(kernel.proto, table),
+      );
       await kernel.must((out) => writeNamed(out, OP.addChain, this.marker(family, digest)));
       const result = await kernel.apply(changes);
       const otherExists = (await this.names(family, other)).tableFlags >= 0;
@@ -129,8 +157,13 @@ export class NftDataplane implements Dataplane {
   }
 
   async apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {
-    if (change.node && JSON.stringify(change.node.detector.by) !== JSON.stringify(this.node?.detector.by)) return this.start(state);
-    if (change.node && change.node.detector.by !== 'cidr' && JSON.stringify(change.node.detector) !== JSON.stringify(this.node?.detector)) {
+    if (change.node && JSON.stringify(change.node.detector.by) !== JSON.stringify(this.node?.detector.by))
+      return this.start(state);
+    if (
+      change.node &&
+      change.node.detector.by !== 'cidr' &&
+      JSON.stringify(change.node.detector) !== JSON.stringify(this.node?.detector)
+    ) {
       return this.start(state);
     }
     const changes: OwnerChange[] = [];
@@ -138,7 +171,9 @@ export class NftDataplane implements Dataplane {
     for (const owner of change.remove) changes.push({ owner, next: null });
     for (const service of change.set) changes.push({ owner: service.key, next: service });
     this.node = state.node;
-    return changes.length > QUIET_FROM_SERVICES ? this.quietly(() => this.applyOwners(changes, state)) : this.applyOwners(changes, state);
+    return changes.length > QUIET_FROM_SERVICES
+      ? this.quietly(() => this.applyOwners(changes, state))
+      : this.applyOwners(changes, state);
   }
 
   private async applyOwners(changes: readonly OwnerChange[], state: DesiredState): Promise<ApplyResult> {
@@ -182,16 +217,28 @@ export class NftDataplane implements Dataplane {
     if (names.tableFlags < 0) return ['the table was gone'];
     if (!(await this.isOurs(kernel, names))) return ['chains, rules or sets were changed'];
     const found: string[] = [];
-    const chains = new Set(names.chains);
-    for (const name of kernel.table.chainNames()) if (!chains.has(name)) found.push(`chain ${name} was gone`);
+    const { picks } = kernel.table;
+    const inUse = new Set(picks.inUse());
+    for (const name of inUse) if (!names.chains.includes(name)) found.push(`chain ${name} was gone`);
     for (const name of names.chains) {
-      if (parsePickChain(name) && !kernel.table.chainNames().includes(name) && !kernel.table.idleChains.has(name)) found.push(`chain ${name} is not used`);
+      if (parsePickChain(name) && !inUse.has(name) && !picks.idle.has(name))
+        found.push(`chain ${name} is not used`);
     }
     for (const set of comparableSets(kernel.family, names)) {
-      const answer = await this.socket.dumpElements(kernel.proto, TABLE, kernel.table.layouts, set, true);
-      if (answer.strange > 0 || answer.sum !== kernel.sums[set]) found.push(`elements of ${kernel.table.layouts[set]!.name} were changed`);
+      if (!(await this.holdsExpected(kernel, set)))
+        found.push(`elements of ${kernel.table.layouts[set]!.name} were changed`);
     }
     return found;
+  }
+
+  /** A dump that meets a hash table while it grows may show elements twice or not at all: look again before believing it. */
+  private async holdsExpected(kernel: FamilyKernel, set: number): Promise<boolean> {
+    for (let look = 0; look < LOOKS_MAX; look++) {
+      if (look > 0) await sleep(LOOK_AGAIN_MS);
+      const answer = await this.socket.dumpElements(kernel.proto, TABLE, kernel.table.layouts, set, true);
+      if (answer.strange === 0 && answer.sum === kernel.sums[set]) return true;
+    }
+    return false;
   }
 
   async close(): Promise<void> {
@@ -202,7 +249,8 @@ export class NftDataplane implements Dataplane {
 
 function ownersOf(state: DesiredState): OwnerChange[] {
   const changes: OwnerChange[] = [{ owner: '', next: state.node }];
-  for (const service of state.services.values()) changes.push({ owner: service.key, next: service satisfies DesiredService });
+  for (const service of state.services.values())
+    changes.push({ owner: service.key, next: service satisfies DesiredService });
   return changes;
 }
 
@@ -214,10 +262,18 @@ function merge(results: readonly ApplyResult[]): ApplyResult {
 function asTriplaneError(error: unknown): unknown {
   const code = (error as { code?: string }).code;
   if (code === 'EPERM' || code === 'EACCES') {
-    return new TriplaneError('TP_NO_PRIVILEGE', 'nftables may not be used by this process: run as root or with CAP_NET_ADMIN', { cause: error });
+    return new TriplaneError(
+      'TP_NO_PRIVILEGE',
+      'nftables may not be used by this process: run as root or with CAP_NET_ADMIN',
+      { cause: error },
+    );
   }
   if (code === 'EPROTONOSUPPORT' || code === 'EOPNOTSUPP') {
-    return new TriplaneError('TP_NO_FEATURE', 'this kernel has no nftables (module nf_tables): load it or choose another mode', { cause: error });
+    return new TriplaneError(
+      'TP_NO_FEATURE',
+      'this kernel has no nftables (module nf_tables): load it or choose another mode',
+      { cause: error },
+    );
   }
   return error;
 }

@@ -82,7 +82,13 @@ export class PackedWriter {
     this.length += 4;
   }
 
-  /** A port or slot in its four bytes: big-endian, then padding. */
+  /** A port that stands alone: two bytes. */
+  lonePort(value: number): void {
+    this.reserve(2);
+    this.length = this.bytes.writeUInt16BE(value, this.length);
+  }
+
+  /** A port or slot within a concatenation: big-endian, then padding to four bytes. */
   port(value: number): void {
     this.reserve(4);
     this.bytes.writeUInt16BE(value, this.length);

@@ -59,7 +59,8 @@ export function nextPool(
 ): PoolState {
   const number = old ? old.number : takeNumber();
   const sticky = affinity === 'affinity';
-  if (!old || old.slots.length === 0) return { number, slots: backends, ...(sticky ? newIds(backends.length) : NO_IDS) };
+  if (!old || old.slots.length === 0)
+    return { number, slots: backends, ...(sticky ? newIds(backends.length) : NO_IDS) };
   const { slots, from } = reslot(old, backends);
   if (!sticky) return { number, slots, ...NO_IDS };
   return { number, slots, ...(old.ids ? keptIds(old.ids, old.lastId, from) : newIds(slots.length)) };

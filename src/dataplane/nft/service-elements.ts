@@ -2,9 +2,9 @@
 import { cidrParts } from '../../model/address.ts';
 import type { Answer, DesiredNode, DesiredPort, Frontend } from '../../model/desired.ts';
 import type { Cidr, Family } from '../../model/records.ts';
-import { pickChainName } from './chains.ts';
-import { type ElementSink } from './elements.ts';
-import { addressSize, CHAIN, SET } from './layout.ts';
+import type { PickChain } from './chains.ts';
+import type { ElementSink } from './elements.ts';
+import { addressSize, SET } from './layout.ts';
 import { INTERVAL_END, type PackedWriter } from './packed.ts';
 import type { PoolState } from './pool.ts';
 
@@ -24,48 +24,56 @@ export function frontendComment(port: DesiredPort, frontend: Frontend): string {
   return `${frontend.kind} ${port.name}`;
 }
 
-export function emitPort(sink: ElementSink, state: PortState): void {
-  if (state.cluster) emitPool(sink, state.port, 'cluster', state.cluster);
-  if (state.local) emitPool(sink, state.port, 'local', state.local);
+/** The number of a way of drawing: see `picks` in layout.ts. */
+export type ClassOf = (pick: PickChain) => number;
+
+export function emitPort(sink: ElementSink, state: PortState, classOf: ClassOf): void {
+  if (state.cluster) emitPool(sink, state.port, 'cluster', state.cluster, classOf);
+  if (state.local) emitPool(sink, state.port, 'local', state.local, classOf);
   for (const frontend of state.port.frontends) emitFrontend(sink, state, frontend);
 }
 
-function emitPool(sink: ElementSink, port: DesiredPort, kind: PoolKind, pool: PoolState): void {
+function emitPool(
+  sink: ElementSink,
+  port: DesiredPort,
+  kind: PoolKind,
+  pool: PoolState,
+  classOf: ClassOf,
+): void {
   const { family } = sink;
-  sink.begin().pool(family, pool.number);
-  sink.end(
-    SET.pools,
-    pickChainName({ size: pool.slots.length, affinitySeconds: port.affinitySeconds }),
-    poolComment(port, kind),
-  );
-  pool.slots.forEach((backend, slot) => {
+  const out = sink.begin(SET.pools);
+  out.pool(family, pool.number);
+  out.lonePort(classOf({ size: pool.slots.length, affinitySeconds: port.affinitySeconds }));
+  sink.end('', poolComment(port, kind));
+  for (let slot = 0; slot < pool.slots.length; slot++) {
+    const backend = pool.slots[slot]!;
     const member = pool.ids ? pool.ids[slot]! : slot;
-    const key = sink.begin();
-    key.pool(family, pool.number);
-    key.port(member);
-    sink.data.address(backend.address);
-    sink.data.port(backend.port);
-    sink.end(SET.members);
+    const memberOut = sink.begin(SET.members);
+    memberOut.pool(family, pool.number);
+    memberOut.port(member);
+    memberOut.address(backend.address);
+    memberOut.port(backend.port);
+    sink.end();
     if (pool.ids) {
-      const slotKey = sink.begin();
-      slotKey.pool(family, pool.number);
-      slotKey.port(slot);
-      sink.data.port(member);
-      sink.end(SET.slots);
+      const slotOut = sink.begin(SET.slots);
+      slotOut.pool(family, pool.number);
+      slotOut.port(slot);
+      slotOut.lonePort(member);
+      sink.end();
     }
-    const pair = sink.begin();
+    const pair = sink.begin(SET.hairpin);
     pair.address(backend.address);
     pair.address(backend.address);
-    sink.end(SET.hairpin);
-  });
+    sink.end();
+  }
 }
 
-function frontendKey(sink: ElementSink, frontend: Frontend): PackedWriter {
-  const key = sink.begin();
-  key.address(frontend.address);
-  key.protocol(frontend.protocol);
-  key.port(frontend.port);
-  return key;
+function beginFrontend(sink: ElementSink, set: number, frontend: Frontend): PackedWriter {
+  const out = sink.begin(set);
+  out.address(frontend.address);
+  out.protocol(frontend.protocol);
+  out.port(frontend.port);
+  return out;
 }
 
 function poolOf(state: PortState, answer: Answer): PoolState | null {
@@ -77,48 +85,44 @@ function poolOf(state: PortState, answer: Answer): PoolState | null {
 function emitFrontend(sink: ElementSink, state: PortState, frontend: Frontend): void {
   const comment = frontendComment(state.port, frontend);
   const inside = poolOf(state, frontend.inside);
-  frontendKey(sink, frontend);
   if (inside) {
-    sink.data.pool(sink.family, inside.number);
-    sink.end(SET.services, '', comment);
+    beginFrontend(sink, SET.services, frontend).pool(sink.family, inside.number);
   } else {
     // An answer that names an empty pool is the model's mistake; nobody is the safe reading of it.
-    sink.end(SET.noEndpoints, frontend.inside === 'drop' ? '' : CHAIN.reject, comment);
+    beginFrontend(sink, frontend.inside === 'drop' ? SET.dropped : SET.rejected, frontend);
   }
+  sink.end('', comment);
   if (frontend.outside !== frontend.inside) {
-    frontendKey(sink, frontend);
-    sink.data.pool(sink.family, poolOf(state, frontend.outside)?.number ?? 0);
-    sink.end(SET.outside, '', comment);
+    beginFrontend(sink, SET.outside, frontend).pool(
+      sink.family,
+      poolOf(state, frontend.outside)?.number ?? 0,
+    );
+    sink.end('', comment);
   }
   if (frontend.kind === 'ClusterIP') {
-    sink.begin().address(frontend.address);
-    sink.end(SET.clusterIPs);
+    sink.begin(SET.clusterIPs).address(frontend.address);
+    sink.end();
   }
-  emitMasquerade(sink, frontend);
+  // 'strangers' needs no element: only ClusterIPs have it, and the set of cluster IPs says so with one rule.
+  if (frontend.masquerade !== 'strangers') {
+    beginFrontend(
+      sink,
+      frontend.masquerade === 'always' ? SET.masqueradeAlways : SET.masqueradeNode,
+      frontend,
+    );
+    sink.end();
+  }
   if (frontend.sourceRanges) emitRanges(sink, frontend, frontend.sourceRanges);
 }
 
-const MASQUERADE_CHAIN = {
-  always: CHAIN.masqueradeAlways,
-  strangers: CHAIN.masqueradeStrangers,
-  node: CHAIN.masqueradeNode,
-} as const;
-
-function emitMasquerade(sink: ElementSink, frontend: Frontend): void {
-  // The set of cluster IPs says so already, with one rule.
-  if (frontend.kind === 'ClusterIP' && frontend.masquerade === 'strangers') return;
-  frontendKey(sink, frontend);
-  sink.end(SET.masquerade, MASQUERADE_CHAIN[frontend.masquerade]);
-}
-
 function emitRanges(sink: ElementSink, frontend: Frontend, ranges: readonly Cidr[]): void {
-  frontendKey(sink, frontend);
-  sink.end(SET.guarded);
+  beginFrontend(sink, SET.guarded, frontend);
+  sink.end();
   for (const range of ranges) {
     const { family, bytes, bits } = cidrParts(range);
     if (family !== sink.family) continue;
-    frontendKey(sink, frontend).raw(bytes);
-    sink.end(SET.ranges + bits);
+    beginFrontend(sink, SET.ranges + bits, frontend).raw(bytes);
+    sink.end();
   }
 }
 
@@ -132,12 +136,12 @@ function emitIntervals(sink: ElementSink, set: number, cidrs: readonly Cidr[]): 
   for (const cidr of cidrs) {
     const { family, bytes, bits } = cidrParts(cidr);
     if (family !== sink.family) continue;
-    sink.begin().raw(bytes);
-    sink.end(set);
+    sink.begin(set).raw(bytes);
+    sink.end();
     const end = rangeEnd(family, bytes, bits);
     if (!end) continue;
-    sink.begin(INTERVAL_END).raw(end);
-    sink.end(set);
+    sink.begin(set, INTERVAL_END).raw(end);
+    sink.end();
   }
 }
 

@@ -21,11 +21,21 @@ function apply(text: string): string {
     const context = call('nft_ctx_new', DataType.External, [DataType.U32], [0]);
     if (isNullPointer(context as never)) return 'libnftables gives no context';
     const on = (name: string, ...args: unknown[]) =>
-      call(name, DataType.I32, [DataType.External, ...args.map(() => DataType.String)], [context, ...args]) as number;
+      call(
+        name,
+        DataType.I32,
+        [DataType.External, ...args.map(() => DataType.String)],
+        [context, ...args],
+      ) as number;
     on('nft_ctx_buffer_output');
     on('nft_ctx_buffer_error');
     const status = on('nft_run_cmd_from_buffer', text);
-    const message = call('nft_ctx_get_error_buffer', DataType.String, [DataType.External], [context]) as string;
+    const message = call(
+      'nft_ctx_get_error_buffer',
+      DataType.String,
+      [DataType.External],
+      [context],
+    ) as string;
     call('nft_ctx_free', DataType.Void, [DataType.External], [context]);
     return status === 0 ? '' : message.trim() || 'libnftables refused the rules without a message';
   } finally {

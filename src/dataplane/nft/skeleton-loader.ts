@@ -11,7 +11,8 @@ const MESSAGE_BYTES_MAX = 16 * 1024;
 
 function childProgram(): string {
   const file = path.join(packageRoot(), 'dist/skeleton-child.mjs');
-  if (!existsSync(file)) throw new TriplaneError('TP_NO_LIBRARY', 'dist/skeleton-child.mjs is missing: run npm run setup');
+  if (!existsSync(file))
+    throw new TriplaneError('TP_NO_LIBRARY', 'dist/skeleton-child.mjs is missing: run npm run setup');
   return file;
 }
 
@@ -21,7 +22,10 @@ function childProgram(): string {
  */
 export function applySkeleton(text: string, netns: string): Promise<void> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [childProgram(), netns], { stdio: ['pipe', 'ignore', 'pipe'], timeout: TIMEOUT_MS });
+    const child = spawn(process.execPath, [childProgram(), netns], {
+      stdio: ['pipe', 'ignore', 'pipe'],
+      timeout: TIMEOUT_MS,
+    });
     let message = '';
     child.stderr.setEncoding('utf8');
     child.stderr.on('data', (chunk: string) => {
@@ -38,12 +42,19 @@ export function applySkeleton(text: string, netns: string): Promise<void> {
 }
 
 function failure(message: string, code: number | null, signal: string | null): TriplaneError {
-  const line = message.split('\n').find((l) => l.trim() !== '') ?? `it ended with ${signal ?? `code ${code}`}`;
+  const line =
+    message.split('\n').find((l) => l.trim() !== '') ?? `it ended with ${signal ?? `code ${code}`}`;
   if (/cannot open shared object|libnftables\.so/.test(message)) {
-    return new TriplaneError('TP_NO_LIBRARY', 'libnftables.so.1 is missing: install the package libnftables1');
+    return new TriplaneError(
+      'TP_NO_LIBRARY',
+      'libnftables.so.1 is missing: install the package libnftables1',
+    );
   }
   if (/not permitted|Unable to initialize Netlink/.test(message)) {
-    return new TriplaneError('TP_NO_PRIVILEGE', `nftables may not be changed by this process (${line.trim()})`);
+    return new TriplaneError(
+      'TP_NO_PRIVILEGE',
+      `nftables may not be changed by this process (${line.trim()})`,
+    );
   }
   return new TriplaneError('TP_NO_FEATURE', `this kernel does not take the nft rules: ${line.trim()}`);
 }

@@ -5,8 +5,9 @@
  * Only checked configuration enters the text: interface names are matched against INTERFACE_NAME, addresses
  * never appear (they are elements).
  */
-import { TriplaneError } from '../../model/errors.ts';
+
 import type { LocalDetector } from '../../model/desired.ts';
+import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
 
 /** Linux takes more, but nothing else is of use, and a quote or a space would end up in a parser. */
@@ -53,7 +54,10 @@ function podMatch(family: Family, detector: LocalDetector): string | null {
 
 function interfaceName(name: string): string {
   if (!INTERFACE_NAME.test(name)) {
-    throw new TriplaneError('TP_BAD_FLAG', `interface name ${JSON.stringify(name)} holds a character that no interface of a node has`);
+    throw new TriplaneError(
+      'TP_BAD_FLAG',
+      `interface name ${JSON.stringify(name)} holds a character that no interface of a node has`,
+    );
   }
   return name;
 }
@@ -70,12 +74,15 @@ function declarations(family: Family): string {
   const frontend = `${type} . inet_proto . inet_service`;
   return `  map services { type ${frontend} : ${type}; comment "frontend : pool, for everybody or for sources inside"; }
   map outside { type ${frontend} : ${type}; comment "frontend : pool for sources outside (externalTrafficPolicy Local); ${nobody}: drop"; }
-  map pools { type ${type} : verdict; comment "pool : chain that draws a slot"; }
+  map pools { type ${type} : inet_service; comment "pool : way of drawing a slot"; }
+  map picks { type inet_service : verdict; comment "way of drawing : its chain"; }
   map members { type ${type} . inet_service : ${type} . inet_service; comment "pool . slot (or member id) : backend"; }
   map slots { type ${type} . inet_service : inet_service; comment "pool . slot : member id, of pools with affinity"; }
   map affinity { type ${type} . ${type} : inet_service; size 1048576; flags dynamic,timeout; comment "client . pool : member id"; }
-  map no-endpoints { type ${frontend} : verdict; comment "frontends without backends"; }
-  map source-nat { type ${frontend} : verdict; comment "whose source to replace, by original destination"; }
+  set rejected { type ${frontend}; comment "frontends without endpoints"; }
+  set dropped { type ${frontend}; comment "frontends without local endpoints, by policy"; }
+  set masquerade-always { type ${frontend}; comment "original destinations"; }
+  set masquerade-node { type ${frontend}; comment "original destinations, for this node's own connections"; }
   set cluster-ips { type ${type}; }
   set hairpin { type ${type} . ${type}; comment "backends that reach themselves"; }
   set guarded { type ${frontend}; comment "frontends with loadBalancerSourceRanges"; }
@@ -113,7 +120,10 @@ ${pod ? `    ${pod} return\n` : ''}    fib saddr type local return
   }
   chain dispatch {
     ${ip} daddr set ${key} map @services
-    ${ip} daddr ${poolRange} ${ip} daddr vmap @pools
+    ${ip} daddr ${poolRange} jump draw
+  }
+  chain draw {
+${each((p) => `${p} dport set ${ip} daddr map @pools`)}    th dport vmap @picks
   }
 `;
 }
@@ -155,10 +165,7 @@ ${translate}  }
   }
   chain choose-source {
     ${ip} saddr . ${ip} daddr @hairpin masquerade fully-random
-${each((p) => `meta l4proto ${p} ${original} vmap @source-nat`)}    ct original ${ip} daddr @cluster-ips goto masquerade-strangers
-  }
-  chain masquerade-always {
-    masquerade fully-random
+${each((p) => `meta l4proto ${p} ${original} @masquerade-always masquerade fully-random`)}${each((p) => `meta l4proto ${p} ${original} @masquerade-node goto masquerade-node`)}    ct original ${ip} daddr @cluster-ips goto masquerade-strangers
   }
   chain masquerade-strangers {
 ${pod ? `    ${pod} return\n    masquerade fully-random\n` : ''}  }
@@ -177,7 +184,8 @@ ${name === 'input' ? '' : '    ct state new jump check-cluster-ips\n'}  }
 `;
   return `${hook('input')}${hook('forward')}${hook('output')}  chain check {
     ${ip} daddr ${poolRange} drop comment "met a frontend but got no backend: try again"
-    ${ip} daddr . meta l4proto . th dport vmap @no-endpoints
+    ${ip} daddr . meta l4proto . th dport @rejected goto reject-it
+    ${ip} daddr . meta l4proto . th dport @dropped drop
   }
   chain check-cluster-ips {
     ${ip} daddr @cluster-ips goto reject-it

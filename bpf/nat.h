@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The two ways back from a backend's packet to its connection: by NAT port where the source was masqueraded,
+ * by both ends where it was not. Both hold connection indexes and are checked against the connection itself. */
+#ifndef TRIPLANE_NAT_H
+#define TRIPLANE_NAT_H
+
+#include "conntrack.h"
+
+/* Port number n (from 0) of the two ranges, in the machine's byte order. */
+static __always_inline __u32 nat_port_count(void)
+{
+	__u32 second = tp_knobs.nat_ports[2] ? tp_knobs.nat_ports[3] - tp_knobs.nat_ports[2] + 1 : 0;
+
+	return tp_knobs.nat_ports[1] - tp_knobs.nat_ports[0] + 1 + second;
+}
+
+static __always_inline __u16 nat_port_number(__u32 n)
+{
+	__u32 first = tp_knobs.nat_ports[1] - tp_knobs.nat_ports[0] + 1;
+
+	return n < first ? tp_knobs.nat_ports[0] + n : tp_knobs.nat_ports[2] + (n - first);
+}
+
+/* Takes the port as it is in the packet. */
+static __always_inline int is_nat_port(__u16 port)
+{
+	port = bpf_ntohs(port);
+	if (port >= tp_knobs.nat_ports[0] && port <= tp_knobs.nat_ports[1])
+		return 1;
+	return tp_knobs.nat_ports[2] && port >= tp_knobs.nat_ports[2] && port <= tp_knobs.nat_ports[3];
+}
+
+/* The slot of `port` (machine order) in the part of tp_nat that belongs to this backend. */
+static __always_inline __u64 *nat_slot(__u64 hash, __u16 port)
+{
+	__u32 where = ((__u32)hash + port) & tp_knobs.nat_mask;
+
+	return bpf_map_lookup_elem(&tp_nat, &where);
+}
+
+static __always_inline __u32 nat_tag(__u64 hash, __u16 port)
+{
+	return (__u32)(hash >> 32) ^ port;
+}
+
+/* A port by chance, in the machine's byte order. A function of its own, because the verifier would follow a
+ * known number through every turn of the loop below. */
+TP_RARE __u32 nat_port_any(void)
+{
+	return nat_port_number(((__u64)bpf_get_prandom_u32() * nat_port_count()) >> 32);
+}
+
+/* Claims a NAT port for the connection toward its backend: `wish` (network order) first if it is in range, then
+ * by chance. Returns it in network order, 0: exhausted. */
+TP_RARE __u32 nat_claim(__u32 conn, __u32 backend, __u32 wish, __u32 proto, __u32 family)
+{
+	struct tp_backend *b = backend_at(backend);
+	__u32 port = is_nat_port(wish) ? bpf_ntohs(wish) : nat_port_any() & 0xffff;
+	__u64 hash;
+
+	if (!b)
+		return 0;
+	hash = tp_hash_nat(tp_knobs.seed, &b->addr, b->port, proto, family);
+	for (int try = 0; try < TP_NAT_TRIES; try++) {
+		__u64 *slot = nat_slot(hash, port);
+
+		if (!slot)
+			return 0;
+		if (!*slot && cas64(slot, 0, SLOT_WORD(nat_tag(hash, port), conn)))
+			return bpf_htons(port);
+		port = nat_port_any() & 0xffff;
+	}
+	return 0;
+}
+
+static __always_inline void nat_release(const struct tp_conn *c, __u32 index, const struct tp_backend *b,
+					int family)
+{
+	__u64 hash = tp_hash_nat(tp_knobs.seed, &b->addr, b->port, c->proto, family);
+	__u16 port = bpf_ntohs(c->nat_port);
+	__u64 *slot = nat_slot(hash, port);
+
+	if (slot)
+		cas64(slot, SLOT_WORD(nat_tag(hash, port), index), 0);
+}
+
+/* The connection whose backend is (addr, port) and whose NAT address and port are (nat_addr, nat_port): the
+ * whole reply tuple. */
+static __always_inline void nat_find(struct conn_ref *ref, const struct tp_addr *addr, __u16 port,
+				     const struct tp_addr *nat_addr, __u16 nat_port, __u8 proto, int family)
+{
+	__u64 hash = tp_hash_nat(tp_knobs.seed, addr, port, proto, family);
+	__u64 *slot = nat_slot(hash, bpf_ntohs(nat_port));
+	struct tp_backend *b;
+	struct tp_conn *c;
+	__u64 word;
+
+	ref->conn = NULL;
+	if (!slot)
+		return;
+	word = *slot;
+	if (!word || (__u32)(word >> 32) != nat_tag(hash, bpf_ntohs(nat_port)))
+		return;
+	c = conn_at(SLOT_INDEX(word));
+	if (!c || !conn_lives(c) || c->nat_port != nat_port || c->proto != proto || c->family != family)
+		return;
+	if (!same_addr(&c->nat_addr, nat_addr, family))
+		return;
+	b = backend_at(c->backend);
+	if (!b || b->port != port || !same_addr(&b->addr, addr, family))
+		return;
+	ref->conn = c;
+	ref->index = SLOT_INDEX(word);
+}
+
+enum direction {
+	NO_DIRECTION = 0,
+	FORWARD,
+	REPLY,
+};
+
+static __always_inline int pair_direction(const struct tp_conn *c, const struct tp_backend *b,
+					  const struct packet *p, int family)
+{
+	if (c->client_port == p->sport && b->port == p->dport && same_addr(&c->client, &p->src, family) &&
+	    same_addr(&b->addr, &p->dst, family))
+		return FORWARD;
+	if (c->client_port == p->dport && b->port == p->sport && same_addr(&c->client, &p->dst, family) &&
+	    same_addr(&b->addr, &p->src, family))
+		return REPLY;
+	return NO_DIRECTION;
+}
+
+/* Whether tp_conns[index] is the connection of p's two ends. */
+static __always_inline int pair_check(struct conn_ref *ref, __u32 index, const struct packet *p, int family)
+{
+	struct tp_conn *c = conn_at(index);
+	struct tp_backend *b;
+
+	if (!c || c->proto != p->proto || c->family != family || !conn_lives(c))
+		return NO_DIRECTION;
+	b = backend_at(c->backend);
+	if (!b)
+		return NO_DIRECTION;
+	ref->conn = c;
+	ref->index = index;
+	return pair_direction(c, b, p, family);
+}
+
+static __always_inline __u64 pair_hash(const struct packet *p, int family)
+{
+	return tp_hash_pair(tp_knobs.seed, &p->src, p->sport, &p->dst, p->dport, p->proto, family);
+}
+
+static __always_inline __u64 *pair_slot(__u64 hash, __u32 try)
+{
+	__u32 where = ((__u32)hash + try / TP_BUCKET_SLOTS) & tp_knobs.pair_mask;
+	struct tp_bucket *bucket = bpf_map_lookup_elem(&tp_pairs, &where);
+
+	if (!bucket)
+		return NULL;
+	keep(bucket);
+	return &bucket->slot[try % TP_BUCKET_SLOTS];
+}
+
+/* What pair_find() does not see at once. Connection index + 1, or 0. */
+TP_RARE __u32 pair_find_far(const struct packet *p, __u64 hash)
+{
+	if (!p)
+		return 0;
+	for (__u32 try = 0; try < TP_BUCKET_TRIES * TP_BUCKET_SLOTS; try++) {
+		__u64 *slot = pair_slot(hash, try);
+		struct conn_ref ref;
+
+		if (!slot)
+			return 0;
+		if (!*slot || SLOT_TAG(*slot) != SLOT_TAG(hash))
+			continue;
+		if (pair_check(&ref, SLOT_INDEX(*slot), p, p->family))
+			return ref.index + 1;
+	}
+	return 0;
+}
+
+/* The connection between the two ends of p, and in which of its directions p goes. */
+static __always_inline int pair_find(struct conn_ref *ref, const struct packet *p, int family)
+{
+	__u64 hash = pair_hash(p, family);
+	__u32 where = (__u32)hash & tp_knobs.pair_mask;
+	struct tp_bucket *bucket = bpf_map_lookup_elem(&tp_pairs, &where);
+	int full, direction;
+	__u32 found;
+	__u64 word;
+
+	if (!bucket)
+		return NO_DIRECTION;
+	word = bucket_match(bucket, SLOT_TAG(hash), &full);
+	if (!word && !full)
+		return NO_DIRECTION;
+	if (word) {
+		direction = pair_check(ref, SLOT_INDEX(word), p, family);
+		if (direction)
+			return direction;
+	}
+	found = pair_find_far(p, hash);
+	return found ? pair_check(ref, found - 1, p, family) : NO_DIRECTION;
+}
+
+/* Puts the connection where `hash` belongs. A slot once used and left (TP_TOMB) is as good as a free one. */
+TP_RARE int pair_put(__u64 hash, __u32 conn)
+{
+	__u64 word = SLOT_WORD(hash >> 32, conn);
+
+	for (__u32 try = 0; try < TP_BUCKET_TRIES * TP_BUCKET_SLOTS; try++) {
+		__u64 *slot = pair_slot(hash, try);
+		__u64 old;
+
+		if (!slot)
+			return 0;
+		old = *slot;
+		if ((!old || old == TP_TOMB) && cas64(slot, old, word))
+			return 1;
+	}
+	return 0;
+}
+
+TP_RARE int pair_drop(__u64 hash, __u32 conn)
+{
+	__u64 word = SLOT_WORD(hash >> 32, conn);
+
+	for (__u32 try = 0; try < TP_BUCKET_TRIES * TP_BUCKET_SLOTS; try++) {
+		__u64 *slot = pair_slot(hash, try);
+
+		if (!slot)
+			return 0;
+		if (*slot == word && cas64(slot, word, TP_TOMB))
+			return 1;
+	}
+	return 0;
+}
+
+/* Where a connection stands in tp_pairs. */
+TP_RARE __u64 conn_pair_hash(__u32 index)
+{
+	struct tp_conn *c = conn_at(index);
+	struct tp_backend *b;
+
+	if (!c)
+		return 0;
+	b = backend_at(c->backend);
+	if (!b)
+		return 0;
+	return tp_hash_pair(tp_knobs.seed, &c->client, c->client_port, &b->addr, b->port, c->proto, c->family);
+}
+
+/* Takes the connection's keys out of both indexes, before its backend or its entry changes. */
+static __always_inline void conn_unlink(const struct tp_conn *c, __u32 index)
+{
+	struct tp_backend *b = backend_at(c->backend);
+
+	if (!b)
+		return;
+	if (c->nat_port)
+		nat_release(c, index, b, c->family);
+	if (c->flags & TP_C_PAIR)
+		pair_drop(conn_pair_hash(index), index);
+}
+
+#endif

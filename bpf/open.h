@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Making connections. A connection is *split* where both translations happen on their own side of netfilter
+ * (destination at ingress, source at egress), and *whole* where both happen at once and netfilter is passed by. */
+#ifndef TRIPLANE_OPEN_H
+#define TRIPLANE_OPEN_H
+
+#include "hop.h"
+#include "nat.h"
+#include "pick.h"
+
+/* A new connection while it is made: who asks, and what has been settled. */
+struct opening {
+	__u64 hash;
+	__u64 pool;
+	__u32 frontend;
+	__u32 origin;
+	__u32 backend;
+	/* The entry, once there is one. */
+	__u32 conn;
+	/* Whole connections: the next hop as index + 1. */
+	__u32 hop;
+	__u32 masquerade;
+};
+
+/* Claims and fills an entry; it stays invisible until conn_publish(). */
+static __always_inline struct tp_conn *open_entry(struct opening *o, const struct packet *p)
+{
+	__u32 claimed = conn_claim(o->hash);
+	struct tp_conn *c;
+
+	if (!claimed) {
+		count(TP_N_CONNS_FULL);
+		return NULL;
+	}
+	o->conn = claimed - 1;
+	c = conn_at(o->conn);
+	if (!c)
+		return NULL;
+	if (conn_contended(o->conn, o->hash)) {
+		conn_free(c);
+		count(TP_N_BUSY);
+		return NULL;
+	}
+	conn_fill(c, p, o->frontend);
+	c->backend = o->backend;
+	return c;
+}
+
+static __always_inline int open_nat_port(struct tp_conn *c, const struct opening *o)
+{
+	__u32 port = nat_claim(o->conn, o->backend, c->client_port, c->proto, c->family);
+
+	if (!port) {
+		count(TP_N_NAT_FULL);
+		return V_DROP;
+	}
+	c->nat_port = port;
+	c->flags |= TP_C_MASQ;
+	return GO_ON;
+}
+
+static __always_inline int open_pair(struct tp_conn *c, const struct opening *o)
+{
+	if (!pair_put(conn_pair_hash(o->conn), o->conn)) {
+		count(TP_N_PAIRS_FULL);
+		return V_DROP;
+	}
+	c->flags |= TP_C_PAIR;
+	return GO_ON;
+}
+
+/* Whether another connection has the same client and backend (one client port used toward two frontends). */
+TP_RARE int tuple_taken(const struct packet *p, __u32 backend)
+{
+	struct tp_backend *b = backend_at(backend);
+	__u64 hash;
+
+	if (!p || !b)
+		return 0;
+	hash = tp_hash_pair(tp_knobs.seed, &p->src, p->sport, &b->addr, b->port, p->proto, p->family);
+	for (__u32 try = 0; try < TP_BUCKET_TRIES * TP_BUCKET_SLOTS; try++) {
+		__u64 *slot = pair_slot(hash, try);
+		struct tp_conn *c;
+
+		if (!slot || !*slot)
+			return 0;
+		if (SLOT_TAG(*slot) != SLOT_TAG(hash))
+			continue;
+		c = conn_at(SLOT_INDEX(*slot));
+		if (c && c->backend == backend && c->client_port == p->sport &&
+		    same_addr(&c->client, &p->src, p->family) && conn_lives(c))
+			return 1;
+	}
+	return 0;
+}
+
+/* Picks a backend, and another one if that would give two connections the same tuple. */
+TP_RARE int open_pick(struct opening *o, const struct packet *p)
+{
+	if (!o || !p)
+		return V_DROP;
+	for (int try = 0; try < TP_PICK_TRIES; try++) {
+		__u32 picked = pick_backend(&p->src, o->frontend, o->pool);
+
+		if (!picked)
+			return V_DROP;
+		o->backend = picked - 1;
+		if (!tuple_taken(p, o->backend))
+			return GO_ON;
+	}
+	count(TP_N_TUPLE_TAKEN);
+	return V_DROP;
+}
+
+/* A split connection to the backend already picked; o->masquerade says whether it needs a NAT port. */
+TP_RARE int open_split(struct opening *o, const struct packet *p)
+{
+	struct tp_conn *c;
+
+	if (!o || !p)
+		return V_DROP;
+	c = open_entry(o, p);
+	if (!c)
+		return V_DROP;
+	if ((o->masquerade && open_nat_port(c, o) != GO_ON) || open_pair(c, o) != GO_ON) {
+		conn_unlink(c, o->conn);
+		conn_free(c);
+		return V_DROP;
+	}
+	conn_publish(c, o->hash);
+	count(TP_N_NEW);
+	return GO_ON;
+}
+
+/* A whole connection by way of o->hop, to the backend already picked. */
+TP_RARE int open_whole(struct opening *o, const struct packet *p)
+{
+	const struct tp_settings *set = settings();
+	struct tp_hop *hop;
+	struct tp_conn *c;
+
+	if (!o || !p || !set)
+		return V_DROP;
+	hop = hop_if_true(o->hop, set->route_gen);
+	if (!hop)
+		return V_DROP;
+	c = open_entry(o, p);
+	if (!c)
+		return V_DROP;
+	if (hop_nat_addr(hop, &c->nat_addr, p->family) != GO_ON || open_nat_port(c, o) != GO_ON) {
+		conn_free(c);
+		return V_DROP;
+	}
+	c->flags |= TP_C_WHOLE;
+	c->hop_forward = o->hop;
+	c->hop_gen = set->route_gen;
+	conn_publish(c, o->hash);
+	count(TP_N_NEW);
+	return GO_ON;
+}
+
+/* Takes an entry down whose backend is not to be used any more. */
+TP_RARE int conn_retire(__u32 index)
+{
+	struct tp_conn *c = conn_at(index);
+	__u32 tag;
+
+	if (!c)
+		return 0;
+	tag = c->state & ~TP_STATE_MASK;
+	if (!cas32(&c->state, tag | TP_LIVE, tag | TP_BUSY))
+		return 0;
+	conn_unlink(c, index);
+	conn_free(c);
+	count(TP_N_REPICKED);
+	return 1;
+}
+
+#endif

@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* XDP on the uplinks: forwards masqueraded connections whose backend is on another node, and drops early what
+ * source ranges forbid. Everything else, and every doubt (options that do not parse, no next hop, too big,
+ * partial checksum, fragments, ICMP), goes to tc with the packet untouched. */
+#include <linux/bpf.h>
+
+#include "csum.h"
+#include "open.h"
+
+/* The addresses and ports that a packet is to have. */
+struct tuple {
+	const struct tp_addr *src;
+	const struct tp_addr *dst;
+	__u16 sport;
+	__u16 dport;
+};
+
+struct frame {
+	struct xdp_md *ctx;
+	void *data;
+	void *end;
+};
+
+static __always_inline __u16 *l4_check(struct packet *p, void *l4)
+{
+	return p->proto == IPPROTO_TCP ? &((struct tcphdr *)l4)->check : &((struct udphdr *)l4)->check;
+}
+
+/* The transport header again, with its bounds checked once more: the verifier forgets what the parser knew. */
+static __always_inline void *frame_l4(const struct frame *fr, const struct packet *p)
+{
+	void *l4 = fr->data + (p->l4 & 0x7ff);
+	__u32 need = p->proto == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
+
+	if (l4 + sizeof(struct tcphdr) <= fr->end)
+		return l4;
+	return need == sizeof(struct udphdr) && l4 + sizeof(struct udphdr) <= fr->end ? l4 : NULL;
+}
+
+static __always_inline __u64 rewrite_ipv4(struct iphdr *ip, const struct tuple *to)
+{
+	__u64 diff = 0, check;
+	__u16 *ttl_word = (__u16 *)&ip->ttl;
+	__u16 ttl_was = *ttl_word;
+
+	diff = csum_replace(diff, ip->saddr, to->src->w[0]);
+	diff = csum_replace(diff, ip->daddr, to->dst->w[0]);
+	ip->saddr = to->src->w[0];
+	ip->daddr = to->dst->w[0];
+	ip->ttl--;
+	check = csum_replace(diff, ttl_was, *ttl_word);
+	ip->check = csum_update(ip->check, check);
+	return diff;
+}
+
+static __always_inline __u64 rewrite_ipv6(struct ipv6hdr *ip, const struct packet *p, const struct tuple *to)
+{
+	__u64 diff = csum_replace_addr(0, &p->src, to->src, 6);
+
+	diff = csum_replace_addr(diff, &p->dst, to->dst, 6);
+	__builtin_memcpy(&ip->saddr, to->src, 16);
+	__builtin_memcpy(&ip->daddr, to->dst, 16);
+	ip->hop_limit--;
+	return diff;
+}
+
+static __always_inline void rewrite_l4(const struct packet *p, void *l4, void *end, __u64 diff,
+				       const struct tuple *to)
+{
+	__u16 *ports = l4;
+
+	diff = csum_replace(diff, p->sport, to->sport);
+	diff = csum_replace(diff, p->dport, to->dport);
+	ports[0] = to->sport;
+	ports[1] = to->dport;
+	if (p->proto == IPPROTO_TCP) {
+		struct tcphdr *tcp = l4;
+
+		if ((void *)(tcp + 1) <= end)
+			tcp->check = csum_update(tcp->check, diff);
+	} else {
+		struct udphdr *udp = l4;
+		__u16 check;
+
+		/* RFC 768: zero says there is none. */
+		if (!udp->check)
+			return;
+		check = csum_update(udp->check, diff);
+		udp->check = check ? check : 0xffff;
+	}
+}
+
+/* Whether the sender left the sum to its device: then only the stack knows how to finish it. */
+static __always_inline int looks_partial(const struct packet *p, void *l4, void *end, int family)
+{
+	__u16 check;
+
+	if (!tp_knobs.partial_checksums)
+		return 0;
+	if (p->proto == IPPROTO_TCP) {
+		struct tcphdr *tcp = l4;
+
+		if ((void *)(tcp + 1) > end)
+			return 1;
+		check = tcp->check;
+	} else {
+		check = ((struct udphdr *)l4)->check;
+		if (!check)
+			return 0;
+	}
+	return check == csum_pseudo(&p->src, &p->dst, p->l3_len - (p->l4 - p->l3), p->proto, family);
+}
+
+/* Rewrites and sends. The last point where the packet is still as it came. */
+static __always_inline int forward(struct frame *fr, struct packet *p, const struct tuple *to,
+				   const struct tp_hop *hop, int family)
+{
+	struct ethhdr *eth = fr->data;
+	void *l3 = fr->data + sizeof(*eth);
+	void *l4 = frame_l4(fr, p);
+	__u64 diff;
+
+	if (!l4 || p->ttl <= 1 || p->l3_len > hop->mtu || looks_partial(p, l4, fr->end, family))
+		return XDP_PASS;
+	if (family == 4) {
+		if (l3 + sizeof(struct iphdr) > fr->end)
+			return XDP_PASS;
+		diff = rewrite_ipv4(l3, to);
+	} else {
+		if (l3 + sizeof(struct ipv6hdr) > fr->end)
+			return XDP_PASS;
+		diff = rewrite_ipv6(l3, p, to);
+	}
+	rewrite_l4(p, l4, fr->end, diff, to);
+	copy_mac(eth->h_dest, hop->dmac);
+	copy_mac(eth->h_source, hop->smac);
+	if (hop->ifindex == fr->ctx->ingress_ifindex)
+		return XDP_TX;
+	return bpf_redirect(hop->ifindex, 0);
+}
+
+/* The next hop toward a backend, shared by its connections unless routes depend on the source. Index + 1, or
+ * 0: none without the stack's help (no route, no neighbour yet, forwarding off, table full). */
+TP_RARE __u32 xdp_backend_hop(struct xdp_md *ctx, const struct packet *p, __u32 backend)
+{
+	const struct tp_settings *set = settings();
+	struct tp_backend *b = backend_at(backend);
+	__u32 hop, gen;
+	int shared;
+
+	if (!set || !b || !p)
+		return 0;
+	shared = !(set->flags & TP_S_SOURCE_ROUTES);
+	gen = set->route_gen;
+	if (shared && b->hop_gen == gen && b->hop)
+		return b->hop;
+	hop = fib_ask(ctx, ctx->ingress_ifindex, &p->src, &b->addr, p->proto, p->family, gen);
+	if (shared && hop) {
+		b->hop = hop;
+		b->hop_gen = gen;
+	}
+	return hop;
+}
+
+TP_RARE __u32 xdp_client_hop(struct xdp_md *ctx, const struct packet *p, __u32 conn)
+{
+	const struct tp_settings *set = settings();
+	struct tp_conn *c = conn_at(conn);
+	struct tp_frontend *f;
+
+	if (!set || !c || !p)
+		return 0;
+	f = frontend_at(c->frontend);
+	if (!f)
+		return 0;
+	return fib_ask(ctx, ctx->ingress_ifindex, &f->addr, &c->client, p->proto, p->family, set->route_gen);
+}
+
+static __always_inline void conn_new_gen(struct tp_conn *c, __u32 gen)
+{
+	if (c->hop_gen == (__u16)gen)
+		return;
+	c->hop_forward = 0;
+	c->hop_reply = 0;
+	c->hop_gen = gen;
+}
+
+static __always_inline int send_forward(struct frame *fr, struct packet *p, const struct conn_ref *ref,
+					const struct tp_backend *b, const struct tp_settings *set, int family)
+{
+	struct tp_conn *c = ref->conn;
+	struct tp_hop *hop;
+	struct tuple to;
+
+	conn_new_gen(c, set->route_gen);
+	hop = hop_if_true(c->hop_forward, set->route_gen);
+	if (!hop) {
+		c->hop_forward = xdp_backend_hop(fr->ctx, p, c->backend);
+		hop = hop_if_true(c->hop_forward, set->route_gen);
+		if (!hop)
+			return XDP_PASS;
+	}
+	to.src = &c->nat_addr;
+	to.dst = &b->addr;
+	to.sport = c->nat_port;
+	to.dport = b->port;
+	return forward(fr, p, &to, hop, family);
+}
+
+static __always_inline int send_reply(struct frame *fr, struct packet *p, const struct conn_ref *ref,
+				      const struct tp_settings *set, int family)
+{
+	struct tp_conn *c = ref->conn;
+	struct tp_frontend *f = frontend_at(c->frontend);
+	struct tp_hop *hop;
+	struct tuple to;
+
+	if (!f)
+		return XDP_PASS;
+	conn_new_gen(c, set->route_gen);
+	hop = hop_if_true(c->hop_reply, set->route_gen);
+	if (!hop) {
+		c->hop_reply = xdp_client_hop(fr->ctx, p, ref->index);
+		hop = hop_if_true(c->hop_reply, set->route_gen);
+		if (!hop)
+			return XDP_PASS;
+	}
+	to.src = &f->addr;
+	to.dst = &c->client;
+	to.sport = f->port;
+	to.dport = c->client_port;
+	return forward(fr, p, &to, hop, family);
+}
+
+/* A connection that nobody has seen: made here if XDP can forward it, or made here for tc (so that the choice of
+ * backend is made once), or left to tc altogether. GO_ON: o->conn is a whole connection; else an XDP action. */
+#define XDP_GO_ON -1
+
+TP_RARE int xdp_open(struct xdp_md *ctx, struct packet *p, struct opening *o)
+{
+	const struct tp_settings *set = settings();
+	struct tp_frontend *f;
+	struct tp_backend *b;
+	struct tp_hop *hop;
+	int verdict;
+
+	if (!p || !o || !set)
+		return XDP_PASS;
+	f = frontend_at(o->frontend);
+	if (!f)
+		return XDP_PASS;
+	o->origin = origin_of(set, p, ctx->ingress_ifindex, p->family);
+	verdict = answer_new(set, f, p, o->origin, &o->pool);
+	if (verdict == V_GUARDED)
+		return XDP_DROP;
+	if (verdict != GO_ON || !(f->flags & TP_F_XDP) || !(f->flags & TP_F_MASQ_ALWAYS))
+		return XDP_PASS;
+	if (open_pick(o, p) != GO_ON)
+		return XDP_PASS;
+	b = backend_at(o->backend);
+	if (!b)
+		return XDP_PASS;
+	o->hop = b->flags & TP_B_LOCAL ? 0 : xdp_backend_hop(ctx, p, o->backend);
+	hop = hop_if_true(o->hop, set->route_gen);
+	if (!hop || (p->family == 4 ? !hop->nat4 : no_addr(&hop->nat6))) {
+		o->masquerade = 1;
+		open_split(o, p);
+		return XDP_PASS;
+	}
+	return open_whole(o, p) == GO_ON ? XDP_GO_ON : XDP_DROP;
+}
+
+static __always_inline int to_new(struct frame *fr, struct packet *p, struct opening *o,
+				  const struct tp_settings *set, int family)
+{
+	struct tp_backend *b;
+	struct conn_ref ref;
+	int action = xdp_open(fr->ctx, p, o);
+
+	if (action != XDP_GO_ON)
+		return action >= XDP_ABORTED && action <= XDP_REDIRECT ? action : XDP_PASS;
+	ref.index = o->conn;
+	ref.conn = conn_at(o->conn);
+	b = backend_at(o->backend);
+	if (!ref.conn || !b)
+		return XDP_PASS;
+	return send_forward(fr, p, &ref, b, set, family);
+}
+
+static __always_inline int to_frontend(struct frame *fr, struct packet *p, __u32 frontend,
+				       const struct tp_settings *set, int family)
+{
+	struct opening o = { .frontend = frontend };
+	struct tp_backend *b;
+	struct conn_ref ref;
+
+	o.hash = tp_hash_conn(tp_knobs.seed, &p->src, p->sport, frontend, family);
+	conn_find(&ref, p, o.hash, frontend, family);
+	if (!ref.conn)
+		return to_new(fr, p, &o, set, family);
+	if (!(ref.conn->flags & TP_C_WHOLE))
+		return XDP_PASS;
+	b = backend_at(ref.conn->backend);
+	if (!b)
+		return XDP_PASS;
+	if (conn_needs_pick(ref.conn, b, p) && !(set->flags & TP_S_DRAIN)) {
+		conn_retire(ref.index);
+		return to_new(fr, p, &o, set, family);
+	}
+	conn_saw_forward(ref.conn, p);
+	return send_forward(fr, p, &ref, b, set, family);
+}
+
+static __always_inline int to_nat_port(struct frame *fr, struct packet *p, const struct tp_settings *set,
+				       int family)
+{
+	struct conn_ref ref;
+
+	nat_find(&ref, &p->src, p->sport, &p->dst, p->dport, p->proto, family);
+	if (!ref.conn || !(ref.conn->flags & TP_C_WHOLE) || (ref.conn->flags & TP_C_NODE))
+		return XDP_PASS;
+	conn_saw_reply(ref.conn, p);
+	return send_reply(fr, p, &ref, set, family);
+}
+
+static __always_inline int xdp_ip(struct frame *fr, int family)
+{
+	const struct tp_settings *set;
+	struct tp_frontend *f;
+	struct packet p = {};
+	__u32 frontend = 0;
+
+	if (parse_ip(&p, fr->data, fr->end, sizeof(struct ethhdr), fr->end - fr->data, family) != PACKET_FLOW)
+		return XDP_PASS;
+	f = frontend_find(&p, family, &frontend);
+	if (!f && !is_nat_port(p.dport))
+		return XDP_PASS;
+	set = settings();
+	if (!set)
+		return XDP_PASS;
+	if (f)
+		return to_frontend(fr, &p, frontend, set, family);
+	return to_nat_port(fr, &p, set, family);
+}
+
+SEC("xdp")
+int tp_xdp(struct xdp_md *ctx)
+{
+	struct frame fr = {
+		.ctx = ctx,
+		.data = (void *)(long)ctx->data,
+		.end = (void *)(long)ctx->data_end,
+	};
+	struct ethhdr *eth = fr.data;
+
+	if ((void *)(eth + 1) > fr.end)
+		return XDP_PASS;
+	/* Tagged frames belong to a VLAN device, whose routes are not this device's: tc sees them there. */
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		return xdp_ip(&fr, 4);
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		return xdp_ip(&fr, 6);
+	return XDP_PASS;
+}

@@ -1,0 +1,9 @@
+// BPF's table of contents.
+#include "bpf.h"
+
+void InitBpf(Napi::Env env, Napi::Object exports) {
+  InitBpfObject(env, exports);
+  InitBpfMap(env, exports);
+  InitBpfProgram(env, exports);
+  InitBpfBtf(env, exports);
+}

@@ -1,0 +1,135 @@
+// The suites of `npm test`, in order. A suite is a child process that is watched until it ends, and adds what it
+// found to the results.
+import { spawn } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import process from 'node:process';
+import { inRoot, root } from './files.mjs';
+import { privilegedPrefix, privilegeNotice } from './privilege.mjs';
+import { endProcessesOf } from './processes.mjs';
+import { npmCommand } from './run.mjs';
+
+/** How long a child's own children may take to end after it. */
+const PATIENCE_MS = 3_000;
+
+/**
+ * Runs a program that shares our output. Resolves to { status, timedOut, stragglers }. `watch` is
+ * { run, deadlineMs, stop }: the run's name, when all must be over, and a signal that ends it early.
+ */
+async function runWatched(argv, env, watch) {
+  const child = spawn(argv[0], argv.slice(1), {
+    cwd: root,
+    stdio: ['ignore', 'inherit', 'inherit'],
+    env: { ...process.env, ...env },
+  });
+  const ended = new Promise((resolve) => {
+    child.on('error', () => resolve(127));
+    child.on('exit', (status, signal) => resolve(status ?? signal));
+  });
+  let timer;
+  const tooLate = new Promise((resolve) => {
+    timer = setTimeout(resolve, Math.max(0, watch.deadlineMs - Date.now()), 'too late');
+  });
+  const stopped = new Promise((resolve) => {
+    watch.stop.addEventListener('abort', () => resolve('stopped'), { once: true });
+  });
+  const first = await Promise.race([ended, tooLate, stopped]);
+  clearTimeout(timer);
+  const cut = first === 'too late' || first === 'stopped';
+  const stragglers = await endProcessesOf(watch.run, cut ? 0 : PATIENCE_MS);
+  return { status: await ended, timedOut: first === 'too late', stragglers: cut ? [] : stragglers };
+}
+
+function reportStragglers(name, stragglers, results) {
+  for (const { pid, command } of stragglers)
+    results.fail(name, `left a process running (ended now): ${pid} ${command}`);
+}
+
+async function runCheck(results, watch) {
+  const npm = npmCommand();
+  process.stdout.write('type check, lint and format (npm run check)\n');
+  const { status, timedOut } = await runWatched(
+    [npm.command, ...npm.args, 'run', '--silent', 'check'],
+    {},
+    watch,
+  );
+  if (status === 0) results.passed += 1;
+  else
+    results.fail(
+      'npm run check',
+      timedOut ? 'ran into the time bound' : `status ${status}; \`npm run format\` repairs what it can`,
+    );
+}
+
+/** Reads what lib/vitest-reporter.mjs wrote. Returns what had begun and not ended, and whether vitest came to its end. */
+function readEvents(file, results, selectsByName) {
+  const running = new Set();
+  let finished = false;
+  let ran = 0;
+  const text = existsSync(file) ? readFileSync(file, 'utf8') : '';
+  for (const line of text.split('\n').filter(Boolean)) {
+    const event = JSON.parse(line);
+    if (event.event === 'module' || event.event === 'start') running.add(event.name);
+    else running.delete(event.name);
+    if (event.event === 'end') finished = true;
+    else if (event.event === 'passed') results.passed += 1;
+    else if (event.event === 'failed') results.fail(event.name, event.reason);
+    // With -t, vitest calls what was not selected skipped, too.
+    else if (event.event === 'skipped' && !(selectsByName && reasonOfSelection(event))) results.skip(event);
+    if (event.event === 'passed' || event.event === 'failed') ran += 1;
+  }
+  return { running: [...running], finished, ran };
+}
+
+function reasonOfSelection(event) {
+  return event.mode === 'skip' && !event.reason;
+}
+
+/** vitest would otherwise write the compiled configuration into node_modules, which may belong to root. */
+const LOADER = ['--configLoader=runner'];
+
+async function runVitest(results, watch, args) {
+  const prefix = privilegedPrefix();
+  const notice = privilegeNotice(prefix);
+  if (notice) process.stdout.write(`${notice}\n`);
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'triplane-test-'));
+  try {
+    const events = path.join(folder, 'events');
+    const reporters = ['--reporter=default', `--reporter=${inRoot('scripts/lib/vitest-reporter.mjs')}`];
+    const vitest = [
+      process.execPath,
+      inRoot('node_modules/vitest/vitest.mjs'),
+      'run',
+      ...LOADER,
+      ...reporters,
+      ...args,
+    ];
+    const outcome = await runWatched([...(prefix ?? []), ...vitest], { TRIPLANE_TEST_REPORT: events }, watch);
+    const selectsByName = args.some((arg) => /^(-t|--testNamePattern)/.test(arg));
+    judgeVitest(outcome, readEvents(events, results, selectsByName), results);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+function judgeVitest({ status, timedOut, stragglers }, { running, finished, ran }, results) {
+  reportStragglers('vitest', stragglers, results);
+  if (timedOut || !finished) {
+    const why = timedOut ? 'ran into the time bound' : `ended before its end (${status})`;
+    results.fail('vitest', `${why}; running: ${running.join('; ') || 'nothing'}`);
+  } else if (ran === 0) {
+    results.fail('vitest', 'not a single test ran');
+  } else if (status !== 0 && results.failures.length === 0) {
+    results.fail('vitest', `ended with status ${status} and named no failed test`);
+  }
+}
+
+/**
+ * name; run(results, watch, args); `always`: also when arguments select some of vitest's tests.
+ * A suite that boots a kernel of its own belongs here, too.
+ */
+export const SUITES = [
+  { name: 'check', always: true, run: runCheck },
+  { name: 'vitest', always: true, run: runVitest },
+];

@@ -1,0 +1,108 @@
+/** The addon's BPF functions. File descriptors are plain numbers; who gets one closes it. */
+import { TriplaneError } from '../../model/errors.ts';
+import { loadNative, packageRoot } from '../../node/native.ts';
+
+/** A map of a loaded object; the descriptor lives as long as the object. */
+export interface MapHandle {
+  readonly fd: number;
+  readonly type: number;
+  readonly keyBytes: number;
+  readonly valueBytes: number;
+  readonly entries: number;
+}
+
+export interface BpfObject {
+  maps(): Record<string, MapHandle>;
+  /** File descriptors of the programs that were loaded. */
+  programs(): Record<string, number>;
+  close(): void;
+}
+
+export interface LoadSpec {
+  readonly path: string;
+  /** Maps are pinned here under their names, and adopted if they are there already. Empty: no pins. */
+  readonly pinRoot: string;
+  /** Entries of the maps that are not to have what the object says. */
+  readonly maps: Readonly<Record<string, number>>;
+  /** Empty: all. */
+  readonly programs: readonly string[];
+  /** The whole of .rodata; empty: as built. */
+  readonly rodata: Uint8Array;
+}
+
+export interface TestRun {
+  readonly verdict: number;
+  /** Mean time of one run. */
+  readonly ns: number;
+  readonly data: Uint8Array;
+  readonly context: Uint8Array;
+}
+
+export interface BpfNative {
+  bpfLoad(spec: LoadSpec): Promise<BpfObject>;
+  bpfMapUpdate(fd: number, key: Uint8Array, value: Uint8Array, flags: number): void;
+  bpfMapLookup(fd: number, key: Uint8Array, valueBytes: number): Uint8Array | null;
+  bpfMapDelete(fd: number, key: Uint8Array): boolean;
+  bpfMapUpdateBatch(fd: number, keys: Uint8Array, values: Uint8Array, count: number): void;
+  bpfMapDeleteBatch(fd: number, keys: Uint8Array, count: number): number;
+  bpfMapKeys(fd: number, keyBytes: number, most: number): Uint8Array;
+  bpfMapMmap(fd: number, bytes: number): ArrayBuffer;
+  bpfTestRun(fd: number, data: Uint8Array, context: Uint8Array, outBytes: number, repeat: number): TestRun;
+  bpfLinkDevice(fd: number, ifindex: number, attachType: number, flags: number, netns: string): number;
+  bpfLinkCgroup(fd: number, path: string, attachType: number): number;
+  bpfLinkUpdate(link: number, program: number): void;
+  bpfLinkDetach(link: number): void;
+  bpfClsactAttach(
+    fd: number,
+    ifindex: number,
+    point: number,
+    priority: number,
+    handle: number,
+    netns: string,
+  ): void;
+  bpfClsactDetach(
+    fd: number,
+    ifindex: number,
+    point: number,
+    priority: number,
+    handle: number,
+    netns: string,
+  ): boolean;
+  bpfPin(fd: number, path: string): void;
+  bpfGet(path: string): number;
+  bpfClose(fd: number): void;
+  bpfHashFrontend(seed: Uint8Array, keys: Uint8Array, out: Uint8Array): void;
+  bpfStructs(path: string): Record<string, { bytes: number; members: Record<string, number> }>;
+}
+
+export function bpfNative(): BpfNative {
+  return loadNative() as unknown as BpfNative;
+}
+
+/** The object that `npm run build` makes of bpf/. */
+export function bpfObjectPath(): string {
+  return `${packageRoot()}/build/bpf/triplane.o`;
+}
+
+/** What the kernel's verifier had to say, in the lines that a person reads first: the last ones. */
+export function verifierSummary(log: string, lines = 12): string {
+  const all = log.split('\n').filter((line) => line.trim() !== '' && !line.startsWith('processed '));
+  return all.slice(-lines).join('\n');
+}
+
+/**
+ * Loads an object. A refusal is TP_NO_FEATURE (the verifier or the kernel does not take the program) or
+ * TP_NO_PRIVILEGE, with the end of the verifier's log in the message's `cause`.
+ */
+export async function loadBpf(spec: LoadSpec): Promise<BpfObject> {
+  try {
+    return await bpfNative().bpfLoad(spec);
+  } catch (error) {
+    const { code, said, log, message } = error as Error & { code?: string; said?: string; log?: string };
+    const refused = `the kernel does not take the BPF programs (${message})`;
+    const detail = [said ?? '', verifierSummary(log ?? '')].join('\n').trim();
+    const cause = new Error(detail === '' ? message : detail);
+    if (code === 'EPERM') throw new TriplaneError('TP_NO_PRIVILEGE', refused, { cause });
+    throw new TriplaneError('TP_NO_FEATURE', refused, { cause });
+  }
+}

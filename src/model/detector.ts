@@ -1,0 +1,35 @@
+/**
+ * From the configuration and this node's record to the local detector (kube-proxy's --detect-local-mode,
+ * cmd/kube-proxy getLocalDetectors).
+ */
+import { mergeCidrs } from './address.ts';
+import type { LocalDetector } from './desired.ts';
+import type { Cidr } from './records.ts';
+
+export interface DetectConfig {
+  readonly detectMode: 'ClusterCIDR' | 'NodeCIDR' | 'BridgeInterface' | 'InterfaceNamePrefix';
+  /** For 'ClusterCIDR'. Unlike kube-proxy, all of a family count, not only the first. */
+  readonly clusterCIDRs: readonly Cidr[];
+  /** For 'BridgeInterface'. */
+  readonly bridge: string;
+  /** For 'InterfaceNamePrefix'. */
+  readonly prefix: string;
+}
+
+function byCidr(list: readonly Cidr[]): LocalDetector {
+  return list.length > 0 ? { by: 'cidr', cidrs: mergeCidrs(list) } : { by: 'none' };
+}
+
+/** @param podCIDRs of this node's record; empty when it is not known (yet) */
+export function makeDetector(config: DetectConfig, podCIDRs: readonly Cidr[]): LocalDetector {
+  switch (config.detectMode) {
+    case 'ClusterCIDR':
+      return byCidr(config.clusterCIDRs);
+    case 'NodeCIDR':
+      return byCidr(podCIDRs);
+    case 'BridgeInterface':
+      return config.bridge === '' ? { by: 'none' } : { by: 'bridge', name: config.bridge };
+    case 'InterfaceNamePrefix':
+      return config.prefix === '' ? { by: 'none' } : { by: 'prefix', prefix: config.prefix };
+  }
+}
