@@ -6,7 +6,7 @@ const CALLS = 300;
 
 /** A UDP service in every family. */
 export const udp: Chapter = {
-  title: 'An UDP service',
+  title: 'A UDP service',
   about:
     `Service dns maps UDP port ${UDP_PORT} to UDP port 80 of the same pods. net-pod sends ${CALLS} datagrams in each ` +
     'family, each from a socket of its own, and takes answers only from the address it asked.',
