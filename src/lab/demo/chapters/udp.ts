@@ -14,8 +14,10 @@ export const udp: Chapter = {
     const { lab, terminal } = stage;
     stage.apply('dns', udpObjects(lab));
     await stage.until('an answer from the service', async () => {
-      const answer = await lab.pod('net-pod').ask('udp', stage.clusterIp(11), UDP_PORT, { timeoutMs: 300 });
-      return answer.outcome === 'ok';
+      const asked = lab.plan.families.map((family) =>
+        lab.pod('net-pod').ask('udp', stage.clusterIp(11, family), UDP_PORT, { timeoutMs: 300 }),
+      );
+      return (await Promise.all(asked)).every((answer) => answer.outcome === 'ok');
     });
     const problems: string[] = [];
     const shares: string[] = [];
