@@ -22,6 +22,14 @@
         "<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except"
       ],
       "libraries": ["-lmnl", "-lnftnl"]
+    },
+    {
+      "target_name": "triplane-pod",
+      "type": "executable",
+      "sources": [
+        "native/lab/pod.c", "native/lab/loop.c", "native/lab/out.c", "native/lab/enter.c",
+        "native/lab/serve.c", "native/lab/target.c", "native/lab/job.c"
+      ]
     }
   ]
 }
