@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, describe, expect, test } from 'vitest';
@@ -19,9 +19,15 @@ interface Demo {
   readonly ended: Promise<{ status: number | NodeJS.Signals | null; text: string }>;
 }
 
+const NOBODY = 65534;
+
 function startDemo(...args: string[]): Demo {
+  return startDemoAs({}, ...args);
+}
+
+function startDemoAs(user: { uid?: number; gid?: number }, ...args: string[]): Demo {
   const command = [triplaneProgram(), 'lab', 'demo', '--name', name, '--seconds-per-chapter', '1', ...args];
-  const child = spawn(process.execPath, command, { stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(process.execPath, command, { stdio: ['ignore', 'pipe', 'pipe'], ...user });
   children.push(child);
   let text = '';
   for (const stream of [child.stdout, child.stderr])
@@ -54,6 +60,19 @@ test('--keep leaves a working lab and says how to use and remove it', async () =
   expect(await run(words)).toBe(0);
   expect(await run(['lab', 'down', '--name', name])).toBe(0);
   expect(leftovers(name)).toEqual([]);
+});
+
+test('without root the demo does the same in a user namespace and says so', async (context) => {
+  if (process.getuid?.() !== 0) context.skip('the other tests run so already');
+  const user = { uid: NOBODY, gid: NOBODY };
+  const unshared = spawnSync('unshare', ['--user', '--map-root-user', '--net', 'true'], user);
+  if (unshared.status !== 0) context.skip('no unprivileged user namespaces on this machine');
+  const readable = spawnSync(process.execPath, [triplaneProgram(), '--version'], user);
+  if (readable.status !== 0) context.skip('this checkout cannot be read by other users');
+  const { status, text } = await startDemoAs(user).ended;
+  expect(text).toMatch(/^Not root: /);
+  expect(text).not.toMatch(/NOT as promised|FAILED/);
+  expect(status).toBe(0);
 });
 
 describe('Ctrl-C at any moment leaves nothing', () => {

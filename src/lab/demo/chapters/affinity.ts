@@ -22,7 +22,7 @@ async function answersBySource(
   const address = stage.clusterIp(10);
   return Promise.all(
     sources(stage).map(async (place) => {
-      const result = await place.call('tcp', address, WEB_PORT, { count, concurrency: 2 });
+      const result = await place.call('tcp', address, WEB_PORT, { count, timeoutMs: 3000 });
       return {
         name: place.name,
         pods: Object.keys(result.pods).sort(),

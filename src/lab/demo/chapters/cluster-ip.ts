@@ -14,7 +14,7 @@ async function callsWithBars(stage: Stage, family: Family) {
   let done = 0;
   let failed = 0;
   while (done < CALLS) {
-    const options = { count: PORTION, concurrency: 4 };
+    const options = { count: PORTION, concurrency: 4, timeoutMs: 3000 };
     const result = await stage.lab.pod('net-pod').call('tcp', stage.clusterIp(10, family), WEB_PORT, options);
     addCounts(pods, result.pods);
     done += result.total;
