@@ -11,7 +11,13 @@
         "native/addon.cc",
         "native/netns.cc",
         "native/netlink_socket.cc",
+        "native/conntrack.cc",
+        "native/flow.cc",
+        "native/lock.cc",
+        "native/rt_row.cc",
+        "native/rtnetlink.cc",
         "native/nft_batch.cc",
+        "native/nft_batch_builder.cc",
         "native/nft_dump.cc",
         "native/nft_expr.cc",
         "native/nft_monitor.cc",
@@ -22,6 +28,14 @@
         "<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except"
       ],
       "libraries": ["-lmnl", "-lnftnl"]
+    },
+    {
+      "target_name": "triplane-pod",
+      "type": "executable",
+      "sources": [
+        "native/lab/pod.c", "native/lab/loop.c", "native/lab/out.c", "native/lab/enter.c",
+        "native/lab/serve.c", "native/lab/target.c", "native/lab/job.c", "native/lab/request.c", "native/lab/report.c"
+      ]
     }
   ]
 }

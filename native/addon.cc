@@ -6,6 +6,9 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   InitNetns(env, exports);
   InitNftSocket(env, exports);
   InitNftMonitor(env, exports);
+  InitRtnetlink(env, exports);
+  InitConntrack(env, exports);
+  InitLock(env, exports);
   return exports;
 }
 

@@ -2,8 +2,9 @@
  * What the agent shows of itself: the narrow read side that health, metrics and the admin socket use, and the
  * few commands that the admin socket passes on. The agent implements it; src/observe only reads.
  */
-import type { Mode } from '../dataplane/dataplane.ts';
+
 import type { Config } from '../config/config.ts';
+import type { Mode } from '../dataplane/dataplane.ts';
 import type { ErrorCode } from '../model/errors.ts';
 import type { Address, Family, ObjectKey, Protocol } from '../model/records.ts';
 import type { Problem, SourceHealth } from '../source/source.ts';

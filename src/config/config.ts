@@ -76,6 +76,15 @@ export function compareConfigs(before: Settings, after: Settings): { live: strin
   return { live, restart };
 }
 
+/** What is in force after a changed file was taken over: the live settings of `after`, the others of `before`. */
+export function takeOver(before: Resolved, after: Resolved): Resolved {
+  const settings = new Map<string, Setting>();
+  for (const [key, setting] of after.settings) {
+    settings.set(key, setting.spec.change === 'live' ? setting : before.settings.get(key)!);
+  }
+  return { config: configOf(settings), settings, warnings: after.warnings };
+}
+
 function valuesFromFlags(flags: FlagTexts): Map<string, unknown> {
   const values = new Map<string, unknown>();
   const problems: string[] = [];

@@ -1,6 +1,7 @@
 /** The flags of `triplane run`, made from the option table, with the habits of Go's pflag. */
 import { type Command, Option } from 'commander';
 import { OPTIONS } from './options.ts';
+import { placeholder } from './placeholder.ts';
 import type { OptionSpec } from './spec.ts';
 
 /** What stood on the command line: the texts given for each flag, in order. */
@@ -45,34 +46,6 @@ function flagSyntax(spec: OptionSpec): string {
   const name = `--${spec.flag}`;
   const syntax = spec.kind === 'bool' ? `${name} [true|false]` : `${name} <${placeholder(spec)}>`;
   return spec.flag === 'v' ? `-v, ${syntax}` : syntax;
-}
-
-export function placeholder(spec: OptionSpec): string {
-  switch (spec.kind) {
-    case 'bool':
-      return 'true|false';
-    case 'integer':
-    case 'number':
-      return 'number';
-    case 'duration':
-      return 'duration';
-    case 'address':
-      return 'address';
-    case 'socket':
-      return 'address:port';
-    case 'cidrs':
-      return 'cidr,...';
-    case 'nodeports':
-      return 'primary|all|cidr,...';
-    case 'gates':
-      return 'name=bool,...';
-    case 'choice':
-      return (spec.choices ?? []).length > 6 ? 'name' : (spec.choices ?? []).join('|');
-    default:
-      return /-(root|socket)$|^(kubeconfig|config|manifests|write-config-to)$/.test(spec.flag)
-        ? 'path'
-        : 'text';
-  }
 }
 
 function flagHelp(spec: OptionSpec): string {

@@ -1,6 +1,6 @@
 /** docs/configuration.md, made from the option table. */
-import { placeholder } from './flags.ts';
 import { OPTIONS } from './options.ts';
+import { placeholder } from './placeholder.ts';
 import type { OptionSpec } from './spec.ts';
 
 const INTRODUCTION = `# Configuration

@@ -1,5 +1,7 @@
 /**
- * Who gets a frontend that several services claim: an explicit address wins over a NodePort, then the
+ * Who gets a frontend that several services claim: a ClusterIP, which the cluster itself assigned, wins over
+ * external addresses, which people write (CVE-2020-8554: nobody may take over a ClusterIP by naming it as an
+ * external address), and those over NodePorts; then the
  * service that was created first, then the key that comes first. The outcome depends on what is claimed
  * now, never on the order in which the claims came.
  */
@@ -41,8 +43,11 @@ function remove<C>(index: Index<C>, key: string, claimant: C): void {
 
 /** The frontends that all services claim. A service never claims the same frontend twice. */
 export class Claims<C extends Claimant> {
-  readonly #explicit: Index<C> = new Map();
+  readonly #clusterIPs: Index<C> = new Map();
+  readonly #external: Index<C> = new Map();
   readonly #nodePorts: Index<C> = new Map();
+  /** In the order of precedence. */
+  readonly #indexes: readonly Index<C>[] = [this.#clusterIPs, this.#external, this.#nodePorts];
 
   /**
    * Replaces the claims of one service, whose createdMs is the new one already.
@@ -67,16 +72,17 @@ export class Claims<C extends Claimant> {
   /** The service that gets this frontend, which somebody claims. */
   winner(frontend: Frontend): C {
     const key = frontendKey(frontend.address, frontend.protocol, frontend.port);
-    const held = this.#explicit.get(key) ?? this.#nodePorts.get(key)!;
+    const held = this.#clusterIPs.get(key) ?? this.#external.get(key) ?? this.#nodePorts.get(key)!;
     return Array.isArray(held) ? held.reduce(older) : held;
   }
 
   #indexOf(frontend: Frontend): Index<C> {
-    return frontend.kind === 'NodePort' ? this.#nodePorts : this.#explicit;
+    if (frontend.kind === 'ClusterIP') return this.#clusterIPs;
+    return frontend.kind === 'NodePort' ? this.#nodePorts : this.#external;
   }
 
   #collectRivals(key: string, claimant: C, touched: C[]): void {
-    for (const index of [this.#explicit, this.#nodePorts]) {
+    for (const index of this.#indexes) {
       const held = index.get(key);
       if (held === undefined || held === claimant) continue;
       for (const rival of Array.isArray(held) ? held : [held]) if (rival !== claimant) touched.push(rival);

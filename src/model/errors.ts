@@ -44,6 +44,10 @@ export const ERRORS = {
     means: 'The API server cannot be reached or refuses a request.',
     remedy: 'Check the kubeconfig, the network and the RBAC rules; traffic goes on as it was.',
   },
+  TP_NO_AGENT: {
+    means: 'No agent answers on the admin socket.',
+    remedy: 'Start triplane run, or name its socket with --admin-socket.',
+  },
 } as const;
 
 export type ErrorCode = keyof typeof ERRORS;

@@ -19,14 +19,15 @@ import type {
   Counts,
   ExplainRequest,
   FamilyProgress,
+  Mode,
   ModeStatus,
   NodeStatus,
+  Problem,
+  SourceHealth,
   WireError,
 } from '../agent/status.ts';
-import type { Mode } from '../dataplane/dataplane.ts';
 import { parseAddress } from '../model/address.ts';
 import { TriplaneError } from '../model/errors.ts';
-import type { Problem, SourceHealth } from '../source/source.ts';
 import { closeServer, pathOf, replyJson } from './http.ts';
 
 export interface AdminStatus {
@@ -164,9 +165,8 @@ function replyError(response: ServerResponse, error: unknown): void {
     response.destroy();
     return;
   }
-  const known = error instanceof TriplaneError;
-  const code = known ? error.code : 'TP_KERNEL_REFUSED';
-  const status = known && code === 'TP_BAD_FLAG' ? 400 : 500;
+  const code = error instanceof TriplaneError ? error.code : '';
+  const status = code === 'TP_BAD_FLAG' ? 400 : 500;
   replyJson(response, status, errorBody({ code, message: (error as Error).message }));
 }
 

@@ -1,7 +1,6 @@
 /** The server of --metrics-bind-address: what kube-proxy serves there, under the same paths. */
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import type { AgentStatus } from '../agent/status.ts';
-import type { Mode } from '../dataplane/dataplane.ts';
+import type { AgentStatus, Mode } from '../agent/status.ts';
 import type { SocketAddress } from '../model/socket.ts';
 import { answerLivez } from './health.ts';
 import {

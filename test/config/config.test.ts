@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { type Config, compareConfigs, resolveConfig } from '../../src/config/config.ts';
+import { type Config, compareConfigs, resolveConfig, takeOver } from '../../src/config/config.ts';
 import { parseConfigFile } from '../../src/config/file.ts';
 import { OPTIONS } from '../../src/config/options.ts';
 import { configurationReference } from '../../src/config/reference.ts';
@@ -491,6 +491,13 @@ describe('changes and documentation', () => {
       restart: ['healthzBindAddress'],
     });
     expect(compareConfigs(before, before)).toEqual({ live: [], restart: [] });
+  });
+
+  it('takes over only that', () => {
+    const before = resolve(['--proxy-mode=nft']);
+    const { config } = takeOver(before, resolve(['--proxy-mode=ipvs', '--healthz-bind-address=1.2.3.4']));
+    expect(config.proxyMode).toBe('ipvs');
+    expect(config.healthzBind).toEqual(before.config.healthzBind);
   });
 
   it('the page names every flag and field', () => {

@@ -2,7 +2,7 @@
  * The conformance table: cluster state, a packet, and what becomes of it. decide() is tested with it here;
  * the dataplanes are tested with it against real kernels. Every row is named after what it shows.
  */
-import type { ModelConfig, NodeFacts } from '../../src/model/cluster.ts';
+import type { ModelConfig, NodeFacts } from '../../src/model/change.ts';
 import type { Packet } from '../../src/model/decide.ts';
 import type { ClusterRecord, Protocol, ServiceRecord, SliceRecord } from '../../src/model/records.ts';
 import {
@@ -774,6 +774,19 @@ const CONTESTED: readonly Scene[] = [
     lines: [
       ['the explicit address wins over the older NodePort', 'outside', NODE_PORT, only('yes', RIVAL)],
       ['the rest of the loser works', 'outside', LB_IP, all('yes')],
+    ],
+  },
+  {
+    title: 'the external IP of an older service is the ClusterIP and port of another',
+    records: [
+      service({ createdMs: 2000 }),
+      rival({ createdMs: 1000, externalIPs: [ip('10.200.1.10')] }),
+      THREE,
+      RIVAL_SLICE,
+    ],
+    lines: [
+      ['the ClusterIP wins', 'pod', CLUSTER_IP, all('no')],
+      ['the loser keeps its ClusterIP', 'pod', '10.200.1.20 9000', only('no', RIVAL)],
     ],
   },
   {

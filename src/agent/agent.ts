@@ -1,0 +1,307 @@
+/**
+ * The node agent: a source feeds the model, the loop brings the model into the kernel, and everybody who
+ * wants to know reads it here.
+ */
+import type { Config } from '../config/config.ts';
+import { familyOf } from '../model/address.ts';
+import type { ModelChange, ModelConfig } from '../model/change.ts';
+import { ClusterModel } from '../model/cluster.ts';
+import type { StaleFlow } from '../model/conntrack.ts';
+import { decide } from '../model/decide.ts';
+import { TriplaneError } from '../model/errors.ts';
+import type { Family, RecordChange } from '../model/records.ts';
+import type { Source, SourceListener } from '../source/source.ts';
+import { countDesired, type DesiredCounts } from './counts.ts';
+import { explanationOf } from './explanation.ts';
+import { type MachineAddresses, nodeFacts } from './facts.ts';
+import { type Choice, chooseDataplane } from './modes.ts';
+import { ProblemLog } from './problem-log.ts';
+import {
+  type AgentControl,
+  type AgentEvents,
+  type AgentStatus,
+  type ChangeEvent,
+  type ConntrackEvent,
+  type Counts,
+  type ExplainRequest,
+  type Explanation,
+  type FamilyProgress,
+  type HealthCheckPlan,
+  type Log,
+  type Mode,
+  type ModeStatus,
+  type NodeStatus,
+  type Problem,
+  type RepairEvent,
+  Signal,
+  type SourceHealth,
+  type SwitchResult,
+  type SyncEvent,
+} from './status.ts';
+import { SyncLoop } from './sync-loop.ts';
+
+/** What the agent uses of the machine; src/agent/start.ts makes the real ones. */
+export interface AgentParts {
+  readonly config: Config;
+  readonly nodeName: string;
+  readonly log: Log;
+  readonly source: Source;
+  readonly machine: () => MachineAddresses;
+  /** Clears the flows of one family from conntrack; resolves to how many there were. */
+  readonly clearFlows: (family: Family, flows: readonly StaleFlow[]) => Promise<number>;
+}
+
+const FAMILIES: readonly Family[] = [4, 6];
+
+export class Agent implements AgentStatus, AgentControl {
+  readonly startedMs = Date.now();
+  private readonly parts: AgentParts;
+  private config: Config;
+  private readonly model: ClusterModel;
+  private readonly choice: Choice;
+  private readonly loop: SyncLoop;
+  private readonly problemLog: ProblemLog;
+  private pendingServices = 0;
+  private pendingEndpoints = 0;
+  private readonly signals = {
+    onSync: new Signal<SyncEvent>(),
+    onChanges: new Signal<ChangeEvent>(),
+    onConntrack: new Signal<ConntrackEvent>(),
+    onRepair: new Signal<RepairEvent>(),
+    onMode: new Signal<ModeStatus>(),
+    onHealthChecks: new Signal<HealthCheckPlan>(),
+  };
+  readonly events: AgentEvents = this.signals;
+  private counted: DesiredCounts | null = null;
+
+  constructor(parts: AgentParts) {
+    this.parts = parts;
+    this.config = parts.config;
+    this.problemLog = new ProblemLog(parts.log);
+    const { config } = parts;
+    this.model = new ClusterModel(
+      modelConfig(config, parts.nodeName),
+      nodeFacts(config, null, parts.machine()),
+    );
+    this.choice = chooseDataplane(config.proxyMode, { onForeignChange: () => this.loop.verifySoon() });
+    this.loop = new SyncLoop(
+      {
+        model: this.model,
+        log: parts.log,
+        families: FAMILIES,
+        clearFlows: (flows) => this.clearFlows(flows),
+        onProduced: (change) => this.produced(change),
+        onSync: (event) => this.afterSync(event),
+        onRepair: (repaired) => this.afterRepair(repaired),
+        onRefusals: (refusals) => this.problemLog.setRefusals(refusals),
+      },
+      this.choice.dataplane,
+      config,
+    );
+  }
+
+  async start(): Promise<void> {
+    this.parts.log.info({ mode: this.choice.mode, reason: this.choice.reason }, 'dataplane chosen');
+    await this.parts.source.start(this.listener());
+  }
+
+  async stop(): Promise<void> {
+    await this.parts.source.stop();
+    await this.loop.stop();
+    await this.choice.dataplane.close();
+  }
+
+  private listener(): SourceListener {
+    return {
+      onChanges: (changes) => this.onChanges(changes),
+      onSynced: () => {
+        this.parts.log.info({}, 'the first full state of the cluster is known');
+        this.machineChanged();
+        this.loop.begin();
+      },
+      onProblem: (problem) => this.problemLog.report(problem),
+      onProblemGone: (object) => this.problemLog.gone(object),
+    };
+  }
+
+  private onChanges(changes: readonly RecordChange[]): void {
+    const nodeBefore = this.model.thisNode;
+    this.model.apply(changes);
+    let services = 0;
+    let endpoints = 0;
+    for (const change of changes) {
+      const kind = change.op === 'set' ? change.record.kind : change.kind;
+      if (kind === 'Service') services++;
+      else if (kind === 'EndpointSlice') endpoints++;
+    }
+    this.pendingServices += services;
+    this.pendingEndpoints += endpoints;
+    this.signals.onChanges.emit({ services, endpoints });
+    if (this.model.thisNode !== nodeBefore) this.machineChanged();
+    if (this.model.isDirty) this.loop.changed();
+  }
+
+  /** Addresses of the machine or of the Node object may have changed. */
+  machineChanged(): void {
+    this.model.setFacts(nodeFacts(this.config, this.model.thisNode, this.parts.machine()));
+    if (this.model.isDirty) this.loop.changed();
+  }
+
+  private produced(change: ModelChange): void {
+    this.pendingServices = 0;
+    this.pendingEndpoints = 0;
+    this.counted = null;
+    for (const problem of change.problems) this.problemLog.report(problem);
+    for (const object of change.problemsGone) this.problemLog.gone(object);
+    if (change.health.length > 0) this.signals.onHealthChecks.emit(this.healthChecks());
+  }
+
+  private afterSync(event: SyncEvent): void {
+    const { operations, refusals } = event;
+    if (event.ok && event.scope === 'full') {
+      this.parts.log.info(
+        { mode: event.mode, operations, refusals, ms: Math.round(event.durationMs) },
+        'the kernel holds the full state',
+      );
+    } else {
+      this.parts.log.debug({ operations, refusals, ms: event.durationMs }, 'changes applied');
+    }
+    this.signals.onSync.emit({ ...event, triggersMs: event.triggersMs.filter((ms) => ms >= this.startedMs) });
+  }
+
+  private afterRepair(repaired: readonly string[]): void {
+    this.parts.log.warn({ repaired }, 'the kernel differed from what was applied; repaired');
+    this.signals.onRepair.emit({ mode: this.choice.mode, repaired });
+  }
+
+  private async clearFlows(flows: readonly StaleFlow[]): Promise<void> {
+    for (const family of FAMILIES) {
+      const ofFamily = flows.filter((flow) => familyOf(flow.address) === family);
+      if (ofFamily.length === 0) continue;
+      const began = performance.now();
+      try {
+        const deleted = await this.parts.clearFlows(family, ofFamily);
+        this.signals.onConntrack.emit({ family, deleted, durationMs: performance.now() - began });
+      } catch (error) {
+        // The rules are right for everything new; flows that could not be cleared end by their time-out.
+        this.parts.log.error(
+          { err: error, family, flows: ofFamily.length },
+          'stale UDP flows could not be cleared',
+        );
+      }
+    }
+  }
+
+  synced(): boolean {
+    return this.loop.synced;
+  }
+  progress(_family: Family): FamilyProgress {
+    return this.loop.progress();
+  }
+
+  node(): NodeStatus {
+    const node = this.model.thisNode;
+    return {
+      name: this.parts.nodeName,
+      known: node !== null,
+      deleting: node?.deleting ?? false,
+      taints: node?.taints ?? [],
+      zone: node?.zone ?? '',
+      addresses: nodeFacts(this.config, node, this.parts.machine()).nodeAddresses,
+    };
+  }
+
+  mode(): ModeStatus {
+    return { mode: this.choice.mode, requested: this.config.proxyMode, reason: this.choice.reason };
+  }
+
+  counts(): Counts {
+    this.counted ??= countDesired(this.model.state);
+    return {
+      ...this.counted,
+      serviceChangesPending: this.pendingServices,
+      endpointChangesPending: this.pendingEndpoints,
+    };
+  }
+
+  healthChecks(): HealthCheckPlan {
+    const services = [...this.model.healthChecks].map(([service, health]) => ({
+      service,
+      port: health.healthCheckNodePort,
+      localEndpoints: Math.max(health.localReady[4], health.localReady[6]),
+    }));
+    const setting = this.config.nodePortAddresses;
+    const addresses =
+      setting.by === 'primary'
+        ? nodeFacts(this.config, this.model.thisNode, this.parts.machine()).nodePortAddresses
+        : ANY_ADDRESS;
+    return { services, addresses: addresses.length > 0 ? addresses : ANY_ADDRESS };
+  }
+
+  problems(): readonly Problem[] {
+    return this.problemLog.all();
+  }
+  sources(): readonly SourceHealth[] {
+    return this.parts.source.health();
+  }
+
+  async explain(request: ExplainRequest): Promise<Explanation> {
+    const family = familyOf(request.destination);
+    if (familyOf(request.source) !== family) {
+      throw new TriplaneError(
+        'TP_BAD_FLAG',
+        `source ${request.source} and destination ${request.destination} are not of one family`,
+      );
+    }
+    const { source, destination, port, protocol, interfaceName } = request;
+    const packet = { family, source, destination, port, protocol, from: this.senderOf(request) };
+    const verdict = decide(
+      this.model.state,
+      interfaceName === '' ? packet : { ...packet, interface: interfaceName },
+    );
+    return explanationOf(verdict as Parameters<typeof explanationOf>[0]);
+  }
+
+  private senderOf({ source, from }: ExplainRequest): 'node' | 'pod' | 'outside' {
+    if (from !== 'unknown') return from;
+    return this.parts.machine().all.some(({ address }) => address === source) ? 'node' : 'outside';
+  }
+
+  async switchMode(mode: Mode | 'auto'): Promise<SwitchResult> {
+    if (mode === this.choice.mode || mode === 'auto') {
+      return { from: this.choice.mode, to: this.choice.mode, draining: 0, durationMs: 0 };
+    }
+    throw new TriplaneError(
+      'TP_NO_FEATURE',
+      `mode ${mode} is not part of this version; the agent stays in mode ${this.choice.mode}`,
+    );
+  }
+
+  /** Takes over what can change live. */
+  reconfigure(config: Config): void {
+    if (config.proxyMode !== this.config.proxyMode && config.proxyMode !== this.choice.mode) {
+      this.parts.log.warn(
+        { mode: this.choice.mode, wanted: config.proxyMode },
+        'the mode changes at the next start',
+      );
+    }
+    this.config = config;
+    this.loop.setTimes(config);
+    this.model.setConfig(modelConfig(config, this.parts.nodeName));
+    this.machineChanged();
+  }
+}
+
+function modelConfig(config: Config, nodeName: string): ModelConfig {
+  return {
+    nodeName,
+    masqueradeAll: config.masqueradeAll,
+    serviceCIDRs: config.serviceCIDRs,
+    detectMode: config.detectLocalMode,
+    clusterCIDRs: config.clusterCIDRs,
+    bridge: config.podBridgeInterface,
+    prefix: config.podInterfaceNamePrefix,
+  };
+}
+
+const ANY_ADDRESS = ['0.0.0.0', '::'] as unknown as HealthCheckPlan['addresses'];

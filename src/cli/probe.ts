@@ -1,0 +1,37 @@
+/** `triplane probe` */
+import { Command } from 'commander';
+import { EXIT, ExitWith } from './exit-with.ts';
+import type { Io } from './io.ts';
+import { MACHINERY, type Machinery, need, type ProbeReport, type ProbeRow } from './machinery.ts';
+import { type Column, type OutputFormat, outputOption, renderTable, renderValue } from './output.ts';
+
+export function probeCommand(io: Io, machinery: Machinery = MACHINERY): Command {
+  return new Command('probe')
+    .description(
+      'try what each mode needs against this kernel, leaving nothing behind. Exit code 1: no mode can run',
+    )
+    .addOption(outputOption())
+    .action(async ({ output }: { output: OutputFormat }) => {
+      const report = await (await need(machinery.probe, 'probing of the kernel'))();
+      io.out(
+        output === 'json' || output === 'yaml'
+          ? await renderValue(report, output)
+          : probeText(report, output),
+      );
+      if (report.auto.mode === '') throw new ExitWith(EXIT.failure);
+    });
+}
+
+const COLUMNS: readonly Column<ProbeRow>[] = [
+  { title: 'MODE', text: (row) => row.mode },
+  { title: 'NEED', text: (row) => row.need },
+  { title: 'WEIGHT', text: (row) => row.weight },
+  { title: 'ANSWER', text: (row) => row.answer },
+  { title: 'WHAT TO DO', text: (row) => row.remedy },
+];
+
+export function probeText(report: ProbeReport, format: 'table' | 'wide'): string {
+  const { mode, reason } = report.auto;
+  const choice = mode === '' ? `no mode can run: ${reason}` : `auto takes ${mode}: ${reason}`;
+  return `kernel ${report.kernel}\n\n${renderTable(report.rows, COLUMNS, format)}\n${choice}\n`;
+}

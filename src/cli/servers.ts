@@ -1,0 +1,98 @@
+/** The servers beside an agent: health, health checks of services, metrics, admin socket. */
+import type { Log, RunningAgent } from '../agent/status.ts';
+import type { Config } from '../config/config.ts';
+import { TriplaneError } from '../model/errors.ts';
+import { serveAdmin } from '../observe/admin.ts';
+import { assess, serveHealth } from '../observe/health.ts';
+import type { ListenFailure } from '../observe/http.ts';
+import { createMetrics } from '../observe/metrics.ts';
+import { serveMetrics } from '../observe/metrics-server.ts';
+import { ServiceHealthServers } from '../observe/service-health.ts';
+
+export interface ServerContext {
+  readonly agent: RunningAgent;
+  readonly log: Log;
+  readonly version: string;
+  /** The Config in force: it may change while running. */
+  readonly config: () => Config;
+  /** The same in kube-proxy's form, for /configz. */
+  readonly configuration: () => Record<string, unknown>;
+  readonly onVerbosity: (verbosity: number) => void;
+}
+
+export interface Servers {
+  /** Rejects when a server cannot listen and --bind-address-hard-fail is set. Otherwise it stays pending. */
+  readonly failed: Promise<never>;
+  close(): Promise<void>;
+}
+
+/** Starts them all. Throws TriplaneError when the admin socket cannot be had. */
+export async function startServers(context: ServerContext): Promise<Servers> {
+  const { agent, log, version } = context;
+  const { status } = agent;
+  const { healthzBind, metricsBind, bindAddressHardFail, adminSocket, profiling } = context.config();
+  const closers: (() => Promise<void>)[] = [];
+  let fail: (error: Error) => void = () => {};
+  const failed = new Promise<never>((_, reject) => {
+    fail = reject;
+  });
+  failed.catch(() => {});
+  const onFailure = ({ message, next }: ListenFailure): void => {
+    log.error({}, next === 'again' ? `${message}; trying again every 5 s` : message);
+    if (next === 'final') fail(new TriplaneError('TP_BAD_FLAG', `${message} (--bind-address-hard-fail)`));
+  };
+  const onBusy = bindAddressHardFail ? 'fail' : 'retry';
+  // kube-proxy: a change that waits longer than two sync periods is late.
+  const timeoutMs = (): number => 2 * context.config().syncPeriodMs;
+
+  // First what may be refused, so that nothing has to be undone.
+  if (adminSocket !== '') {
+    const admin = await serveAdmin({ socketPath: adminSocket, status, control: agent.control, version });
+    closers.push(() => admin.close());
+  }
+  const metrics = createMetrics(status, version);
+  closers.push(async () => metrics.close());
+  if (healthzBind !== null) {
+    const onAnswer = metrics.countProbe;
+    closers.push(serveHealth({ bind: healthzBind, status, timeoutMs, onBusy, onFailure, onAnswer }).close);
+  }
+  if (metricsBind !== null) {
+    const { configuration, onVerbosity } = context;
+    const server = serveMetrics({
+      bind: metricsBind,
+      status,
+      metrics,
+      configuration,
+      timeoutMs,
+      onVerbosity,
+      onBusy,
+      onFailure,
+      profiling: profiling ? 'on' : 'off',
+    });
+    closers.push(server.close);
+  }
+  closers.push(startHealthChecks(context, timeoutMs));
+  return {
+    failed,
+    close: async () => {
+      await Promise.all(closers.map((close) => close()));
+    },
+  };
+}
+
+function startHealthChecks({ agent, log }: ServerContext, timeoutMs: () => number): () => Promise<void> {
+  const { status } = agent;
+  const servers = new ServiceHealthServers({
+    proxyHealthy: () => assess(status, timeoutMs(), Date.now()).healthy,
+    onFailure: (service, { message }) => log.error({ service }, message),
+  });
+  const apply = (plan: Parameters<ServiceHealthServers['apply']>[0]): void => {
+    servers.apply(plan).catch((error: Error) => log.error({}, `health checks of services: ${error.message}`));
+  };
+  const end = status.events.onHealthChecks.on(apply);
+  apply(status.healthChecks());
+  return async () => {
+    end();
+    await servers.close();
+  };
+}
