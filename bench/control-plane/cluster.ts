@@ -1,6 +1,6 @@
 /** Synthetic clusters as records: what a source would deliver. */
 
-import type { ModelConfig, NodeFacts } from '../../src/model/cluster.ts';
+import type { ModelConfig, NodeFacts } from '../../src/model/change.ts';
 import type { DetectConfig } from '../../src/model/detector.ts';
 import type {
   Address,

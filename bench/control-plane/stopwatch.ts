@@ -54,7 +54,7 @@ function dumped(builtMs: number, waitedMs: number): void {
 
 /** Puts a measuring class in the place of the addon's own, whose methods cannot be replaced. */
 export function installStopwatch(): void {
-  const native = loadNative() as { NftSocket: new (netns: string) => Socket };
+  const native = loadNative() as unknown as { NftSocket: new (netns: string) => Socket };
   native.NftSocket = class extends native.NftSocket {
     override commit(...args: unknown[]) {
       return time(

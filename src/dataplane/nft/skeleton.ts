@@ -135,6 +135,9 @@ function affinityChains(family: Family): string {
 ${each((p) => `${p} dport set 65535`)}  }
   chain recall {
 ${each((p) => `${p} dport set ${ip} saddr . ${ip} daddr map @affinity`)}  }
+  chain forget-gone {
+    ${ip} daddr . th dport @members return
+${each((p) => `${p} dport set 65535`)}  }
   chain member-of-slot {
 ${each((p) => `${p} dport set ${ip} daddr . ${p} dport map @slots`)}  }
 `;
