@@ -38,20 +38,30 @@ const CONNTRACK = `table ip node {
 }
 `;
 
+/** A masquerade rule of a CNI plugin: then the kernel's NAT sees every connection, whoever else uses it. */
+const NAT = `table ip nat {
+  chain postrouting {
+    type nat hook postrouting priority 100;
+    ip daddr 192.0.2.0/24 masquerade
+  }
+}
+`;
+
 interface LanePlan {
   readonly name: string;
-  readonly conntrack: boolean;
+  readonly rules: string;
   readonly served: Served | null;
 }
 const LANES: readonly LanePlan[] = [
-  { name: 'no conntrack', conntrack: false, served: null },
-  { name: 'conntrack', conntrack: true, served: null },
-  { name: 'conntrack again', conntrack: true, served: null },
-  { name: '10 services', conntrack: true, served: { services: 10, sourceRanges: 0 } },
-  { name: '10,000 services', conntrack: true, served: { services: 10_000, sourceRanges: 0 } },
+  { name: 'no conntrack', rules: '', served: null },
+  { name: 'conntrack', rules: CONNTRACK, served: null },
+  { name: 'conntrack again', rules: CONNTRACK, served: null },
+  { name: 'conntrack and NAT', rules: CONNTRACK + NAT, served: null },
+  { name: '10 services', rules: CONNTRACK, served: { services: 10, sourceRanges: 0 } },
+  { name: '10,000 services', rules: CONNTRACK, served: { services: 10_000, sourceRanges: 0 } },
   {
     name: '10,000 services, 10,000 ranges',
-    conntrack: true,
+    rules: CONNTRACK,
     served: { services: 10_000, sourceRanges: 10_000 },
   },
 ];
@@ -77,7 +87,7 @@ async function makeTargets(): Promise<Target[]> {
   const targets: Target[] = [];
   for (const [index, plan] of LANES.entries()) {
     const lane = new Lane(plan.name, index);
-    if (plan.conntrack) loadRules(lane.node);
+    if (plan.rules) loadRules(lane.node, plan.rules);
     if (plan.served) await program(lane.node, plan.served);
     await lane.start(binary, CPU);
     const add = (what: string, address: string, port: number) =>
@@ -90,9 +100,9 @@ async function makeTargets(): Promise<Target[]> {
   return targets;
 }
 
-function loadRules(netns: string): void {
+function loadRules(netns: string, rules: string): void {
   const file = path.join(os.tmpdir(), `triplane-bench-${process.pid}.nft`);
-  writeFileSync(file, CONNTRACK);
+  writeFileSync(file, rules);
   try {
     inNamespace(netns, 'nft', '-f', file);
   } finally {
