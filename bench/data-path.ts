@@ -1,5 +1,5 @@
 /**
- * `node scripts/bench.mjs data-path [--rounds N] [--calls N] [--json FILE]`: what a call costs through a
+ * `node scripts/bench.mjs data-path [--rounds N] [--calls N] [--lane NAME]... [--json FILE]`: what a call costs through a
  * service, beside the same call without one, on nodes that are alike but for their nftables rules. All lanes
  * run in turns; both ends of a call and the node between them work on one processor, so time is work.
  */
@@ -20,6 +20,7 @@ const { values } = parseArgs({
   options: {
     rounds: { type: 'string', default: '40' },
     calls: { type: 'string', default: '400' },
+    lane: { type: 'string', multiple: true },
     json: { type: 'string' },
   },
 });
@@ -52,9 +53,10 @@ interface LanePlan {
   readonly rules: string;
   readonly served: Served | null;
 }
+const BASELINE = 'conntrack';
 const LANES: readonly LanePlan[] = [
   { name: 'no conntrack', rules: '', served: null },
-  { name: 'conntrack', rules: CONNTRACK, served: null },
+  { name: BASELINE, rules: CONNTRACK, served: null },
   { name: 'conntrack again', rules: CONNTRACK, served: null },
   { name: 'conntrack and NAT', rules: CONNTRACK + NAT, served: null },
   { name: '10 services', rules: CONNTRACK, served: { services: 10, sourceRanges: 0 } },
@@ -85,7 +87,9 @@ function compileLoad(): string {
 async function makeTargets(): Promise<Target[]> {
   const binary = compileLoad();
   const targets: Target[] = [];
-  for (const [index, plan] of LANES.entries()) {
+  // The baseline is always there.
+  const plans = LANES.filter(({ name }) => !values.lane || name === BASELINE || values.lane.includes(name));
+  for (const [index, plan] of plans.entries()) {
     const lane = new Lane(plan.name, index);
     if (plan.rules) loadRules(lane.node, plan.rules);
     if (plan.served) await program(lane.node, plan.served);
@@ -164,7 +168,7 @@ function ratioTo(base: readonly number[], took: readonly number[]) {
 }
 
 function report(targets: readonly Target[], samples: Samples): { text: string; rows: unknown[] } {
-  const baseline = targets.find((target) => target.lane.name === 'conntrack')!;
+  const baseline = targets.find((target) => target.lane.name === BASELINE)!;
   const rows: unknown[] = [];
   const titles: Record<Kind, string> = {
     tcp: 'TCP: connect, request, answer, close',

@@ -66,15 +66,25 @@ export class FamilyTable {
     this.classOf = (pick) => this.picks.numberOf(pick);
   }
 
-  /** Emits the elements of an owner. */
-  emit(sink: ElementSink, state: OwnerState): void {
-    if ('node' in state) emitNode(sink, state.node);
-    else for (const port of state.ports) emitPort(sink, port, this.classOf);
+  /** Emits the elements of an owner; not those of slots that are the same in `other`. */
+  emit(sink: ElementSink, state: OwnerState, other?: OwnerState): void {
+    if ('node' in state) {
+      emitNode(sink, state.node);
+      return;
+    }
+    const others = other && 'ports' in other ? other.ports : [];
+    for (const port of state.ports)
+      emitPort(
+        sink,
+        port,
+        this.classOf,
+        others.find((o) => samePort(o.port, port.port)),
+      );
   }
 
-  private collect(state: OwnerState | undefined): ElementMap {
+  private collect(state: OwnerState | undefined, other?: OwnerState): ElementMap {
     const sink = new ElementCollector(this.family);
-    if (state) this.emit(sink, state);
+    if (state) this.emit(sink, state, other);
     return sink.map;
   }
 
@@ -120,8 +130,8 @@ export class FamilyTable {
   }
 
   private difference(before: OwnerState, after: OwnerState | undefined): Segment['difference'] {
-    const old = this.collect(before);
-    const now = this.collect(after);
+    const old = this.collect(before, after);
+    const now = this.collect(after, before);
     const removed: ElementValue[] = [];
     const added: ElementValue[] = [];
     for (const [key, element] of old) if (now.get(key)?.data !== element.data) removed.push(element);
