@@ -14,7 +14,7 @@ import {
   writePickChain,
   writeRangeSet,
 } from './chains.ts';
-import { ElementCollector, type ElementValue, writeElement } from './elements.ts';
+import { ElementCollector, type ElementValue, mapKey, writeElement } from './elements.ts';
 import type { FamilyKernel, OwnerChange } from './family-kernel.ts';
 import { comparableSets, PoolImage, readSet } from './kernel-image.ts';
 import { GUARD_CHECK, SET } from './layout.ts';
@@ -93,7 +93,8 @@ function writeDifference(
   const seen = new Set<string>();
   const expect = (elements: Iterable<[string, ElementValue]>, owner: string) => {
     let place = -1;
-    for (const [key, element] of elements) {
+    for (const [, element] of elements) {
+      const key = mapKey(set, element.key);
       if (element.set !== set || seen.has(key)) continue;
       seen.add(key);
       if (held.get(key)?.data === element.data) {

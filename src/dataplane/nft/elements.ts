@@ -17,7 +17,7 @@ export interface ElementValue {
   readonly comment: string;
 }
 
-/** Elements by set and key. */
+/** Elements by set and key; an element of a shared set stands in it as often as its owner needs it. */
 export type ElementMap = Map<string, ElementValue>;
 
 /**
@@ -56,7 +56,12 @@ export class ElementCollector implements ElementSink {
     const key = this.writer.bytes.toString('latin1', 0, boundary);
     const data =
       layout.dataBytes > 0 ? this.writer.bytes.toString('latin1', boundary, this.writer.length) : chain;
-    this.map.set(mapKey(this.set, key), { set: this.set, key, data, comment });
+    let place = mapKey(this.set, key);
+    // An owner may need a shared element several times (the address of a ClusterIP, once for each port): each
+    // counts, as each did when the owner was added. Keys of one set are of one length, so none is another's
+    // with an end.
+    if (layout.shared) for (let nth = 1; this.map.has(place); nth++) place = `${mapKey(this.set, key)}${nth}`;
+    this.map.set(place, { set: this.set, key, data, comment });
   }
 }
 

@@ -100,14 +100,20 @@ function dispatchChains(family: Family, detector: LocalDetector): string {
   const pod = podMatch(family, detector);
   return `  chain dispatch-prerouting {
     type filter hook prerouting priority -105; policy accept;
-    ct state new jump guard
-    ct state new ${key} @outside jump from-outside
-    ct state new jump dispatch
+    ct state new jump new-prerouting
   }
   chain dispatch-output {
     type filter hook output priority -105; policy accept;
-    ct state new jump guard
-    ct state new jump dispatch
+    ct state new jump new-output
+  }
+  chain new-prerouting {
+    jump guard
+    ${key} @outside jump from-outside
+    goto dispatch
+  }
+  chain new-output {
+    jump guard
+    goto dispatch
   }
   chain guard {
     ${ip} daddr ${poolRange} drop comment "pool addresses are ours alone"
@@ -138,6 +144,9 @@ function affinityChains(family: Family): string {
 ${each((p) => `${p} dport set 65535`)}  }
   chain recall {
 ${each((p) => `${p} dport set ${ip} saddr . ${ip} daddr map @affinity`)}  }
+  chain forget-gone {
+    ${ip} daddr . th dport @members return
+${each((p) => `${p} dport set 65535`)}  }
   chain member-of-slot {
 ${each((p) => `${p} dport set ${ip} daddr . ${p} dport map @slots`)}  }
 `;
@@ -182,13 +191,17 @@ function checkChains(family: Family): string {
   const { ip, poolRange, portUnreachable } = WORDS[family];
   const hook = (name: string) => `  chain check-${name} {
     type filter hook ${name} priority 0; policy accept;
-    ct state new jump check
-${name === 'input' ? '' : '    ct state new jump check-cluster-ips\n'}  }
+    ct state new jump ${name === 'input' ? 'check' : 'check-all'}
+  }
 `;
   return `${hook('input')}${hook('forward')}${hook('output')}  chain check {
     ${ip} daddr ${poolRange} drop comment "met a frontend but got no backend: try again"
     ${ip} daddr . meta l4proto . th dport @rejected goto reject-it
     ${ip} daddr . meta l4proto . th dport @dropped drop
+  }
+  chain check-all {
+    jump check
+    goto check-cluster-ips
   }
   chain check-cluster-ips {
     ${ip} daddr @cluster-ips goto reject-it
