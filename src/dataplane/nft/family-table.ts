@@ -14,12 +14,14 @@ import {
   type ElementValue,
   mapKey,
   rangeBits,
+  sameElement,
   writeElement,
 } from './elements.ts';
 import { SET, type SetLayout, setLayouts } from './layout.ts';
 import { OP, PackedWriter } from './packed.ts';
 import { PickClasses } from './pick-classes.ts';
 import { nextPool, PoolNumbers, type PoolState } from './pool.ts';
+import { isRangeSet, newRanges } from './range-pairs.ts';
 import { type ClassOf, emitNode, emitPort, type PoolKind, type PortState } from './service-elements.ts';
 
 /** What stands behind an owner: a service's ports, or (owner '') the node. */
@@ -120,10 +122,12 @@ export class FamilyTable {
   private difference(before: OwnerState, after: OwnerState | undefined): Segment['difference'] {
     const old = this.collect(before);
     const now = this.collect(after);
-    const removed: ElementValue[] = [];
-    const added: ElementValue[] = [];
-    for (const [key, element] of old) if (now.get(key)?.data !== element.data) removed.push(element);
-    for (const [key, element] of now) if (old.get(key)?.data !== element.data) added.push(element);
+    const removed: ElementValue[] = [...newRanges(now.values(), old.values())];
+    const added: ElementValue[] = [...newRanges(old.values(), now.values())];
+    for (const [key, element] of old)
+      if (!isRangeSet(element.set) && !sameElement(now.get(key), element)) removed.push(element);
+    for (const [key, element] of now)
+      if (!isRangeSet(element.set) && !sameElement(old.get(key), element)) added.push(element);
     return { removed, added };
   }
 
@@ -171,6 +175,18 @@ export class FamilyTable {
     return by > 0 ? use === 1 : use === 0;
   }
 
+  /** For one owner: false for a shared element that it has shown before. An owner counts as one user of it. */
+  private firstOf(): (set: number, key: () => string) => boolean {
+    const seen = new Set<string>();
+    return (set, key) => {
+      if (!this.layouts[set]!.shared) return true;
+      const name = mapKey(set, key());
+      if (seen.has(name)) return false;
+      seen.add(name);
+      return true;
+    };
+  }
+
   /** Packs segments into one batch, owners numbered by their place in `segments`. */
   write(segments: readonly Segment[]): Batch {
     this.picks.mark();
@@ -194,9 +210,15 @@ export class FamilyTable {
     segments.forEach((segment, owner) => {
       for (const element of segment.difference?.removed ?? []) put(OP.delElement, -1, owner, element);
     });
-    const packer = new ElementPacker(this.family, body, (set, key, data) => this.count(set, key, data, 1));
+    let first = this.firstOf();
+    const packer = new ElementPacker(
+      this.family,
+      body,
+      (set, key, data) => first(set, key) && this.count(set, key, data, 1),
+    );
     segments.forEach((segment, owner) => {
       packer.owner = owner;
+      first = this.firstOf();
       if (segment.difference)
         for (const element of segment.difference.added) put(OP.addElement, 1, owner, element);
       else if (segment.after) this.emit(packer, segment.after);
@@ -244,7 +266,10 @@ export class FamilyTable {
         : { node: next };
     if ('ports' in state && state.ports.length === 0) return;
     this.owners.set(owner, state);
-    this.emit(new ElementPacker(this.family, out, (set, key, data) => this.count(set, key, data, 1)), state);
+    const first = this.firstOf();
+    const keep = (set: number, key: () => string, data: () => string) =>
+      first(set, key) && this.count(set, key, data, 1);
+    this.emit(new ElementPacker(this.family, out, keep), state);
   }
 
   /** All owners, for a second look at their elements. */
