@@ -14,12 +14,14 @@ import {
   type ElementValue,
   mapKey,
   rangeBits,
+  sameElement,
   writeElement,
 } from './elements.ts';
 import { SET, type SetLayout, setLayouts } from './layout.ts';
 import { OP, PackedWriter } from './packed.ts';
 import { PickClasses, type PicksMark } from './pick-classes.ts';
 import { nextPool, PoolNumbers, type PoolState } from './pool.ts';
+import { isRangeSet, newRanges } from './range-pairs.ts';
 import { type ClassOf, emitNode, emitPort, type PoolKind, type PortState } from './service-elements.ts';
 
 /** What stands behind an owner: a service's ports, or (owner '') the node. */
@@ -132,10 +134,12 @@ export class FamilyTable {
   private difference(before: OwnerState, after: OwnerState | undefined): Segment['difference'] {
     const old = this.collect(before, after);
     const now = this.collect(after, before);
-    const removed: ElementValue[] = [];
-    const added: ElementValue[] = [];
-    for (const [key, element] of old) if (now.get(key)?.data !== element.data) removed.push(element);
-    for (const [key, element] of now) if (old.get(key)?.data !== element.data) added.push(element);
+    const removed: ElementValue[] = [...newRanges(now.values(), old.values())];
+    const added: ElementValue[] = [...newRanges(old.values(), now.values())];
+    for (const [key, element] of old)
+      if (!isRangeSet(element.set) && !sameElement(now.get(key), element)) removed.push(element);
+    for (const [key, element] of now)
+      if (!isRangeSet(element.set) && !sameElement(old.get(key), element)) added.push(element);
     return { removed, added };
   }
 

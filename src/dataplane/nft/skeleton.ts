@@ -6,8 +6,8 @@
  * never appear (they are elements).
  */
 
-import { detectorSpeaks } from '../../model/decide.ts';
 import type { LocalDetector } from '../../model/desired.ts';
+import { detectorSpeaks } from '../../model/detector.ts';
 import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
 
@@ -72,6 +72,17 @@ function each(rule: (protocol: string) => string): string {
   return PROTOCOLS.map((protocol) => `    ${rule(protocol)}\n`).join('');
 }
 
+/**
+ * Writes the destination port. IPv4 UDP may come without a checksum (RFC 768): then there is none to update, and
+ * an updated zero would be a wrong checksum. Written as raw bytes, the port leaves the checksum alone.
+ */
+function setPort(family: Family, value: (protocol: string) => string): string {
+  const summed = each(
+    (p) => `${p === 'udp' && family === 4 ? 'udp checksum != 0 ' : ''}${p} dport set ${value(p)}`,
+  );
+  return family === 4 ? `    udp checksum 0 @th,16,16 set ${value('udp')}\n${summed}` : summed;
+}
+
 function declarations(family: Family): string {
   const { type, nobody } = WORDS[family];
   const frontend = `${type} . inet_proto . inet_service`;
@@ -132,7 +143,7 @@ ${pod ? `    ${pod} return\n` : ''}    fib saddr type local return
     ${ip} daddr ${poolRange} jump draw
   }
   chain draw {
-${each((p) => `${p} dport set ${ip} daddr map @pools`)}    th dport vmap @picks
+${setPort(family, () => `${ip} daddr map @pools`)}    th dport vmap @picks
   }
 `;
 }
@@ -141,14 +152,14 @@ ${each((p) => `${p} dport set ${ip} daddr map @pools`)}    th dport vmap @picks
 function affinityChains(family: Family): string {
   const { ip } = WORDS[family];
   return `  chain forget-port {
-${each((p) => `${p} dport set 65535`)}  }
+${setPort(family, () => '65535')}  }
   chain recall {
-${each((p) => `${p} dport set ${ip} saddr . ${ip} daddr map @affinity`)}  }
+${setPort(family, () => `${ip} saddr . ${ip} daddr map @affinity`)}  }
   chain forget-gone {
     ${ip} daddr . th dport @members return
-${each((p) => `${p} dport set 65535`)}  }
+${setPort(family, () => '65535')}  }
   chain member-of-slot {
-${each((p) => `${p} dport set ${ip} daddr . ${p} dport map @slots`)}  }
+${setPort(family, (p) => `${ip} daddr . ${p} dport map @slots`)}  }
 `;
 }
 
@@ -169,7 +180,7 @@ function natChains(family: Family, detector: LocalDetector): string {
 ${translate}    goto translate-again
   }
   chain translate-again {
-${each((p) => `${p} dport set 0`)}    jump member-of-slot
+${setPort(family, () => '0')}    jump member-of-slot
 ${translate}  }
   chain nat-postrouting {
     type nat hook postrouting priority 100; policy accept;
