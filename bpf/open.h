@@ -80,6 +80,7 @@ TP_RARE int tuple_taken(const struct packet *p, __u32 backend)
 	hash = tp_hash_pair(tp_knobs.seed, &p->src, p->sport, &b->addr, b->port, p->proto, p->family);
 	for (__u32 try = 0; try < TP_BUCKET_TRIES * TP_BUCKET_SLOTS; try++) {
 		__u64 *slot = pair_slot(hash, try);
+		struct tp_backend *theirs;
 		struct tp_conn *c;
 
 		if (!slot || !*slot)
@@ -87,7 +88,11 @@ TP_RARE int tuple_taken(const struct packet *p, __u32 backend)
 		if (SLOT_TAG(*slot) != SLOT_TAG(hash))
 			continue;
 		c = conn_at(SLOT_INDEX(*slot));
-		if (c && c->backend == backend && c->client_port == p->sport &&
+		theirs = c ? backend_at(c->backend) : NULL;
+		if (!theirs || c->proto != p->proto || c->family != p->family || c->client_port != p->sport)
+			continue;
+		/* The same pod may be a backend of several services. */
+		if (theirs->port == b->port && same_addr(&theirs->addr, &b->addr, p->family) &&
 		    same_addr(&c->client, &p->src, p->family) && conn_lives(c))
 			return 1;
 	}

@@ -22,7 +22,7 @@ root.describe('XDP', () => {
 
   beforeAll(async () => {
     net = new TestNet('x');
-    world = await loadWorld({ programs: ['tp_xdp'] });
+    world = await loadWorld();
     up = net.device('up0');
     down = net.device('dn0');
     world.setDevice(up.ifindex, NET.uplink[4], NET.uplink[6]);
@@ -248,7 +248,10 @@ root.describe('XDP', () => {
 
   test('one flow in many finds its place; a full table refuses and counts', () => {
     const specs = Array.from({ length: 3000 }, (_, i) => toVip(4, { sport: 1024 + i }));
-    for (const spec of specs) expect(run(spec).verdict, JSON.stringify(COUNTERS.map((n) => [n, world.counter(n)]))).toBe(XDP.REDIRECT);
+    for (const spec of specs)
+      expect(run(spec).verdict, JSON.stringify(COUNTERS.map((n) => [n, world.counter(n)]))).toBe(
+        XDP.REDIRECT,
+      );
     expect(world.connections()).toHaveLength(3000);
     const ports = new Set(specs.map((spec) => dissect(run(spec).data).sport));
     expect(ports.size).toBe(3000);
