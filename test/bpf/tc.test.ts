@@ -260,7 +260,8 @@ root.describe('tc', () => {
 
       test('every truncation passes untouched', () => {
         const frame = packet(to(CLUSTER_IP));
-        for (let length = 15; length < frame.length; length++) {
+        // BPF_PROG_TEST_RUN itself refuses an skb without a whole network header; XDP's test covers those.
+        for (let length = family === 4 ? 34 : 54; length < frame.length; length++) {
           const cut = frame.subarray(0, length);
           for (const result of [ingress(cut), egress(cut)]) {
             expect(result.verdict, `${length} bytes`).toBe(TC.UNSPEC);
@@ -271,7 +272,8 @@ root.describe('tc', () => {
       });
 
       test('affinity: one client, one backend, until the backend is gone', () => {
-        const visit = (sport: number) => dissect(ingress(packet(to(STICKY, { sport }))).data).dst;
+        const visit = (sport: number): Address =>
+          dissect(ingress(packet(to(STICKY, { sport }))).data).dst as Address;
         const first = visit(1000);
         for (let i = 1; i < 30; i++) expect(visit(1000 + i)).toBe(first);
         const { bytes, view, entries } = world.tables.backends;
