@@ -87,7 +87,6 @@ TP_RARE int tc_open(const struct packet *p, struct opening *o, __u32 ifindex)
 {
 	const struct tp_settings *set = settings();
 	struct tp_frontend *f;
-	struct tp_backend *b;
 	int verdict;
 
 	if (!p || !o || !set)
@@ -95,17 +94,11 @@ TP_RARE int tc_open(const struct packet *p, struct opening *o, __u32 ifindex)
 	f = frontend_at(o->frontend);
 	if (!f)
 		return V_PASS;
-	o->origin = origin_of(set, p, ifindex, p->family);
+	o->origin = origin_for(set, f, p, ifindex);
 	verdict = answer_new(set, f, p, o->origin, &o->pool);
 	if (verdict != GO_ON)
 		return verdict;
-	if (open_pick(o, p) != GO_ON)
-		return V_DROP;
-	b = backend_at(o->backend);
-	if (!b)
-		return V_DROP;
-	o->masquerade = masquerades(set, f, b, p, o->origin);
-	return open_split(o, p);
+	return open_pick(o, p) == GO_ON ? open_split(o, p) : V_DROP;
 }
 
 /* The connection of a packet to a frontend, made if need be; ref->conn is set if GO_ON is returned. */
