@@ -12,7 +12,7 @@ import { ABI, LAYOUTS } from '../src/dataplane/ebpf/abi.ts';
 import { encodeKnobs, type Knobs, mapEntries, tickShift } from '../src/dataplane/ebpf/knobs.ts';
 import { type BpfObject, bpfNative, loadBpf } from '../src/dataplane/ebpf/native.ts';
 import { Settings } from '../src/dataplane/ebpf/settings.ts';
-import { mapArray, type Mapped, Tables } from '../src/dataplane/ebpf/tables.ts';
+import { type Mapped, mapArray, Tables } from '../src/dataplane/ebpf/tables.ts';
 import type { Address, Family } from '../src/model/records.ts';
 import { packageRoot } from '../src/node/native.ts';
 
@@ -258,7 +258,11 @@ class Bench {
   }
 }
 
-async function load(family: Family, connections: number, objectPath: string): Promise<{ bench: Bench; object: BpfObject }> {
+async function load(
+  family: Family,
+  connections: number,
+  objectPath: string,
+): Promise<{ bench: Bench; object: BpfObject }> {
   const knobs: Knobs = {
     sizes: { frontends: 1024, backends: 2048, connections, affinities: 64, sourceRanges: 64, hops: 64 },
     natPorts: [
@@ -274,7 +278,13 @@ async function load(family: Family, connections: number, objectPath: string): Pr
   };
   void tickShift;
   const maps = mapEntries(knobs.sizes);
-  const object = await loadBpf({ path: objectPath, pinRoot: '', maps, programs: [], rodata: encodeKnobs(knobs) });
+  const object = await loadBpf({
+    path: objectPath,
+    pinRoot: '',
+    maps,
+    programs: [],
+    rodata: encodeKnobs(knobs),
+  });
   return { bench: new Bench(object, knobs, family), object };
 }
 
@@ -287,7 +297,8 @@ for (const family of [4, 6] as const) {
     process.stdout.write(
       `IPv${family} established ${String(flows).padStart(8)} flows: ${forward} ns to the backend, ${reply} ns back, ${mean} ns mean\n`,
     );
-    if (flows === 1 << 16) process.stdout.write(`IPv${family} new at ${flows} flows: ${bench.fresh(flows)} ns\n`);
+    if (flows === 1 << 16)
+      process.stdout.write(`IPv${family} new at ${flows} flows: ${bench.fresh(flows)} ns\n`);
     if (flows === 1) {
       process.stdout.write(`IPv${family} no service: ${bench.stranger(0)} ns\n`);
       process.stdout.write(`IPv${family} no service, to a NAT port: ${bench.stranger(62000)} ns\n`);
