@@ -2,7 +2,7 @@
   "target_defaults": {
     "cflags": ["-Wall", "-Wextra", "-Wno-unused-parameter", "-O2", "-g"],
     "cflags_cc": ["-std=c++17"],
-    "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_DISABLE_DEPRECATED", "_GNU_SOURCE"]
+    "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_DISABLE_DEPRECATED", "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS", "_GNU_SOURCE"]
   },
   "targets": [
     {
@@ -11,7 +11,13 @@
         "native/addon.cc",
         "native/netns.cc",
         "native/netlink_socket.cc",
+        "native/conntrack.cc",
+        "native/flow.cc",
+        "native/lock.cc",
+        "native/rt_row.cc",
+        "native/rtnetlink.cc",
         "native/nft_batch.cc",
+        "native/nft_batch_builder.cc",
         "native/nft_dump.cc",
         "native/nft_expr.cc",
         "native/nft_monitor.cc",
@@ -27,6 +33,14 @@
         "<!(node -p \"require('node-addon-api').targets\"):node_addon_api_except"
       ],
       "libraries": ["-lmnl", "-lnftnl", "-lbpf", "-lelf", "-lz"]
+    },
+    {
+      "target_name": "triplane-pod",
+      "type": "executable",
+      "sources": [
+        "native/lab/pod.c", "native/lab/loop.c", "native/lab/out.c", "native/lab/enter.c",
+        "native/lab/serve.c", "native/lab/target.c", "native/lab/job.c", "native/lab/request.c", "native/lab/report.c"
+      ]
     }
   ]
 }

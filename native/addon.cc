@@ -7,6 +7,9 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   InitNftSocket(env, exports);
   InitNftMonitor(env, exports);
   InitBpf(env, exports);
+  InitRtnetlink(env, exports);
+  InitConntrack(env, exports);
+  InitLock(env, exports);
   return exports;
 }
 

@@ -48,6 +48,8 @@ class NetlinkSocket {
   void UsedSeqs(uint32_t last) { seq_ = last; }
   // The kernel's number for this socket: notifications name the socket whose request caused them.
   uint32_t PortId() const { return port_id_; }
+  // For exchanges that neither Transact nor Dump fits; stays the socket's.
+  int Descriptor() const { return fd_; }
   size_t SendBufferBytes() const { return send_buffer_bytes_; }
 
   // Sends `size` bytes in one call and collects every refusal until the kernel has no more answers for

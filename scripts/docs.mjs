@@ -43,8 +43,12 @@ _Made from \`src/model/errors.ts\` by \`node scripts/docs.mjs\`._
 `;
 }
 
+async function configurationPage() {
+  return (await importTypeScript('src/config/reference.ts')).configurationReference();
+}
+
 /** Page in docs/ -> its text. */
-const PAGES = { 'docs/errors.md': errorsPage };
+const PAGES = { 'docs/errors.md': errorsPage, 'docs/configuration.md': configurationPage };
 
 const onlyCheck = process.argv.includes('--check');
 for (const [page, make] of Object.entries(PAGES)) {

@@ -4,7 +4,8 @@
  */
 import type { Config } from '../config/config.ts';
 import { familyOf } from '../model/address.ts';
-import { ClusterModel, type ModelChange } from '../model/cluster.ts';
+import type { ModelChange, ModelConfig } from '../model/change.ts';
+import { ClusterModel } from '../model/cluster.ts';
 import type { StaleFlow } from '../model/conntrack.ts';
 import { decide } from '../model/decide.ts';
 import { TriplaneError } from '../model/errors.ts';
@@ -79,15 +80,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.problemLog = new ProblemLog(parts.log);
     const { config } = parts;
     this.model = new ClusterModel(
-      {
-        nodeName: parts.nodeName,
-        masqueradeAll: config.masqueradeAll,
-        serviceCIDRs: config.serviceCIDRs,
-        detectMode: config.detectLocalMode,
-        clusterCIDRs: config.clusterCIDRs,
-        bridge: config.podBridgeInterface,
-        prefix: config.podInterfaceNamePrefix,
-      },
+      modelConfig(config, parts.nodeName),
       nodeFacts(config, null, parts.machine()),
     );
     this.choice = chooseDataplane(config.proxyMode, { onForeignChange: () => this.loop.verifySoon() });
@@ -271,7 +264,7 @@ export class Agent implements AgentStatus, AgentControl {
 
   private senderOf({ source, from }: ExplainRequest): 'node' | 'pod' | 'outside' {
     if (from !== 'unknown') return from;
-    return this.parts.machine().all.includes(source) ? 'node' : 'outside';
+    return this.parts.machine().all.some(({ address }) => address === source) ? 'node' : 'outside';
   }
 
   async switchMode(mode: Mode | 'auto'): Promise<SwitchResult> {
@@ -286,15 +279,29 @@ export class Agent implements AgentStatus, AgentControl {
 
   /** Takes over what can change live. */
   reconfigure(config: Config): void {
-    this.config = {
-      ...this.config,
-      nodePortAddresses: config.nodePortAddresses,
-      syncPeriodMs: config.syncPeriodMs,
-      minSyncPeriodMs: config.minSyncPeriodMs,
-    };
-    this.loop.setTimes(this.config);
+    if (config.proxyMode !== this.config.proxyMode && config.proxyMode !== this.choice.mode) {
+      this.parts.log.warn(
+        { mode: this.choice.mode, wanted: config.proxyMode },
+        'the mode changes at the next start',
+      );
+    }
+    this.config = config;
+    this.loop.setTimes(config);
+    this.model.setConfig(modelConfig(config, this.parts.nodeName));
     this.machineChanged();
   }
+}
+
+function modelConfig(config: Config, nodeName: string): ModelConfig {
+  return {
+    nodeName,
+    masqueradeAll: config.masqueradeAll,
+    serviceCIDRs: config.serviceCIDRs,
+    detectMode: config.detectLocalMode,
+    clusterCIDRs: config.clusterCIDRs,
+    bridge: config.podBridgeInterface,
+    prefix: config.podInterfaceNamePrefix,
+  };
 }
 
 const ANY_ADDRESS = ['0.0.0.0', '::'] as unknown as HealthCheckPlan['addresses'];

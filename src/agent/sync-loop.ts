@@ -3,7 +3,8 @@
  * What arrives while the kernel is busy is applied together afterwards.
  */
 import type { Dataplane, Refusal } from '../dataplane/dataplane.ts';
-import type { ClusterModel, ModelChange, Trigger } from '../model/cluster.ts';
+import type { ModelChange, Trigger } from '../model/change.ts';
+import type { ClusterModel } from '../model/cluster.ts';
 import type { StaleFlow } from '../model/conntrack.ts';
 import type { DesiredChange } from '../model/desired.ts';
 import type { Family, ObjectKey } from '../model/records.ts';

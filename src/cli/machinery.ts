@@ -2,7 +2,8 @@
  * Where the commands meet what does the work: each entry loads its module when it is called for. null: not
  * part of this build, and the command says so.
  */
-import type { StartAgent } from '../agent/status.ts';
+import type { Log, StartAgent } from '../agent/status.ts';
+import type { Config } from '../config/config.ts';
 import type { EndpointView, Mode, ServiceView } from '../dataplane/dataplane.ts';
 import { TriplaneError } from '../model/errors.ts';
 import type { Protocol } from '../model/records.ts';
@@ -57,6 +58,8 @@ type Load<T> = (() => Promise<T>) | null;
 
 export interface Machinery {
   readonly startAgent: Load<StartAgent>;
+  /** All that --init-only does. */
+  readonly prepareNode: Load<(config: Config, log: Log) => void>;
   /** In the order in which they are asked. */
   readonly readers: Readonly<Record<Mode, Load<KernelReader>>>;
   readonly cleaners: Readonly<Record<Mode, Load<Cleaner>>>;
@@ -68,9 +71,18 @@ export interface Machinery {
 }
 
 export const MACHINERY: Machinery = {
-  startAgent: null,
-  readers: { nft: null, ipvs: null, ebpf: null },
-  cleaners: { nft: null, ipvs: null, ebpf: null },
+  startAgent: async () => (await import('../agent/start.ts')).startAgent,
+  prepareNode: async () => (await import('../agent/start.ts')).prepareNode,
+  readers: {
+    nft: async () => (await import('./read-nft.ts')).NFT_READER,
+    ipvs: null,
+    ebpf: null,
+  },
+  cleaners: {
+    nft: async () => (await import('./read-nft.ts')).cleanNft,
+    ipvs: null,
+    ebpf: null,
+  },
   cleanKubeProxy: null,
   probe: null,
   bench: null,

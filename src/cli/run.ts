@@ -49,6 +49,7 @@ async function runAgent(flags: FlagTexts, resolved: Resolved, machinery: Machine
   const log = createLogger({ verbosity: config.verbosity, format: config.loggingFormat });
   for (const warning of resolved.warnings) log.warn({}, warning);
   log.info({ version: version(), node: process.version, mode: config.proxyMode }, 'starting');
+  if (config.initOnly) return (await need(machinery.prepareNode, 'agent'))(config, log);
   const startAgent = await need(machinery.startAgent, 'agent');
   const signalled = firstSignal();
   const agent = await startAgent(config, log);

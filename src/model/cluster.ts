@@ -4,21 +4,14 @@
  * on the records that are there now, not on the order in which they came.
  */
 import { mergeCidrs } from './address.ts';
+import type { HealthChange, ModelChange, ModelConfig, NodeFacts, Trigger } from './change.ts';
 import { Claims } from './claims.ts';
 import { type StaleFlow, staleFlows } from './conntrack.ts';
-import type {
-  DesiredChange,
-  DesiredNode,
-  DesiredPort,
-  DesiredService,
-  DesiredState,
-  Frontend,
-} from './desired.ts';
-import { type DetectConfig, makeDetector } from './detector.ts';
+import type { DesiredNode, DesiredPort, DesiredService, DesiredState, Frontend } from './desired.ts';
+import { makeDetector } from './detector.ts';
 import { type Entry, frontendsOf, newEntry, sameClaims } from './entry.ts';
 import { listSome, type ModelProblem } from './problem.ts';
 import {
-  type Address,
   type Cidr,
   keyOf,
   type NodeRecord,
@@ -31,48 +24,6 @@ import {
 import { same } from './same.ts';
 import { computeService, type NodeContext, type ServiceHealth, withFrontends } from './service.ts';
 import { shareService } from './share.ts';
-
-/** What is fixed while the agent runs. */
-export interface ModelConfig extends DetectConfig {
-  readonly nodeName: string;
-  readonly masqueradeAll: boolean;
-  /** Configured ServiceCIDRs; those of ServiceCIDR records are added. */
-  readonly serviceCIDRs: readonly Cidr[];
-}
-
-/** What the agent finds out about this machine, and tells anew when it changes. */
-export interface NodeFacts {
-  /** As NodeContext's: where NodePorts listen. */
-  readonly nodePortAddresses: readonly Address[];
-  /** As NodeContext's: the first of each family is the primary one. */
-  readonly nodeAddresses: readonly Address[];
-}
-
-/** When the change of endpoints happened that is now part of a service's desired state. */
-export interface Trigger {
-  readonly key: ObjectKey;
-  /** Milliseconds since the epoch; the oldest since the last produce(). */
-  readonly triggerMs: number;
-}
-
-export interface HealthChange {
-  readonly key: ObjectKey;
-  /** null: the service has no health check any more. */
-  readonly health: ServiceHealth | null;
-}
-
-/** A change of desired state with what else follows from the same records. */
-export interface ModelChange extends DesiredChange {
-  /** For the latency of network programming, also of services whose desired state stayed the same. */
-  readonly triggers: readonly Trigger[];
-  /** UDP flows to clear from conntrack once the change is in the kernel. */
-  readonly staleFlows: readonly StaleFlow[];
-  readonly health: readonly HealthChange[];
-  /** New, or with another reason than before. */
-  readonly problems: readonly ModelProblem[];
-  /** Objects whose problem is gone. */
-  readonly problemsGone: readonly string[];
-}
 
 const NONE: readonly never[] = [];
 
@@ -98,7 +49,7 @@ export class ClusterModel {
   readonly #services = new Map<ObjectKey, DesiredService>();
   readonly #healthChecks = new Map<ObjectKey, ServiceHealth>();
   readonly #problems = new Map<string, ModelProblem>();
-  readonly #config: ModelConfig;
+  #config: ModelConfig;
   readonly #entries = new Map<ObjectKey, Entry>();
   /** The service that each slice belongs to, by the slice's key. */
   readonly #ownerOfSlice = new Map<ObjectKey, Entry>();
@@ -174,6 +125,16 @@ export class ClusterModel {
           break;
       }
     }
+  }
+
+  /** Takes another configuration of the same node. Takes effect at the next produce(). */
+  setConfig(config: ModelConfig): void {
+    const masquerade = config.masqueradeAll !== this.#config.masqueradeAll;
+    this.#config = config;
+    this.#nodeIsDirty = true;
+    if (!masquerade) return;
+    this.#context = { ...this.#context, masqueradeAll: config.masqueradeAll };
+    for (const entry of this.#entries.values()) if (entry.record !== null) this.#dirty.add(entry);
   }
 
   /** Takes new facts about this machine. Takes effect at the next produce(). */

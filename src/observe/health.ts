@@ -97,6 +97,7 @@ export interface HealthServerOptions {
   readonly onFailure: (failure: ListenFailure) => void;
   /** For the counters of answers. */
   readonly onAnswer: (probe: 'healthz' | 'livez', code: 200 | 503) => void;
+  readonly retryMs?: number;
 }
 
 /** The server of --healthz-bind-address. */
@@ -108,6 +109,7 @@ export function serveHealth(options: HealthServerOptions): RunningServer {
     wildcard: 'both',
     onBusy,
     onFailure,
+    ...(options.retryMs === undefined ? {} : { retryMs: options.retryMs }),
     handler: (request, response) => {
       const path = pathOf(request);
       if (path !== '/healthz' && path !== '/livez') return replyNotFound(response);

@@ -55,9 +55,11 @@ function fieldText(value: unknown): string {
   return typeof value === 'string' && /[\s"=\\]|^$/.test(plain) ? JSON.stringify(plain) : plain;
 }
 
+/** An error that was raised on purpose says all in its message; of others the place is wanted. */
 function errorFields(error: Error): Record<string, unknown> {
   const { type, message, stack } = stdSerializers.err(error);
   const code = (error as { code?: unknown }).code;
+  if (typeof code === 'string' && code.startsWith('TP_')) return { code, message };
   return { type, message, ...(code === undefined ? {} : { code }), stack };
 }
 

@@ -44,4 +44,3 @@ export interface Source {
   health(): readonly SourceHealth[];
   stop(): Promise<void>;
 }
-

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
-import { type Config, compareConfigs, resolveConfig } from '../../src/config/config.ts';
+import { type Config, compareConfigs, resolveConfig, takeOver } from '../../src/config/config.ts';
 import { parseConfigFile } from '../../src/config/file.ts';
 import { OPTIONS } from '../../src/config/options.ts';
 import { configurationReference } from '../../src/config/reference.ts';

@@ -1,6 +1,6 @@
 /** Random records from a small world, so that names, addresses and ports collide often. */
 import fc from 'fast-check';
-import type { ModelConfig, NodeFacts } from '../../src/model/cluster.ts';
+import type { ModelConfig, NodeFacts } from '../../src/model/change.ts';
 import type {
   ClusterRecord,
   EndpointRecord,

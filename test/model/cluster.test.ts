@@ -1,6 +1,7 @@
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { ClusterModel, type ModelChange, type NodeFacts } from '../../src/model/cluster.ts';
+import type { ModelChange, NodeFacts } from '../../src/model/change.ts';
+import { ClusterModel } from '../../src/model/cluster.ts';
 import type { DesiredNode, DesiredService } from '../../src/model/desired.ts';
 import { type ClusterRecord, keyOf, type RecordChange } from '../../src/model/records.ts';
 import { arbitraryChange, arbitraryConfig, arbitraryFacts } from './arbitrary.ts';

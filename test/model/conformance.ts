@@ -2,7 +2,7 @@
  * The conformance table: cluster state, a packet, and what becomes of it. decide() is tested with it here;
  * the dataplanes are tested with it against real kernels. Every row is named after what it shows.
  */
-import type { ModelConfig, NodeFacts } from '../../src/model/cluster.ts';
+import type { ModelConfig, NodeFacts } from '../../src/model/change.ts';
 import type { Packet } from '../../src/model/decide.ts';
 import type { ClusterRecord, Protocol, ServiceRecord, SliceRecord } from '../../src/model/records.ts';
 import {

@@ -1,6 +1,7 @@
 /** Short ways to write records and the one small cluster that the model's tests play in. */
 import { parseAddress, parseCidr } from '../../src/model/address.ts';
-import { ClusterModel, type ModelConfig, type NodeFacts } from '../../src/model/cluster.ts';
+import type { ModelConfig, NodeFacts } from '../../src/model/change.ts';
+import { ClusterModel } from '../../src/model/cluster.ts';
 import type { DetectConfig } from '../../src/model/detector.ts';
 import type {
   Address,

@@ -6,6 +6,7 @@
  * never appear (they are elements).
  */
 
+import { detectorSpeaks } from '../../model/decide.ts';
 import type { LocalDetector } from '../../model/desired.ts';
 import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
@@ -38,8 +39,10 @@ const WORDS: Record<Family, Words> = {
   },
 };
 
-/** The rule fragment that is true for packets of pods; null when pods cannot be told. */
+/** The rule fragment that is true for packets of pods; null when pods of this family cannot be told. */
 function podMatch(family: Family, detector: LocalDetector): string | null {
+  // With CIDRs of the other family only, an empty set would make everybody a stranger; it is to be nobody.
+  if (!detectorSpeaks(detector, family)) return null;
   switch (detector.by) {
     case 'cidr':
       return `${WORDS[family].ip} saddr @pods`;
@@ -170,7 +173,7 @@ ${each((p) => `meta l4proto ${p} ${original} @masquerade-always masquerade fully
   chain masquerade-strangers {
 ${pod ? `    ${pod} return\n    masquerade fully-random\n` : ''}  }
   chain masquerade-node {
-    fib saddr type local masquerade fully-random
+${pod ? `    ${pod} return comment "also where a CIDR of pods holds this node"\n` : ''}    fib saddr type local masquerade fully-random
   }
 `;
 }

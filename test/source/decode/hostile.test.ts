@@ -1,9 +1,12 @@
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import type { ClusterRecord, RecordKind } from '../../../src/model/records.ts';
 import { show } from '../../../src/source/decode/check.ts';
 import { DECODERS, sortObject } from '../../../src/source/decode/object.ts';
 import { node, service, serviceCidr, slice } from './objects.ts';
+
+// Properties run many times, and the machine may be busy.
+vi.setConfig({ testTimeout: 60_000 });
 
 const KINDS = Object.keys(DECODERS) as RecordKind[];
 const PRINTABLE = /^[\x20-\x7e]*$/;

@@ -1,7 +1,10 @@
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 import { stringify } from 'yaml';
 import { type ManifestDocument, parseManifest } from '../../../src/source/manifests/parse.ts';
+
+// Properties run many times, and the machine may be busy.
+vi.setConfig({ testTimeout: 60_000 });
 
 async function parse(text: string): Promise<ManifestDocument[]> {
   const documents: ManifestDocument[] = [];
@@ -93,7 +96,9 @@ describe('parseManifest', () => {
         expect(await valuesOf(plain.map((one: unknown) => JSON.stringify(one)).join('\n---\n'))).toEqual(
           plain,
         );
-        const printable = !/[^\x20-\x7e]/.test(JSON.stringify(plain));
+        const text = JSON.stringify(plain);
+        // stringify() does not know of merge keys, which we read, and leaves "<<" bare.
+        const printable = !/[^\x20-\x7e]/.test(text) && !text.includes('"<<":');
         if (printable) {
           expect(await valuesOf(plain.map((one: unknown) => stringify(one)).join('---\n'))).toEqual(plain);
         }

@@ -1,0 +1,129 @@
+/** Puts an agent together for this machine: the one place where the agent meets sockets, files and the kernel. */
+import { writeFileSync } from 'node:fs';
+import os from 'node:os';
+import type { Config } from '../config/config.ts';
+import type { StaleFlow } from '../model/conntrack.ts';
+import type { Address, Family } from '../model/records.ts';
+import { AddressBook } from '../node/addresses.ts';
+import { deleteFlows, type FlowMatch } from '../node/conntrack.ts';
+import { takeLock } from '../node/lock.ts';
+import { requireCapability } from '../node/privilege.ts';
+import { applyConntrackSettings, forwardingWarnings } from '../node/sysctls.ts';
+import { createKubernetesSource } from '../source/kubernetes/source.ts';
+import { createManifestSource } from '../source/manifests/source.ts';
+import type { Source } from '../source/source.ts';
+import { Agent } from './agent.ts';
+import type { MachineAddresses } from './facts.ts';
+import type { Log, RunningAgent, StartAgent } from './status.ts';
+
+/** One agent serves a network namespace, whatever its mode. */
+const LOCK = 'agent';
+
+export const startAgent: StartAgent = async (config, log) => {
+  requireCapability('CAP_NET_ADMIN', 'program the network of this node');
+  const nodeName = nodeNameOf(config);
+  const lock = await takeLock(LOCK);
+  prepareNode(config, log);
+  const book = new AddressBook();
+  try {
+    const source = sourceOf(config, nodeName);
+    const machine = new Machine(book);
+    await machine.refresh();
+    const agent = new Agent({ config, nodeName, log, source, machine: () => machine.current, clearFlows });
+    machine.onChange(() => agent.machineChanged());
+    await agent.start();
+    return running(agent, async () => {
+      await agent.stop();
+      book.close();
+      await lock.release();
+    });
+  } catch (error) {
+    book.close();
+    await lock.release();
+    throw error;
+  }
+};
+
+function running(agent: Agent, close: () => Promise<void>): RunningAgent {
+  let end: () => void = () => {};
+  const ended = new Promise<void>((resolve) => {
+    end = resolve;
+  });
+  let closing: Promise<void> | null = null;
+  return {
+    status: agent,
+    control: agent,
+    ended,
+    reconfigure: async (config) => agent.reconfigure(config),
+    stop: () => {
+      closing ??= close().finally(end);
+      return closing;
+    },
+  };
+}
+
+function nodeNameOf(config: Config): string {
+  // kube-proxy's rule (nodeutil.GetHostname): trimmed, lower case.
+  return (config.hostnameOverride === '' ? os.hostname() : config.hostnameOverride).trim().toLowerCase();
+}
+
+function sourceOf(config: Config, nodeName: string): Source {
+  if (config.manifests !== '') return createManifestSource(config.manifests);
+  return createKubernetesSource({ kubeconfigPath: config.kubeconfig, master: config.master, nodeName });
+}
+
+/** What needs full privileges: sysctls and the OOM score. All of --init-only. */
+export function prepareNode(config: Config, log: Log): void {
+  const { changed, warnings } = applyConntrackSettings({
+    maxPerCore: config.conntrackMaxPerCore,
+    min: config.conntrackMin,
+    tcpEstablishedMs: config.conntrackTcpEstablishedMs,
+    tcpCloseWaitMs: config.conntrackTcpCloseWaitMs,
+    tcpBeLiberal: config.conntrackTcpBeLiberal,
+    udpMs: config.conntrackUdpMs,
+    udpStreamMs: config.conntrackUdpStreamMs,
+  });
+  for (const line of changed) log.info({}, `set ${line}`);
+  for (const line of [...warnings, ...forwardingWarnings([4])]) log.warn({}, line);
+  try {
+    writeFileSync('/proc/self/oom_score_adj', String(config.oomScoreAdj));
+  } catch (error) {
+    log.warn({}, `oom_score_adj could not be set to ${config.oomScoreAdj}: ${(error as Error).message}`);
+  }
+}
+
+/** The machine's addresses with what needs a route look-up, kept ready for synchronous readers. */
+class Machine {
+  current: MachineAddresses;
+  private readonly book: AddressBook;
+
+  constructor(book: AddressBook) {
+    this.book = book;
+    this.current = { all: book.addresses(), defaults: { 4: null, 6: null } };
+  }
+
+  async refresh(): Promise<void> {
+    const defaults: Record<Family, Address | null> = {
+      4: await this.book.defaultAddress(4).catch(() => null),
+      6: await this.book.defaultAddress(6).catch(() => null),
+    };
+    this.current = { all: this.book.addresses(), defaults };
+  }
+
+  onChange(listener: () => void): void {
+    this.book.onChange(() => {
+      this.refresh().then(listener, listener);
+    });
+  }
+}
+
+async function clearFlows(_family: Family, flows: readonly StaleFlow[]): Promise<number> {
+  const matches = flows.map(
+    ({ address, port, backend, backendPort }): FlowMatch => ({
+      protocol: 'UDP',
+      destination: { address, port },
+      answeredBy: backend === null ? 'untranslated' : { address: backend, port: backendPort },
+    }),
+  );
+  return (await deleteFlows(matches)).deleted;
+}

@@ -1,0 +1,18 @@
+/** What a reflector is made of. */
+import type { RecordChange } from '../../model/records.ts';
+import type { ProblemBook } from '../problems.ts';
+import type { Cluster } from './cluster.ts';
+import type { ReflectorLimits } from './options.ts';
+import type { Resource } from './resources.ts';
+import type { RecordStore } from './store.ts';
+
+export interface ReflectorParts {
+  readonly resource: Resource;
+  readonly cluster: Cluster;
+  readonly store: RecordStore;
+  readonly problems: ProblemBook;
+  readonly limits: ReflectorLimits;
+  readonly deliver: (changes: readonly RecordChange[]) => void;
+  /** Called once, when everything that there is has been delivered (or the resource does not exist). */
+  readonly onSynced: () => void;
+}

@@ -1,0 +1,161 @@
+/** One GET to the API server, answered as a stream of bytes. */
+import http, { type IncomingMessage } from 'node:http';
+import https from 'node:https';
+import type { Readable } from 'node:stream';
+import { pipeline } from 'node:stream';
+import { createGunzip } from 'node:zlib';
+import { apiErrorOf } from './api-error.ts';
+import type { Cluster } from './cluster.ts';
+
+const KEEPALIVE_MS = 30_000;
+const ERROR_BYTES_MAX = 64 * 1024;
+
+export interface Answer {
+  readonly chunks: AsyncIterable<Buffer>;
+  /** From now on, so much silence ends the request with an error. */
+  allowSilence(silenceMs: number): void;
+  /** Ends it at once; harmless when it has ended. */
+  close(): void;
+}
+
+export interface RequestLimits {
+  /** Silence that ends the request, from the start on. */
+  readonly silenceMs: number;
+  readonly signal: AbortSignal;
+}
+
+/** The server has said nothing for too long. */
+export class SilenceError extends Error {}
+
+/** Rejects when the signal fires, whatever an exec plugin is waiting for. */
+async function unlessAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  signal.throwIfAborted();
+  const waiting = new AbortController();
+  const aborted = new Promise<never>((_resolve, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason), { once: true, signal: waiting.signal });
+  });
+  return Promise.race([work, aborted]).finally(() => waiting.abort());
+}
+
+/** Ends a request after too long a silence: a dead peer says nothing, and never that it is dead. */
+class SilenceTimer {
+  #timer: NodeJS.Timeout | null = null;
+  #silenceMs: number;
+  readonly #onSilence: (error: Error) => void;
+
+  constructor(silenceMs: number, onSilence: (error: Error) => void) {
+    this.#silenceMs = silenceMs;
+    this.#onSilence = onSilence;
+    this.touch();
+  }
+
+  touch(): void {
+    this.stop();
+    const silenceMs = this.#silenceMs;
+    this.#timer = setTimeout(
+      () => this.#onSilence(new SilenceError(`the server said nothing for ${silenceMs} ms`)),
+      silenceMs,
+    );
+  }
+
+  set(silenceMs: number): void {
+    this.#silenceMs = silenceMs;
+    this.touch();
+  }
+
+  stop(): void {
+    if (this.#timer) clearTimeout(this.#timer);
+  }
+}
+
+async function readError(response: IncomingMessage, chunks: AsyncIterable<Buffer>): Promise<Error> {
+  const parts: Buffer[] = [];
+  let bytes = 0;
+  try {
+    for await (const chunk of chunks) {
+      parts.push(chunk);
+      bytes += chunk.length;
+      if (bytes > ERROR_BYTES_MAX) break;
+    }
+  } catch {
+    // The status line alone says enough.
+  }
+  const text = Buffer.concat(parts).toString();
+  let body: unknown = text;
+  try {
+    body = JSON.parse(text);
+  } catch {
+    // A proxy's page, most likely.
+  }
+  return apiErrorOf(response.statusCode ?? 0, body, response.headers['retry-after']);
+}
+
+/** The body, unpacked; every chunk counts as a sign of life. */
+async function* bodyOf(response: IncomingMessage, silence: SilenceTimer): AsyncGenerator<Buffer> {
+  let body: Readable = response;
+  if (response.headers['content-encoding'] === 'gzip') {
+    // The error of either end comes out of the iteration below.
+    body = pipeline(response, createGunzip(), () => {});
+  }
+  try {
+    for await (const chunk of body) {
+      silence.touch();
+      yield chunk as Buffer;
+    }
+    // A body whose length was not announced may end early without an error of its own.
+    if (!response.complete) throw new Error('the connection was closed in the middle of the answer');
+  } finally {
+    silence.stop();
+    response.destroy();
+  }
+}
+
+/**
+ * Sends the request and waits for the head of the answer. Throws ApiError for every status but 200, and an
+ * Error for what happens on the way.
+ */
+export async function get(cluster: Cluster, pathAndQuery: string, limits: RequestLimits): Promise<Answer> {
+  const options = await unlessAborted(cluster.authorize(), limits.signal);
+  const url = new URL(cluster.url + pathAndQuery);
+  const headers = {
+    ...options.headers,
+    Accept: 'application/json',
+    'Accept-Encoding': 'gzip',
+    'User-Agent': 'triplane',
+  };
+  const request = (url.protocol === 'http:' ? http : https).request(url, {
+    ...options,
+    headers,
+    method: 'GET',
+    signal: limits.signal,
+  });
+  let end = (error: Error): void => void request.destroy(error);
+  const silence = new SilenceTimer(limits.silenceMs, (error) => end(error));
+  request.on('socket', (socket) => socket.setKeepAlive(true, KEEPALIVE_MS));
+  try {
+    const response = await new Promise<IncomingMessage>((resolve, reject) => {
+      request.on('response', resolve);
+      request.on('error', reject);
+      request.end();
+    });
+    silence.touch();
+    // Once there is an answer, only its stream still tells anybody about an error.
+    end = (error) => void response.destroy(error);
+    request.on('error', end);
+    const chunks = bodyOf(response, silence);
+    if (response.statusCode !== 200) throw await readError(response, chunks);
+    return {
+      chunks,
+      allowSilence: (silenceMs) => silence.set(silenceMs),
+      close: () => {
+        silence.stop();
+        request.destroy();
+        response.destroy();
+      },
+    };
+  } catch (error) {
+    silence.stop();
+    request.destroy();
+    throw error;
+  }
+}
