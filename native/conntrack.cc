@@ -305,22 +305,17 @@ class ConntrackDump : public Napi::ObjectWrap<ConntrackDump> {
     const uint32_t rows_min = NumberArg(info, 0, kRowsPerBatchMax, "rowsMin");
     auto rows = std::make_shared<std::vector<uint8_t>>();
     *busy_ = true;
-    // `busy` is written on the event loop before the work starts, and on the pool thread as its last act.
+    // `busy` is read and written on the event loop only: quick work must not let a second request slip in.
     return AsyncTask::Start(
-        env,
-        [cursor = cursor_, busy = busy_, rows, rows_min] {
-          TaskError error = cursor->Read(std::max(rows_min, 1u), rows.get());
-          *busy = false;
-          return error;
-        },
-        [rows](Napi::Env env) { return BytesValue(env, std::move(*rows)); });
+        env, [cursor = cursor_, rows, rows_min] { return cursor->Read(std::max(rows_min, 1u), rows.get()); },
+        [rows](Napi::Env env) { return BytesValue(env, std::move(*rows)); }, [busy = busy_] { *busy = false; });
   }
 
   // The socket goes when the last request on it has ended.
   void Close(const Napi::CallbackInfo &) { cursor_.reset(); }
 
   std::shared_ptr<DumpCursor> cursor_;
-  std::shared_ptr<std::atomic<bool>> busy_ = std::make_shared<std::atomic<bool>>(false);
+  std::shared_ptr<bool> busy_ = std::make_shared<bool>(false);
 };
 }  // namespace
 
