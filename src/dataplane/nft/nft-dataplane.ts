@@ -5,10 +5,10 @@ import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
 import type { ApplyResult, Dataplane, Refusal, VerifyResult } from '../dataplane.ts';
 import { adoptTable } from './adopt.ts';
-import { parsePickChain, writeNamed, writeTableFlags } from './chains.ts';
+import { parsePickChain, pickChainRules, writeNamed, writeTableFlags } from './chains.ts';
 import { FamilyKernel, type OwnerChange } from './family-kernel.ts';
 import { comparableSets, hasAllSets, staticDigest } from './kernel-image.ts';
-import { MARKER_PREFIX, NEXT_TABLE, shortHash, TABLE } from './layout.ts';
+import { GUARD_CHECK, MARKER_PREFIX, NEXT_TABLE, shortHash, TABLE } from './layout.ts';
 import {
   type NameAnswer,
   NFPROTO,
@@ -223,11 +223,26 @@ export class NftDataplane implements Dataplane {
       if (parsePickChain(name) && !inUse.has(name) && !picks.idle.has(name))
         found.push(`chain ${name} is not used`);
     }
+    found.push(...(await this.changedChains(kernel)));
     for (const set of comparableSets(kernel.family, names)) {
       if (!(await this.holdsExpected(kernel, set)))
         found.push(`elements of ${kernel.table.layouts[set]!.name} were changed`);
     }
     return found;
+  }
+
+  /** Chains outside of the static rules, by their number of rules: what a flush or an added rule changes. */
+  private async changedChains(kernel: FamilyKernel): Promise<string[]> {
+    const { picks } = kernel.table;
+    const wanted = new Map(
+      picks.inUse().map((name) => [name, pickChainRules(kernel.family, parsePickChain(name)!)]),
+    );
+    wanted.set(GUARD_CHECK, kernel.table.rangeLengths().length + 1);
+    for (const { chain } of await this.socket.dumpRules(kernel.proto, TABLE)) {
+      const left = wanted.get(chain);
+      if (left !== undefined) wanted.set(chain, left - 1);
+    }
+    return [...wanted].filter(([, left]) => left !== 0).map(([name]) => `rules of ${name} were changed`);
   }
 
   /** A dump that meets a hash table while it grows may show elements twice or not at all: look again before believing it. */
