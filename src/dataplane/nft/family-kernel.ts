@@ -53,15 +53,16 @@ export class FamilyKernel {
   readonly proto: number;
   readonly table: FamilyTable;
   readonly socket: NftSocket;
-  /** The table that commits go to. */
-  name = TABLE;
+  /** The name of the table that commits go to. */
+  readonly name: string;
   /** By set: the sum over the elements that the kernel should hold. */
   sums: BigUint64Array;
 
-  constructor(family: Family, socket: NftSocket) {
+  constructor(family: Family, socket: NftSocket, name = TABLE) {
     this.family = family;
+    this.name = name;
     this.proto = NFPROTO[family];
-    this.table = new FamilyTable(family);
+    this.table = new FamilyTable(family, name);
     this.socket = socket;
     this.sums = new BigUint64Array(this.table.layouts.length);
   }

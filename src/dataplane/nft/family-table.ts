@@ -52,7 +52,7 @@ export interface Batch {
 export class FamilyTable {
   readonly family: Family;
   readonly layouts: readonly SetLayout[];
-  readonly numbers = new PoolNumbers();
+  readonly numbers: PoolNumbers;
   readonly picks: PickClasses;
   private readonly owners = new Map<ObjectKey, OwnerState>();
   /** How many owners need a shared element, by mapKey. */
@@ -61,9 +61,10 @@ export class FamilyTable {
   private readonly ranges = new Map<number, number>();
   private readonly classOf: ClassOf;
 
-  constructor(family: Family) {
+  constructor(family: Family, table: string) {
     this.family = family;
     this.layouts = setLayouts(family);
+    this.numbers = new PoolNumbers(table);
     this.picks = new PickClasses(family);
     this.classOf = (pick) => this.picks.numberOf(pick);
   }

@@ -39,6 +39,7 @@ const FAMILIES = [4, 6] as const;
 export class NftDataplane implements Dataplane {
   readonly mode = 'nft';
   private readonly netns: string;
+  private readonly onForeignChange: () => void;
   private readonly socket: NftSocket;
   private readonly monitor: NftMonitor;
   private kernels: FamilyKernel[] = [];
@@ -46,11 +47,12 @@ export class NftDataplane implements Dataplane {
 
   constructor(options: NftOptions = {}) {
     this.netns = options.netns ?? '';
+    this.onForeignChange = options.onForeignChange ?? (() => {});
     try {
       this.socket = openNftSocket(this.netns);
       const own = this.socket.portId();
       this.monitor = openNftMonitor(this.netns, TABLE, (portId) => {
-        if (portId !== own) options.onForeignChange?.();
+        if (portId !== own) this.onForeignChange();
       });
     } catch (error) {
       throw asTriplaneError(error);
@@ -133,8 +135,7 @@ export class NftDataplane implements Dataplane {
     );
     const built: [Family, FamilyKernel, ApplyResult][] = [];
     for (const family of families) {
-      const kernel = new FamilyKernel(family, this.socket);
-      kernel.name = table;
+      const kernel = new FamilyKernel(family, this.socket, table);
       const digest = staticDigest(
         await this.names(family, table),
         await this.socket.dumpRules(kernel.proto, table),
@@ -197,6 +198,7 @@ export class NftDataplane implements Dataplane {
       return await work();
     } finally {
       this.monitor.resume();
+      this.onForeignChange();
     }
   }
 

@@ -10,6 +10,7 @@ import type { LocalDetector } from '../../model/desired.ts';
 import { detectorSpeaks } from '../../model/detector.ts';
 import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
+import { NEXT_TABLE } from './layout.ts';
 
 /** Linux takes more, but nothing else is of use, and a quote or a space would end up in a parser. */
 const INTERFACE_NAME = /^[A-Za-z0-9_.:@-]{1,15}$/;
@@ -18,6 +19,8 @@ interface Words {
   readonly ip: string;
   readonly type: string;
   readonly poolRange: string;
+  /** Pool addresses of the table, and of the one that takes its place: see POOL_NUMBERS. */
+  readonly ownPools: readonly [string, string];
   readonly nobody: string;
   readonly portUnreachable: string;
 }
@@ -27,6 +30,7 @@ const WORDS: Record<Family, Words> = {
     ip: 'ip',
     type: 'ipv4_addr',
     poolRange: '0.0.0.0/8',
+    ownPools: ['0.0.0.0/9', '0.128.0.0/9'],
     nobody: '0.0.0.0',
     portUnreachable: 'icmp port-unreachable',
   },
@@ -34,6 +38,7 @@ const WORDS: Record<Family, Words> = {
     ip: 'ip6',
     type: 'ipv6_addr',
     poolRange: '100::/64',
+    ownPools: ['100::/105', '100::80:0/105'],
     nobody: '100::',
     portUnreachable: 'icmpv6 port-unreachable',
   },
@@ -109,26 +114,37 @@ function dispatchChains(family: Family, detector: LocalDetector): string {
   const { ip, poolRange, nobody } = WORDS[family];
   const key = `${ip} daddr . meta l4proto . th dport`;
   const pod = podMatch(family, detector);
+  // Only the first packet of a connection passes here: a later one that is still "new" has its translation
+  // already, and is rewritten by conntrack's NAT whatever its destination says.
+  const first = 'ct state new ct status & confirmed == 0';
   return `  chain dispatch-prerouting {
     type filter hook prerouting priority -105; policy accept;
-    ct state new jump new-prerouting
+    ${first} jump first-prerouting
   }
   chain dispatch-output {
     type filter hook output priority -105; policy accept;
-    ct state new jump new-output
+    ${first} jump first-output
   }
-  chain new-prerouting {
-    jump guard
+  chain first-prerouting {
+    ct original ${ip} daddr ${poolRange} drop comment "pool addresses are ours alone"
+    ${ip} daddr ${poolRange} return comment "another table of ours was here first"
+    ${key} @guarded jump guard-check
     ${key} @outside jump from-outside
-    goto dispatch
+    ${ip} daddr set ${key} map @services
+    ${ip} daddr ${poolRange} goto draw
+    jump check
+    ${ip} daddr @cluster-ips fib daddr type != local goto reject-it
+    ${ip} daddr @service-cidrs drop comment "no service has this address"
   }
-  chain new-output {
-    jump guard
-    goto dispatch
-  }
-  chain guard {
-    ${ip} daddr ${poolRange} drop comment "pool addresses are ours alone"
-    ${key} @guarded goto guard-check
+  chain first-output {
+    ct original ${ip} daddr ${poolRange} drop comment "pool addresses are ours alone"
+    ${ip} daddr ${poolRange} return comment "another table of ours was here first"
+    ${key} @guarded jump guard-check
+    ${ip} daddr set ${key} map @services
+    ${ip} daddr ${poolRange} goto draw
+    jump check
+    ${ip} daddr @cluster-ips goto reject-it
+    ${ip} daddr @service-cidrs drop comment "no service has this address"
   }
   chain guard-check {
     drop
@@ -137,10 +153,6 @@ function dispatchChains(family: Family, detector: LocalDetector): string {
 ${pod ? `    ${pod} return\n` : ''}    fib saddr type local return
     ${ip} daddr set ${key} map @outside
     ${ip} daddr ${nobody} drop
-  }
-  chain dispatch {
-    ${ip} daddr set ${key} map @services
-    ${ip} daddr ${poolRange} jump draw
   }
   chain draw {
 ${setPort(family, () => `${ip} daddr map @pools`)}    th dport vmap @picks
@@ -163,18 +175,19 @@ ${setPort(family, (p) => `${ip} daddr . ${p} dport map @slots`)}  }
 `;
 }
 
-function natChains(family: Family, detector: LocalDetector): string {
-  const { ip, poolRange } = WORDS[family];
+function natChains(table: string, family: Family, detector: LocalDetector): string {
+  const { ip, poolRange, ownPools: halves } = WORDS[family];
+  const ownPools = halves[table === NEXT_TABLE ? 1 : 0];
   const translate = each((p) => `dnat ${ip} addr . port to ${ip} daddr . ${p} dport map @members`);
   const original = `ct original ${ip} daddr . meta l4proto . ct original proto-dst`;
   const pod = podMatch(family, detector);
   return `  chain nat-prerouting {
     type nat hook prerouting priority -100; policy accept;
-    ${ip} daddr ${poolRange} goto translate
+    ${ip} daddr ${ownPools} goto translate
   }
   chain nat-output {
     type nat hook output priority -100; policy accept;
-    ${ip} daddr ${poolRange} goto translate
+    ${ip} daddr ${ownPools} goto translate
   }
   chain translate {
 ${translate}    goto translate-again
@@ -184,6 +197,7 @@ ${setPort(family, () => '0')}    jump member-of-slot
 ${translate}  }
   chain nat-postrouting {
     type nat hook postrouting priority 100; policy accept;
+    ${ip} daddr ${poolRange} drop comment "met a frontend but got no backend: try again"
     ct status dnat jump choose-source
   }
   chain choose-source {
@@ -199,24 +213,10 @@ ${pod ? `    ${pod} return comment "also where a CIDR of pods holds this node"\n
 }
 
 function checkChains(family: Family): string {
-  const { ip, poolRange, portUnreachable } = WORDS[family];
-  const hook = (name: string) => `  chain check-${name} {
-    type filter hook ${name} priority 0; policy accept;
-    ct state new jump ${name === 'input' ? 'check' : 'check-all'}
-  }
-`;
-  return `${hook('input')}${hook('forward')}${hook('output')}  chain check {
-    ${ip} daddr ${poolRange} drop comment "met a frontend but got no backend: try again"
+  const { ip, portUnreachable } = WORDS[family];
+  return `  chain check {
     ${ip} daddr . meta l4proto . th dport @rejected goto reject-it
     ${ip} daddr . meta l4proto . th dport @dropped drop
-  }
-  chain check-all {
-    jump check
-    goto check-cluster-ips
-  }
-  chain check-cluster-ips {
-    ${ip} daddr @cluster-ips goto reject-it
-    ${ip} daddr @service-cidrs drop comment "no service has this address"
   }
   chain reject-it {
     meta l4proto tcp reject with tcp reset
@@ -229,6 +229,6 @@ function checkChains(family: Family): string {
 export function skeletonText(table: string, family: Family, detector: LocalDetector): string {
   return `table ${WORDS[family].ip} ${table} {
   flags dormant;
-${declarations(family)}${checkChains(family)}${affinityChains(family)}${natChains(family, detector)}${dispatchChains(family, detector)}}
+${declarations(family)}${checkChains(family)}${affinityChains(family)}${natChains(table, family, detector)}${dispatchChains(family, detector)}}
 `;
 }
