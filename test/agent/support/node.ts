@@ -2,7 +2,7 @@
 import { type ChildProcess, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import path from 'node:path';
-import { expect } from 'vitest';
+import { expect, vi } from 'vitest';
 import { askAgent } from '../../../src/cli/admin-client.ts';
 import type { Lab } from '../../../src/lab/lab.ts';
 import type { Place } from '../../../src/lab/place.ts';
@@ -83,13 +83,12 @@ export class OwnAgent {
   }
 
   async ready(): Promise<this> {
-    await eventually(async () => {
-      if (!this.alive) throw new Error(`the agent ended: ${this.text}`);
-      return statusOf(this.adminSocket).then(
-        ({ synced }) => synced,
-        () => false,
-      );
-    }).toBe(true);
+    // Not expect.poll(), which is for tests only: this is for hooks, too.
+    await vi.waitFor(async () => {
+      if (this.alive && !(await statusOf(this.adminSocket)).synced)
+        throw new Error(`not ready: ${this.text}`);
+    }, PATIENCE);
+    if (!this.alive) throw new Error(`the agent ended: ${this.text}`);
     return this;
   }
 
