@@ -240,7 +240,7 @@ kernel.describe('changes under a running agent', () => {
     expect(await hold.established).toMatchObject({ pods: { webpod1: 1 } });
     lab.manifests.write('dns', [service!, ...slices('webpod2')]);
     await eventually(() => hold.failures.length).toBe(1);
-    expect(hold.failures[0]).toMatchObject({ name: 'webpod2' });
+    expect(hold.failures[0]).toMatchObject({ name: 'webpod1', detail: 'webpod2' });
     const summary = await hold.stop();
     expect(summary).toMatchObject({ moved: 1, outcomes: { ok: 1 } });
   });
