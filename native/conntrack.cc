@@ -1,9 +1,10 @@
 // Conntrack for JavaScript: deleting flows, listing them, counting them (ctnetlink).
 //
 // Deleting is always: a dump that the kernel narrows, an exact comparison here, and the deletion of each match
-// by tuple, zone and id. The kernel can also flush by filter in one call (Linux 6.11), but that filter is
-// wrong for IPv6 and blind for SCTP (see flow.cc), and it does not say how many entries it deleted. Both walk
-// the whole hash table once, and that walk is what costs.
+// by tuple, zone and id. The kernel can also flush by filter in one call, but that filter is wrong for IPv6 (it
+// deletes everything but what was meant) and blind for SCTP's ports (see flow.cc), older kernels do not have it,
+// and it does not say how many entries it deleted. Both walk the whole hash table once, and that walk is what
+// costs.
 #include <arpa/inet.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>

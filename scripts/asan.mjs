@@ -36,7 +36,8 @@ function nodeDirFlag() {
 rmSync(path.join(tree, 'native'), { recursive: true, force: true });
 mkdirSync(tree, { recursive: true });
 cpSync(path.join(root, 'native'), path.join(tree, 'native'), { recursive: true });
-cpSync(path.join(root, 'bpf'), path.join(tree, 'bpf'), { recursive: true, force: true });
+if (existsSync(path.join(root, 'bpf')))
+  cpSync(path.join(root, 'bpf'), path.join(tree, 'bpf'), { recursive: true });
 for (const file of ['binding.gyp', 'package.json'])
   copyFileSync(path.join(root, file), path.join(tree, file));
 if (!existsSync(path.join(tree, 'node_modules')))
@@ -55,7 +56,7 @@ run(
   ],
   {
     cwd: tree,
-    // Node's headers make the linker's own warnings about vptr checks; those need RTTI, which Node builds without.
+    // Node builds addons without RTTI, which the check of virtual tables needs.
     env: {
       ...process.env,
       npm_config_nodedir: undefined,

@@ -191,7 +191,8 @@ export async function labExec(
   command: readonly string[],
   options: { readonly name: string },
 ): Promise<void> {
-  const words = command.length ? command : [process.env.SHELL ?? 'sh'];
+  const given = command[0] === '--' ? command.slice(1) : command;
+  const words = given.length ? given : [process.env.SHELL ?? 'sh'];
   const env = { ...process.env, PATH: `${path.join(packageRoot(), 'bin')}:${process.env.PATH ?? ''}` };
   const place = await asked(() => openLab(options.name).place(from));
   const child = place.spawn(words, { stdio: 'inherit', env });

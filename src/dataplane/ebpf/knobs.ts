@@ -57,7 +57,7 @@ export function tableSizes(sizes: Sizes) {
     indexBuckets: powerOfTwo((sizes.frontends * 4) / ABI.BUCKET_SLOTS),
     connSets: (connections * 2) / ABI.CONN_WAYS,
     pairBuckets: (connections * 4) / ABI.BUCKET_SLOTS,
-    natSlots: connections * 4,
+    natSlots: connections * 2,
     hops: powerOfTwo(sizes.hops),
   };
 }
@@ -73,7 +73,7 @@ export function mapEntries(sizes: Sizes): Record<string, number> {
     tp_backends: sizes.backends,
     tp_conns: tables.connSets,
     tp_pairs: tables.pairBuckets,
-    tp_nat: tables.natSlots,
+    tp_nat: tables.natSlots / ABI.NAT_SLOTS,
     tp_hops: tables.hops,
     tp_affinities: sizes.affinities,
     tp_ranges: sizes.sourceRanges,

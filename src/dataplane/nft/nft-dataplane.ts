@@ -157,15 +157,7 @@ export class NftDataplane implements Dataplane {
   }
 
   async apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {
-    if (change.node && JSON.stringify(change.node.detector.by) !== JSON.stringify(this.node?.detector.by))
-      return this.start(state);
-    if (
-      change.node &&
-      change.node.detector.by !== 'cidr' &&
-      JSON.stringify(change.node.detector) !== JSON.stringify(this.node?.detector)
-    ) {
-      return this.start(state);
-    }
+    if (change.node && this.needsOtherRules(change.node)) return this.start(state);
     const changes: OwnerChange[] = [];
     if (change.node) changes.push({ owner: '', next: change.node });
     for (const owner of change.remove) changes.push({ owner, next: null });
@@ -174,6 +166,13 @@ export class NftDataplane implements Dataplane {
     return changes.length > QUIET_FROM_SERVICES
       ? this.quietly(() => this.applyOwners(changes, state))
       : this.applyOwners(changes, state);
+  }
+
+  /** Most changes of the detector are elements; some change what the static rules say, in one family or both. */
+  private needsOtherRules(next: DesiredNode): boolean {
+    const rules = (family: Family, node: DesiredNode | null) =>
+      node && skeletonText(TABLE, family, node.detector);
+    return FAMILIES.some((family) => rules(family, next) !== rules(family, this.node));
   }
 
   private async applyOwners(changes: readonly OwnerChange[], state: DesiredState): Promise<ApplyResult> {

@@ -7,6 +7,7 @@
  */
 
 import type { LocalDetector } from '../../model/desired.ts';
+import { detectorSpeaks } from '../../model/detector.ts';
 import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
 
@@ -38,8 +39,10 @@ const WORDS: Record<Family, Words> = {
   },
 };
 
-/** The rule fragment that is true for packets of pods; null when pods cannot be told. */
+/** The rule fragment that is true for packets of pods; null when pods of this family cannot be told. */
 function podMatch(family: Family, detector: LocalDetector): string | null {
+  // With CIDRs of the other family only, an empty set would make everybody a stranger; it is to be nobody.
+  if (!detectorSpeaks(detector, family)) return null;
   switch (detector.by) {
     case 'cidr':
       return `${WORDS[family].ip} saddr @pods`;
@@ -67,6 +70,17 @@ const PROTOCOLS = ['tcp', 'udp', 'sctp'] as const;
 /** The same rule for each protocol: nft 1.0 wants to know it where a rule writes a port or uses one for NAT. */
 function each(rule: (protocol: string) => string): string {
   return PROTOCOLS.map((protocol) => `    ${rule(protocol)}\n`).join('');
+}
+
+/**
+ * Writes the destination port. IPv4 UDP may come without a checksum (RFC 768): then there is none to update, and
+ * an updated zero would be a wrong checksum. Written as raw bytes, the port leaves the checksum alone.
+ */
+function setPort(family: Family, value: (protocol: string) => string): string {
+  const summed = each(
+    (p) => `${p === 'udp' && family === 4 ? 'udp checksum != 0 ' : ''}${p} dport set ${value(p)}`,
+  );
+  return family === 4 ? `    udp checksum 0 @th,16,16 set ${value('udp')}\n${summed}` : summed;
 }
 
 function declarations(family: Family): string {
@@ -97,14 +111,20 @@ function dispatchChains(family: Family, detector: LocalDetector): string {
   const pod = podMatch(family, detector);
   return `  chain dispatch-prerouting {
     type filter hook prerouting priority -105; policy accept;
-    ct state new jump guard
-    ct state new ${key} @outside jump from-outside
-    ct state new jump dispatch
+    ct state new jump new-prerouting
   }
   chain dispatch-output {
     type filter hook output priority -105; policy accept;
-    ct state new jump guard
-    ct state new jump dispatch
+    ct state new jump new-output
+  }
+  chain new-prerouting {
+    jump guard
+    ${key} @outside jump from-outside
+    goto dispatch
+  }
+  chain new-output {
+    jump guard
+    goto dispatch
   }
   chain guard {
     ${ip} daddr ${poolRange} drop comment "pool addresses are ours alone"
@@ -123,7 +143,7 @@ ${pod ? `    ${pod} return\n` : ''}    fib saddr type local return
     ${ip} daddr ${poolRange} jump draw
   }
   chain draw {
-${each((p) => `${p} dport set ${ip} daddr map @pools`)}    th dport vmap @picks
+${setPort(family, () => `${ip} daddr map @pools`)}    th dport vmap @picks
   }
 `;
 }
@@ -132,11 +152,14 @@ ${each((p) => `${p} dport set ${ip} daddr map @pools`)}    th dport vmap @picks
 function affinityChains(family: Family): string {
   const { ip } = WORDS[family];
   return `  chain forget-port {
-${each((p) => `${p} dport set 65535`)}  }
+${setPort(family, () => '65535')}  }
   chain recall {
-${each((p) => `${p} dport set ${ip} saddr . ${ip} daddr map @affinity`)}  }
+${setPort(family, () => `${ip} saddr . ${ip} daddr map @affinity`)}  }
+  chain forget-gone {
+    ${ip} daddr . th dport @members return
+${setPort(family, () => '65535')}  }
   chain member-of-slot {
-${each((p) => `${p} dport set ${ip} daddr . ${p} dport map @slots`)}  }
+${setPort(family, (p) => `${ip} daddr . ${p} dport map @slots`)}  }
 `;
 }
 
@@ -157,7 +180,7 @@ function natChains(family: Family, detector: LocalDetector): string {
 ${translate}    goto translate-again
   }
   chain translate-again {
-${each((p) => `${p} dport set 0`)}    jump member-of-slot
+${setPort(family, () => '0')}    jump member-of-slot
 ${translate}  }
   chain nat-postrouting {
     type nat hook postrouting priority 100; policy accept;
@@ -170,7 +193,7 @@ ${each((p) => `meta l4proto ${p} ${original} @masquerade-always masquerade fully
   chain masquerade-strangers {
 ${pod ? `    ${pod} return\n    masquerade fully-random\n` : ''}  }
   chain masquerade-node {
-    fib saddr type local masquerade fully-random
+${pod ? `    ${pod} return comment "also where a CIDR of pods holds this node"\n` : ''}    fib saddr type local masquerade fully-random
   }
 `;
 }
@@ -179,13 +202,17 @@ function checkChains(family: Family): string {
   const { ip, poolRange, portUnreachable } = WORDS[family];
   const hook = (name: string) => `  chain check-${name} {
     type filter hook ${name} priority 0; policy accept;
-    ct state new jump check
-${name === 'input' ? '' : '    ct state new jump check-cluster-ips\n'}  }
+    ct state new jump ${name === 'input' ? 'check' : 'check-all'}
+  }
 `;
   return `${hook('input')}${hook('forward')}${hook('output')}  chain check {
     ${ip} daddr ${poolRange} drop comment "met a frontend but got no backend: try again"
     ${ip} daddr . meta l4proto . th dport @rejected goto reject-it
     ${ip} daddr . meta l4proto . th dport @dropped drop
+  }
+  chain check-all {
+    jump check
+    goto check-cluster-ips
   }
   chain check-cluster-ips {
     ${ip} daddr @cluster-ips goto reject-it

@@ -5,6 +5,7 @@ import type { Lab } from '../lab.ts';
 import { type ApiObject, yamlText } from '../manifests.ts';
 import type { Load } from '../place.ts';
 import { serviceAddress } from '../plan.ts';
+import type { Outcome } from '../results.ts';
 import { lineDiff } from './diff.ts';
 import { Timeline } from './picture.ts';
 import type { Terminal } from './terminal.ts';
@@ -25,12 +26,20 @@ export interface Chapter {
 /** The kernel must follow a change of cluster state within this time, or the chapter has failed. */
 const FOLLOW_MS_MAX = 5000;
 const POLL_MS = 10;
+/** Past TCP's first repetition of a SYN (1 s): a packet that a change drops on purpose comes again. */
+const PATIENCE_MS = 3000;
 
 /** Settles a list of "what: why not": none means that all is as promised. */
 export function verdict(problems: readonly string[], result: string): Verdict {
   return problems.length
     ? { status: 'NOT as promised', result: problems.join('; ') }
     : { status: 'as promised', result };
+}
+
+/** "2 refused, 1 timeout"; "none" when all were answered. */
+export function failures(outcomes: Readonly<Record<Outcome, number>>): string {
+  const bad = Object.entries(outcomes).filter(([name, count]) => name !== 'ok' && count > 0);
+  return bad.map(([name, count]) => `${count} ${name}`).join(', ') || 'none';
 }
 
 export class Stage {
@@ -106,7 +115,7 @@ export class Stage {
     const load = await this.lab.pod('net-pod').load('tcp', this.clusterIp(10), 9000, {
       rate,
       intervalMs: 100,
-      timeoutMs: 1000,
+      timeoutMs: PATIENCE_MS,
       durationMs: this.seconds * 4000 + 20_000,
       onInterval: (interval) => {
         timeline.add(interval);

@@ -4,6 +4,7 @@ import { table } from '../picture.ts';
 import { type Chapter, type Stage, verdict } from '../stage.ts';
 
 const CALLS = 60;
+const PROBES = 20;
 
 function sources(stage: Stage): Place[] {
   const { lab } = stage;
@@ -14,11 +15,14 @@ function sources(stage: Stage): Place[] {
   ];
 }
 
-async function answersBySource(stage: Stage): Promise<{ name: string; pods: string[]; failed: number }[]> {
+async function answersBySource(
+  stage: Stage,
+  count = CALLS,
+): Promise<{ name: string; pods: string[]; failed: number }[]> {
   const address = stage.clusterIp(10);
   return Promise.all(
     sources(stage).map(async (place) => {
-      const result = await place.call('tcp', address, WEB_PORT, { count: CALLS, concurrency: 2 });
+      const result = await place.call('tcp', address, WEB_PORT, { count, timeoutMs: 3000 });
       return {
         name: place.name,
         pods: Object.keys(result.pods).sort(),
@@ -38,13 +42,15 @@ export const affinity: Chapter = {
     const { lab, terminal } = stage;
     const before = await answersBySource(stage);
     stage.apply('web', [webService(lab, { affinitySeconds: 600 })]);
-    const probe = () =>
-      lab.pod('net-pod').call('tcp', stage.clusterIp(10), WEB_PORT, { count: 20, timeoutMs: 300 });
-    await stage.until('affinity', async () => Object.keys((await probe()).pods).length === 1);
+    // The clients are on four nodes, each with an agent of its own.
+    const probe = () => answersBySource(stage, PROBES);
+    await stage.until('affinity', async () => (await probe()).every(({ pods }) => pods.length === 1));
     const during = await answersBySource(stage);
     await stage.pause(0.2);
     stage.apply('web', [webService(lab)]);
-    await stage.until('the end of affinity', async () => Object.keys((await probe()).pods).length > 1);
+    await stage.until('the end of affinity', async () =>
+      (await probe()).every(({ pods }) => pods.length > 1),
+    );
     const after = await answersBySource(stage);
     const rows = during.map((row, i) => [
       row.name,

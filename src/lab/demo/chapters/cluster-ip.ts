@@ -14,7 +14,7 @@ async function callsWithBars(stage: Stage, family: Family) {
   let done = 0;
   let failed = 0;
   while (done < CALLS) {
-    const options = { count: PORTION, concurrency: 4 };
+    const options = { count: PORTION, concurrency: 4, timeoutMs: 3000 };
     const result = await stage.lab.pod('net-pod').call('tcp', stage.clusterIp(10, family), WEB_PORT, options);
     addCounts(pods, result.pods);
     done += result.total;
@@ -37,6 +37,10 @@ export const clusterIp: Chapter = {
   async run(stage) {
     stage.apply('web', [webService(stage.lab)]);
     stage.lab.manifests.write('web-endpoints', webSlices(stage.lab));
+    stage.terminal.lines([
+      '  (and web-endpoints.yaml: the EndpointSlices with the addresses of webpod1-3)',
+      '',
+    ]);
     await stage.until('an answer from the service', async () => {
       const asked = stage.lab.plan.families.map((family) =>
         stage.lab.pod('net-pod').ask('tcp', stage.clusterIp(10, family), WEB_PORT, { timeoutMs: 300 }),

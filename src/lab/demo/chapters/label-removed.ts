@@ -1,5 +1,5 @@
 import { WEB_PORT, webSlices } from '../../examples.ts';
-import { type Chapter, verdict } from '../stage.ts';
+import { type Chapter, failures, verdict } from '../stage.ts';
 
 const RATE = 400;
 const POD = 'webpod3';
@@ -25,9 +25,17 @@ export const labelRemoved: Chapter = {
     stage.apply('web-endpoints', webSlices(lab, without));
     timeline.mark('L');
     await stage.pause(0.35);
-    const between = await lab
-      .pod('net-pod')
-      .call('tcp', stage.clusterIp(10), WEB_PORT, { count: 200, concurrency: 4 });
+    await stage.until(`new connections avoid ${POD}`, async () => {
+      const probe = await lab
+        .pod('net-pod')
+        .call('tcp', stage.clusterIp(10), WEB_PORT, { count: 20, timeoutMs: 3000 });
+      return !probe.pods[POD];
+    });
+    const between = await lab.pod('net-pod').call('tcp', stage.clusterIp(10), WEB_PORT, {
+      count: 200,
+      concurrency: 4,
+      timeoutMs: 3000,
+    });
     const returnedMs = stage.apply('web-endpoints', webSlices(lab));
     timeline.mark('B');
     await stage.pause(0.3);
@@ -36,7 +44,7 @@ export const labelRemoved: Chapter = {
     terminal.lines(timeline.lines());
     const failed = summary.total - summary.outcomes.ok;
     const problems: string[] = [];
-    if (failed) problems.push(`${failed} requests failed`);
+    if (failed) problems.push(`requests failed: ${failures(summary.outcomes)}`);
     if (between.pods[POD]) problems.push(`${POD} still got new connections`);
     if ((summary.lastMs[POD] ?? 0) < returnedMs) problems.push(`${POD} got no traffic after its return`);
     if (held.outcomes.ok !== HELD) problems.push(`${HELD - held.outcomes.ok} open connections broke`);

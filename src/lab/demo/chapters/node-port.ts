@@ -15,17 +15,20 @@ interface Row {
   readonly result: CallResult;
 }
 
-/** The outside client calls the NodePort on every address of every node. */
-async function throughEveryNode(stage: Stage, countOf: (node: LabNode) => number): Promise<Row[]> {
-  const { lab } = stage;
-  const targets = [...lab.nodes.values()].flatMap((node) =>
+/** Every address of every node. */
+function targetsOf({ lab }: Stage): { node: LabNode; address: string }[] {
+  return [...lab.nodes.values()].flatMap((node) =>
     listed(node.addresses, lab.plan.families).map((address) => ({ node, address })),
   );
+}
+
+/** The outside client calls the NodePort on every address of every node. */
+async function throughEveryNode(stage: Stage, countOf: (node: LabNode) => number): Promise<Row[]> {
   return Promise.all(
-    targets.map(async ({ node, address }) => {
+    targetsOf(stage).map(async ({ node, address }) => {
       const count = countOf(node);
       const options = { count, concurrency: count === SILENT_CALLS ? SILENT_CALLS : 2, timeoutMs: 1000 };
-      return { node, address, result: await lab.client.call('tcp', address, WEB_NODE_PORT, options) };
+      return { node, address, result: await stage.lab.client.call('tcp', address, WEB_NODE_PORT, options) };
     }),
   );
 }
@@ -55,10 +58,9 @@ export const nodePortCluster: Chapter = {
   async run(stage) {
     const { lab } = stage;
     stage.apply('web', [webNodePort(lab, 'Cluster')]);
-    const nodes = [...lab.nodes.values()];
-    await stage.until('the NodePort', async () => {
-      const asked = nodes.map((node) =>
-        lab.client.ask('tcp', node.addresses[stage.family]!, WEB_NODE_PORT, { timeoutMs: 300 }),
+    await stage.until('the NodePort on every node', async () => {
+      const asked = targetsOf(stage).map(({ address }) =>
+        lab.client.ask('tcp', address, WEB_NODE_PORT, { timeoutMs: 300 }),
       );
       return (await Promise.all(asked)).every((answer) => answer.outcome === 'ok');
     });
@@ -92,12 +94,13 @@ export const nodePortLocal: Chapter = {
     const { lab } = stage;
     stage.apply('web', [webNodePort(lab, 'Local')]);
     const own = lab.client.addresses;
-    const first = [...lab.nodes.values()].find((node) => localPods(stage, node).length)!;
-    await stage.until('the Local policy', async () => {
-      const answer = await lab.client.ask('tcp', first.addresses[stage.family]!, WEB_NODE_PORT, {
-        timeoutMs: 300,
+    await stage.until('the Local policy on every node', async () => {
+      const asked = targetsOf(stage).map(async ({ node, address }) => {
+        const answer = await lab.client.ask('tcp', address, WEB_NODE_PORT, { timeoutMs: 200 });
+        if (!localPods(stage, node).length) return answer.outcome === 'timeout';
+        return answer.peer === own[address.includes(':') ? 6 : 4];
       });
-      return answer.peer === own[stage.family];
+      return (await Promise.all(asked)).every(Boolean);
     });
     const rows = await throughEveryNode(stage, (node) =>
       localPods(stage, node).length ? CALLS : SILENT_CALLS,

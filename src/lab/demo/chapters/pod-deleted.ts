@@ -1,5 +1,5 @@
 import { webSlices } from '../../examples.ts';
-import { type Chapter, verdict } from '../stage.ts';
+import { type Chapter, failures, verdict } from '../stage.ts';
 
 const RATE = 400;
 const VICTIM = 'webpod2';
@@ -32,7 +32,7 @@ export const podDeleted: Chapter = {
     const movedMs = lastFailedMs - deletedMs;
     const check = await lab
       .pod('net-pod')
-      .call('tcp', stage.clusterIp(10), 9000, { count: 200, concurrency: 4 });
+      .call('tcp', stage.clusterIp(10), 9000, { count: 200, concurrency: 4, timeoutMs: 3000 });
     const problems: string[] = [];
     if (movedMs > MOVE_MS_MAX)
       problems.push(`requests failed until ${movedMs.toFixed(0)} ms after the deletion`);
@@ -41,7 +41,7 @@ export const podDeleted: Chapter = {
     if (!check.pods[VICTIM] || check.outcomes.ok !== 200) problems.push('the service is not whole again');
     return verdict(
       problems,
-      `${failed} of ${summary.total} requests failed; the last one that failed began ${movedMs.toFixed(1)} ms after the deletion`,
+      `${failed} of ${summary.total} requests failed (${failures(summary.outcomes)}); the last one that failed began ${movedMs.toFixed(1)} ms after the deletion`,
     );
   },
 };

@@ -6,7 +6,7 @@ const CALLS = 300;
 
 /** A UDP service in every family. */
 export const udp: Chapter = {
-  title: 'An UDP service',
+  title: 'A UDP service',
   about:
     `Service dns maps UDP port ${UDP_PORT} to UDP port 80 of the same pods. net-pod sends ${CALLS} datagrams in each ` +
     'family, each from a socket of its own, and takes answers only from the address it asked.',
@@ -14,8 +14,10 @@ export const udp: Chapter = {
     const { lab, terminal } = stage;
     stage.apply('dns', udpObjects(lab));
     await stage.until('an answer from the service', async () => {
-      const answer = await lab.pod('net-pod').ask('udp', stage.clusterIp(11), UDP_PORT, { timeoutMs: 300 });
-      return answer.outcome === 'ok';
+      const asked = lab.plan.families.map((family) =>
+        lab.pod('net-pod').ask('udp', stage.clusterIp(11, family), UDP_PORT, { timeoutMs: 300 }),
+      );
+      return (await Promise.all(asked)).every((answer) => answer.outcome === 'ok');
     });
     const problems: string[] = [];
     const shares: string[] = [];
