@@ -3,8 +3,9 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-import { WEB_PORT, webService, webSlices } from '../../src/lab/examples.ts';
+import { UDP_PORT, udpObjects, WEB_PORT, webService, webSlices } from '../../src/lab/examples.ts';
 import { createLab, type Lab } from '../../src/lab/lab.ts';
+import { sliceObjects } from '../../src/lab/manifests.ts';
 import type { Load } from '../../src/lab/place.ts';
 import { serviceAddress } from '../../src/lab/plan.ts';
 import { buildProgram, eventually, healthz, kernel, logged, PROGRAM, triplane } from './support/node.ts';
@@ -108,6 +109,28 @@ kernel.describe('the life of an agent', () => {
     expect(summary.outcomes.ok).toBe(summary.total);
     const result = await lab.pod('net-pod').call('tcp', WEB, WEB_PORT, { count: 100, concurrency: 4 });
     expect(Object.keys(result.pods).sort()).toEqual(last);
+  });
+
+  test('a UDP client whose backend went while no agent ran moves on at the next start', async () => {
+    const [service] = udpObjects(lab);
+    const endpoints = (...names: readonly string[]) =>
+      sliceObjects({
+        ...{ service: 'dns', families: lab.plan.families, ports: [{ port: 80, protocol: 'UDP' as const }] },
+        endpoints: lab.plan.pods.filter(({ name }) => names.includes(name)),
+      });
+    lab.manifests.write('dns', [service!, ...endpoints('webpod1')]);
+    const agent = await lab.startAgent('cp');
+    const hold = await lab
+      .pod('net-pod')
+      .hold('udp', serviceAddress(4, 11), UDP_PORT, { intervalMs: 20, timeoutMs: 2000 });
+    expect(await hold.established).toMatchObject({ pods: { webpod1: 1 } });
+    await agent.stop('SIGKILL');
+    lab.manifests.write('dns', [service!, ...endpoints('webpod2')]);
+    await lab.startAgent('cp');
+    await eventually(() => hold.failures.length).toBe(1);
+    expect(hold.failures[0]).toMatchObject({ name: 'webpod1', detail: 'webpod2' });
+    expect(await hold.stop()).toMatchObject({ moved: 1, outcomes: { ok: 1 } });
+    lab.manifests.remove('dns');
   });
 
   test('one agent a network namespace: the second is told whom it meets', async () => {
