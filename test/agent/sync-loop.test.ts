@@ -337,7 +337,7 @@ describe('comparing with the kernel', () => {
       bench.fake.flush();
       bench.loop.verifySoon();
       for (let n = 0; n < 300; n++) {
-        bench.set(web('a', 1), pods('a', `10.10.1.${(n % 200) + 1}`));
+        bench.set(web('a', 1), pods('a', `10.10.1.${(n % 200) + 2}`));
         await pass(1);
       }
       expect(bench.fake.held.has('default/b')).toBe(true);
