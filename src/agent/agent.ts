@@ -11,6 +11,7 @@ import { decide } from '../model/decide.ts';
 import { TriplaneError } from '../model/errors.ts';
 import type { Address, Family, RecordChange } from '../model/records.ts';
 import { same } from '../model/same.ts';
+import type { Flow } from '../node/conntrack.ts';
 import type { Source, SourceListener } from '../source/source.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
@@ -52,6 +53,8 @@ export interface AgentParts {
   readonly onHopeless: (error: TriplaneError) => void;
   /** Clears the flows of one family from conntrack; resolves to how many there were. */
   readonly clearFlows: (family: Family, flows: readonly StaleFlow[]) => Promise<number>;
+  /** The UDP flows in conntrack, in batches. */
+  readonly udpFlows: () => AsyncIterable<readonly Flow[]>;
 }
 
 const FAMILIES: readonly Family[] = [4, 6];
@@ -96,6 +99,7 @@ export class Agent implements AgentStatus, AgentControl {
         log: parts.log,
         families: FAMILIES,
         clearFlows: (flows) => this.clearFlows(flows),
+        leftoverFlows: () => this.leftoverFlows(),
         onProduced: (change) => this.produced(change),
         onSync: (event) => this.afterSync(event),
         onRepair: (repaired) => this.afterRepair(repaired),
@@ -192,6 +196,27 @@ export class Agent implements AgentStatus, AgentControl {
   private afterRepair(repaired: readonly string[]): void {
     this.parts.log.warn({ repaired }, 'the kernel differed from what was applied; repaired');
     this.signals.onRepair.emit({ mode: this.choice.mode, repaired });
+  }
+
+  /** UDP flows to backends that do not serve any more, of frontends that are ours. Others' flows are none of our business. */
+  private async leftoverFlows(): Promise<StaleFlow[]> {
+    const serving = this.model.udpServing();
+    const stale: StaleFlow[] = [];
+    if (serving.size === 0) return stale;
+    try {
+      for await (const flows of this.parts.udpFlows()) {
+        for (const { original, reply, destinationTranslated } of flows) {
+          const { destination: address, destinationPort: port } = original;
+          const { source: backend, sourcePort: backendPort } = reply;
+          const backends = destinationTranslated ? serving.get(`${address} ${port}`) : undefined;
+          if (backends && !backends.has(`${backend} ${backendPort}`))
+            stale.push({ address, port, backend, backendPort });
+        }
+      }
+    } catch (error) {
+      this.parts.log.warn({ err: error }, 'UDP flows that a predecessor left could not be looked at');
+    }
+    return stale;
   }
 
   /** Resolves to those that could not be cleared. */

@@ -5,7 +5,7 @@ import type { Config } from '../config/config.ts';
 import type { StaleFlow } from '../model/conntrack.ts';
 import type { Address, Family } from '../model/records.ts';
 import { AddressBook } from '../node/addresses.ts';
-import { deleteFlows, type FlowMatch } from '../node/conntrack.ts';
+import { deleteFlows, type FlowMatch, listFlows } from '../node/conntrack.ts';
 import { takeLock } from '../node/lock.ts';
 import { requireCapability } from '../node/privilege.ts';
 import { applyConntrackSettings, forwardingWarnings } from '../node/sysctls.ts';
@@ -35,6 +35,7 @@ export const startAgent: StartAgent = async (config, log) => {
     const agent = new Agent({
       ...{ config, nodeName, log, source, clearFlows },
       machine: () => machine.current,
+      udpFlows: () => listFlows({ protocol: 'UDP' }),
       onHopeless: (error) => ending.fail(error),
     });
     machine.onChange(() => agent.machineChanged());

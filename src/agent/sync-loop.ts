@@ -35,6 +35,8 @@ export interface SyncParts {
   readonly families: readonly Family[];
   /** Clears flows from conntrack; resolves to those that could not be cleared and are tried again later. */
   readonly clearFlows: (flows: readonly StaleFlow[]) => Promise<readonly StaleFlow[]>;
+  /** Flows that a predecessor left and that are stale by the state at the first start. */
+  readonly leftoverFlows: () => Promise<readonly StaleFlow[]>;
   /** Everything that came out of one produce(), before it is applied. */
   readonly onProduced: (change: ModelChange) => void;
   readonly onSync: (event: SyncEvent) => void;
@@ -252,6 +254,8 @@ export class SyncLoop {
         : this.dataplane.apply(work.changeOf(state), state));
       this.wantStart = false;
       this.noteRefusals(result.refusals, task === 'start' ? null : work);
+      // While nobody looked, backends may have gone: no change that we make says so.
+      if (!this.synced) work.addFlows(await this.parts.leftoverFlows());
       await this.clearFlows(work.flows);
       this.synced = true;
       this.oldestAppliedMs = 0;

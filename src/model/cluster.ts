@@ -100,6 +100,23 @@ export class ClusterModel {
     return this.#problems;
   }
 
+  /**
+   * Which backends still serve behind each UDP frontend that the state has, both as "address port": what flows
+   * that a predecessor left are measured by (the rule of conntrack.ts).
+   */
+  udpServing(): Map<string, ReadonlySet<string>> {
+    const found = new Map<string, ReadonlySet<string>>();
+    for (const { desired, servedBefore } of this.#entries.values()) {
+      for (const port of desired?.ports ?? NONE) {
+        if (port.protocol !== 'UDP') continue;
+        const serving = servedBefore.find(({ name, family }) => name === port.name && family === port.family);
+        const backends = new Set(serving?.backends.map((backend) => `${backend.address} ${backend.port}`));
+        for (const frontend of port.frontends) found.set(`${frontend.address} ${frontend.port}`, backends);
+      }
+    }
+    return found;
+  }
+
   /** Takes changes of records, in the order in which they happened. Takes effect at the next produce(). */
   apply(changes: readonly RecordChange[]): void {
     for (const change of changes) {

@@ -27,6 +27,7 @@ class Bench {
   readonly events: SyncEvent[] = [];
   readonly produced: ModelChange[] = [];
   readonly cleared: StaleFlow[] = [];
+  readonly leftovers: StaleFlow[] = [];
   readonly repairs: (readonly string[])[] = [];
   readonly errors: string[] = [];
   refusals: readonly Refusal[] = [];
@@ -48,6 +49,7 @@ class Bench {
         for (const flow of flows) this.cleared.push(flow);
         return [];
       },
+      leftoverFlows: async () => this.leftovers,
       onProduced: (change) => void this.produced.push(change),
       onSync: (event) => void this.events.push(event),
       onRepair: (repaired) => void this.repairs.push(repaired),
@@ -141,6 +143,22 @@ describe('the first state', () => {
     await pass(LONG_MS);
     expect(bench.loop.synced).toBe(true);
     bench.expectInSync();
+  });
+
+  test('clears what a predecessor left, once, and only when the rules are there', async () => {
+    const bench = new Bench();
+    const left = { address: ip('10.200.1.1'), port: 53, backend: ip('10.10.1.9'), backendPort: 5353 };
+    bench.leftovers.push(left);
+    bench.fake.failures = 1;
+    bench.loop.begin();
+    await pass(100);
+    expect(bench.cleared).toEqual([]);
+    await pass(300);
+    expect(bench.cleared).toEqual([left]);
+    bench.fake.failures = 1;
+    bench.set(web('a', 1), pods('a', '10.10.1.1'));
+    await pass(LONG_MS);
+    expect(bench.cleared).toEqual([left]);
   });
 
   test.each(['TP_NO_LIBRARY', 'TP_NO_FEATURE', 'TP_NO_PRIVILEGE'] as const)(
@@ -319,7 +337,7 @@ describe('comparing with the kernel', () => {
       bench.fake.flush();
       bench.loop.verifySoon();
       for (let n = 0; n < 300; n++) {
-        bench.set(web('a', 1), pods('a', `10.10.1.${(n % 200) + 1}`));
+        bench.set(web('a', 1), pods('a', `10.10.1.${(n % 200) + 2}`));
         await pass(1);
       }
       expect(bench.fake.held.has('default/b')).toBe(true);

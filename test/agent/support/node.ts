@@ -1,8 +1,10 @@
 /** What tests of the real agent ask of a node in the lab. */
 import { type ChildProcess, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import os from 'node:os';
 import path from 'node:path';
-import { expect } from 'vitest';
+import { expect, vi } from 'vitest';
 import { askAgent } from '../../../src/cli/admin-client.ts';
 import type { Lab } from '../../../src/lab/lab.ts';
 import type { Place } from '../../../src/lab/place.ts';
@@ -34,10 +36,21 @@ export function triplane(place: Place, ...args: string[]) {
   return place.exec([...PROGRAM, ...args]);
 }
 
+/**
+ * What a command says with `-o json`. Through a file: main.ts ends the process while a pipe of more than 64 KiB
+ * is still being read.
+ */
 export async function json<T>(place: Place, ...args: string[]): Promise<T> {
-  const { status, stdout, stderr } = await triplane(place, ...args, '-o', 'json');
-  if (status !== 0) throw new Error(`triplane ${args.join(' ')} ended with ${status}: ${stderr}`);
-  return JSON.parse(stdout) as T;
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'triplane-json-'));
+  const file = path.join(folder, 'out');
+  try {
+    const command = ['sh', '-c', 'exec "$@" > "$0"', file, ...PROGRAM, ...args, '-o', 'json'];
+    const { status, stderr } = await place.exec(command);
+    if (status !== 0) throw new Error(`triplane ${args.join(' ')} ended with ${status}: ${stderr}`);
+    return JSON.parse(readFileSync(file, 'utf8')) as T;
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
 }
 
 export function statusOf(adminSocket: string): Promise<AdminStatus> {
@@ -83,13 +96,12 @@ export class OwnAgent {
   }
 
   async ready(): Promise<this> {
-    await eventually(async () => {
-      if (!this.alive) throw new Error(`the agent ended: ${this.text}`);
-      return statusOf(this.adminSocket).then(
-        ({ synced }) => synced,
-        () => false,
-      );
-    }).toBe(true);
+    // Not expect.poll(), which is for tests only: this is for hooks, too.
+    await vi.waitFor(async () => {
+      if (this.alive && !(await statusOf(this.adminSocket)).synced)
+        throw new Error(`not ready: ${this.text}`);
+    }, PATIENCE);
+    if (!this.alive) throw new Error(`the agent ended: ${this.text}`);
     return this;
   }
 
