@@ -9,5 +9,10 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   throw error;
 });
 
-// Writes to pipes, files and terminals are synchronous on Linux: nothing is lost by ending here.
-process.exit(await runProgram(process.argv.slice(2), STANDARD_IO));
+const exitCode = await runProgram(process.argv.slice(2), STANDARD_IO);
+// A pipe takes 64 KiB at a time: ending before the reader has taken the rest would lose it. The callback of an
+// empty write comes after all that was written before.
+await Promise.all(
+  [process.stdout, process.stderr].map((stream) => new Promise((done) => stream.write('', done))),
+);
+process.exit(exitCode);

@@ -25,32 +25,42 @@ import { isRangeSet } from './range-pairs.ts';
 /** Elements are hashed in runs of about so many bytes. */
 const RUN_BYTES = 1 << 20;
 
+/** What makes the kernel's table the desired one. */
+interface Repair {
+  /** Chains and sets to make, and elements to remove: not of any one owner. */
+  readonly head: PackedWriter;
+  readonly added: { readonly element: ElementValue; readonly owner: number }[];
+  /** Sets to remove. */
+  readonly tail: PackedWriter;
+  /** Keys of the owners that `added` numbers. */
+  readonly ownerNames: string[];
+}
+
+/** null: more differs than one batch can mend; the table is to be built anew. */
 export async function adoptTable(
   kernel: FamilyKernel,
   names: NameAnswer,
   owners: readonly OwnerChange[],
-): Promise<ApplyResult> {
+): Promise<ApplyResult | null> {
   const expected = await adoptOwners(kernel, owners);
   const rules = await kernel.socket.dumpRules(kernel.proto, kernel.name);
-  const { head, tail } = objects(kernel, names, rules);
-  const body = new PackedWriter();
+  const repair: Repair = { ...objects(kernel, names, rules), added: [], ownerNames: [] };
   let operations = 0;
-  const ownerNames: string[] = [];
   for (const set of comparableSets(kernel.family, names)) {
     const held = await kernel.socket.dumpElements(kernel.proto, kernel.name, kernel.table.layouts, set, true);
     kernel.sums[set] = expected[set]!;
     if (held.sum === expected[set]) continue;
     const { elements } = await readSet(kernel.socket, kernel.proto, kernel.family, kernel.name, set);
-    operations += writeDifference(kernel, set, elements, body, ownerNames);
+    operations += writeDifference(kernel, set, elements, repair);
   }
   for (const bits of kernel.table.rangeLengths()) {
     const set = SET.ranges + bits;
     if (names.sets.includes(kernel.table.layouts[set]!.name)) continue;
     kernel.sums[set] = expected[set]!;
-    operations += writeDifference(kernel, set, new Map(), body, ownerNames);
+    operations += writeDifference(kernel, set, new Map(), repair);
   }
-  const bytes = Buffer.concat([head.take(), body.take(), tail.take()]);
-  return { operations, refusals: bytes.length > 0 ? await send(kernel, bytes, ownerNames) : [] };
+  const refusals = await send(kernel, repair);
+  return refusals && { operations, refusals };
 }
 
 /** Fills the family's memory from the desired state and the predecessor's pools; gives the expected sums. */
@@ -86,14 +96,14 @@ function writeDifference(
   kernel: FamilyKernel,
   set: number,
   held: Map<string, ElementValue>,
-  out: PackedWriter,
-  ownerNames: string[],
+  repair: Repair,
 ): number {
+  const { head: out, added, ownerNames } = repair;
+  const addedBefore = added.length;
   const layout = kernel.table.layouts[set]!;
   // Bounds of ranges can only be replaced in pairs (see range-pairs.ts), and a stray one has none: start anew.
   const anew = isRangeSet(set);
   const known = anew ? new Map<string, ElementValue>() : held;
-  const added: { element: ElementValue; owner: number }[] = [];
   const seen = new Set<string>();
   const expect = (elements: Iterable<[string, ElementValue]>, owner: string) => {
     let place = -1;
@@ -119,8 +129,7 @@ function writeDifference(
   }
   if (anew && held.size > 0) writeSetFlush(out, set);
   for (const element of known.values()) writeElement(out, OP.delElement, NO_OWNER, layout, element);
-  for (const { element, owner } of added) writeElement(out, OP.addElement, owner, layout, element);
-  return held.size + added.length;
+  return held.size + added.length - addedBefore;
 }
 
 function writeSetFlush(out: PackedWriter, set: number): void {
@@ -133,15 +142,28 @@ function* pickElements(kernel: FamilyKernel): Generator<[string, ElementValue]> 
   for (const name of kernel.table.picks.inUse()) yield kernel.table.picks.element(name);
 }
 
-async function send(kernel: FamilyKernel, bytes: Buffer, ownerNames: readonly string[]): Promise<Refusal[]> {
-  // The sums are already those of the desired state: what is sent makes the kernel agree with them.
-  const answer = await kernel.socket.commit(kernel.proto, kernel.name, kernel.table.layouts, bytes, false);
-  const refusals = answer.refused.map(({ owner, errno }) => ({
-    service: ownerNames[owner] ?? '',
-    reason: `the kernel refused its nftables elements (${errno})`,
-  }));
-  if (answer.errno) refusals.push({ service: '', reason: `the kernel refused the repair (${answer.errno})` });
-  return refusals;
+/** Sends the repair; an owner whose elements the kernel refuses is left out, and named. */
+async function send(kernel: FamilyKernel, repair: Repair): Promise<Refusal[] | null> {
+  const refusals = new Map<number, Refusal>();
+  for (;;) {
+    const body = new PackedWriter();
+    for (const { element, owner } of repair.added) {
+      if (refusals.has(owner)) continue;
+      writeElement(body, OP.addElement, owner, kernel.table.layouts[element.set]!, element);
+    }
+    const bytes = Buffer.concat([repair.head.take(), body.take(), repair.tail.take()]);
+    if (bytes.length === 0) return [...refusals.values()];
+    if (bytes.length > kernel.batchBytesMax()) return null;
+    // The sums are already those of the desired state: what is sent makes the kernel agree with them, and
+    // what is refused makes the next comparison fail, which tries again.
+    const answer = await kernel.repair(bytes);
+    if (answer === 'done') return [...refusals.values()];
+    if (answer.size === 0) return null;
+    for (const [owner, errno] of answer) {
+      const service = repair.ownerNames[owner] ?? '';
+      refusals.set(owner, { service, reason: `the kernel refused its nftables elements (${errno})` });
+    }
+  }
 }
 
 /** Chains and sets to make, mend or remove. */

@@ -104,7 +104,7 @@ export class FamilyKernel {
   }
 
   private pack(changes: readonly OwnerChange[], from: number): Prepared {
-    const limit = Math.min(this.socket.sendBufferBytes() / 2 / NETLINK_OVERHEAD, BATCH_BYTES_MAX);
+    const limit = Math.min(this.batchBytesMax(), BATCH_BYTES_MAX);
     const segments: Segment[] = [];
     let bytes = 0;
     while (from < changes.length && (bytes < limit || segments.length === 0)) {
@@ -190,23 +190,34 @@ export class FamilyKernel {
     let refused = answer.refused;
     if (answer.errno === '' && refused.some((r) => r.owner < 0)) {
       // This kernel does not say which element of a message it means: ask with one element a message.
-      const again = await this.send(bytes, 'single');
-      refused = again.refused;
+      refused = (await this.commit(bytes, 'single')).refused;
     }
     const bad = new Map<number, string>();
     for (const { owner, errno } of refused) if (owner >= 0 && owner !== NO_OWNER) bad.set(owner, errno);
     return bad;
   }
 
+  private commit(bytes: Buffer, messages: 'shared' | 'single'): Promise<CommitAnswer> {
+    return this.socket.commit(this.proto, this.name, this.table.layouts, bytes, messages === 'single');
+  }
+
+  /**
+   * Sends a batch that makes the kernel agree with the expected sums, which stay as they are. When it is
+   * refused: whose elements, by owner number.
+   */
+  async repair(bytes: Buffer): Promise<'done' | ReadonlyMap<number, string>> {
+    const answer = await this.commit(bytes, 'shared');
+    return isGood(answer) ? 'done' : this.whoIsRefused(bytes, answer);
+  }
+
+  /** How long a batch may be in its packing. */
+  batchBytesMax(): number {
+    return this.socket.sendBufferBytes() / 2 / NETLINK_OVERHEAD;
+  }
+
   /** Sends one batch; on success the expected sums follow. */
   async send(bytes: Buffer, messages: 'shared' | 'single'): Promise<CommitAnswer> {
-    const answer = await this.socket.commit(
-      this.proto,
-      this.name,
-      this.table.layouts,
-      bytes,
-      messages === 'single',
-    );
+    const answer = await this.commit(bytes, messages);
     if (isGood(answer)) {
       answer.sums.forEach((sum, set) => {
         if (sum !== 0n) this.sums[set] = BigInt.asUintN(64, this.sums[set]! + sum);

@@ -73,13 +73,14 @@ export class NftDataplane implements Dataplane {
     for (const family of FAMILIES) {
       const kernel = new FamilyKernel(family, this.socket);
       const names = await this.names(family, TABLE);
-      if (await this.isOurs(kernel, names)) {
-        kernels.set(family, kernel);
-        results.push(await adoptTable(kernel, names, changes));
-        await this.dropTable(family, NEXT_TABLE);
-      } else {
+      const adopted = (await this.isOurs(kernel, names)) ? await adoptTable(kernel, names, changes) : null;
+      if (!adopted) {
         missing.push(family);
+        continue;
       }
+      kernels.set(family, kernel);
+      results.push(adopted);
+      await this.dropTable(family, NEXT_TABLE);
     }
     for (const [family, kernel, result] of await this.build(missing, state, changes)) {
       kernels.set(family, kernel);
