@@ -18,7 +18,7 @@ const NETLINK_OVERHEAD = 3;
 /**
  * Packed bytes of one transaction, some 20,000 elements. The kernel holds a transaction record for each until
  * the commit, and a notification of a whole page for each while anybody on the machine listens to nftables
- * (even in another network namespace): 87 MB at a time and not 900. Planning one batch while the kernel takes
+ * (even in another network namespace, as its listeners are not kept apart): 80 MB at a time. Planning one batch while the kernel takes
  * the one before needs several of them, too.
  */
 const BATCH_BYTES_MAX = 1 << 20;
