@@ -31,6 +31,8 @@ export interface ManifestSource extends Source {
 const WRITING_RETRIES_MAX = 3;
 /** A file that ends within a line is taken at its word after so many times the quiet time. */
 const UNFINISHED_QUIETS = 10;
+/** Longer texts are not kept for comparison. */
+const SAID_LENGTH_MAX = 1 << 20;
 
 interface FileMemory {
   /** Of the content that was read (or refused) last; '' to read it again. */
@@ -40,6 +42,8 @@ interface FileMemory {
   foreign: number;
   /** When content that ends within a line was first seen, and its stamp. */
   unfinished: { readonly stamp: Stamp; readonly sinceMs: number } | null;
+  /** The text that was last taken as whole. */
+  said: string;
 }
 
 function messageOf(error: unknown): string {
@@ -189,7 +193,13 @@ class ManifestWatcher implements ManifestSource {
   }
 
   async #readIfChanged(file: string): Promise<FileReading | null> {
-    const memory = this.#memory.get(file) ?? { stamp: '', problems: new Set(), foreign: 0, unfinished: null };
+    const memory = this.#memory.get(file) ?? {
+      stamp: '',
+      problems: new Set(),
+      foreign: 0,
+      unfinished: null,
+      said: '',
+    };
     this.#memory.set(file, memory);
     for (let attempt = 1; ; attempt++) {
       try {
@@ -199,8 +209,13 @@ class ManifestWatcher implements ManifestSource {
         memory.stamp = seen;
         const { text, stamp } = await readManifest(file);
         memory.stamp = stamp;
+        // The beginning of what the file said is no news: it is being written again.
+        if (isBeginning(text, memory.said) && this.#mayGrow(memory)) return null;
         const reading = await this.#readText(file, text);
-        return reading && this.#isUnfinished(memory, text) ? { ...reading, torn: true } : reading;
+        if (reading && !/[\n}\]]\s*$/.test(text.slice(-100)) && this.#mayGrow(memory))
+          return { ...reading, torn: true };
+        if (reading) memory.said = text.length <= SAID_LENGTH_MAX ? text : '';
+        return reading;
       } catch (error) {
         if (isGone(error)) return null;
         if (messageOf(error) === 'is being written') {
@@ -234,11 +249,11 @@ class ManifestWatcher implements ManifestSource {
   }
 
   /**
-   * Half a YAML file is often valid YAML. One that does not end with a line end (or a closing bracket) may
-   * still be growing: nothing that it lacks is removed before it has stayed the same for a while.
+   * Half a YAML file is often valid YAML. One that looks like half (it does not end with a line end or a closing
+   * bracket, or is the beginning of what it said) may still be growing: nothing that it lacks is removed before
+   * it has stayed the same for a while.
    */
-  #isUnfinished(memory: FileMemory, text: string): boolean {
-    if (/[\n}\]]\s*$/.test(text.slice(-100))) return false;
+  #mayGrow(memory: FileMemory): boolean {
     const waitMs = this.#times.quietMs * UNFINISHED_QUIETS;
     const now = performance.now();
     if (memory.unfinished?.stamp !== memory.stamp) memory.unfinished = { stamp: memory.stamp, sinceMs: now };
@@ -272,6 +287,10 @@ class ManifestWatcher implements ManifestSource {
     this.#failures++;
     this.#lastError = reason;
   }
+}
+
+function isBeginning(text: string, said: string): boolean {
+  return text.length < said.length && text.trim() !== '' && said.startsWith(text);
 }
 
 /**

@@ -168,6 +168,17 @@ describe('manifest source', () => {
 });
 
 describe('bad manifests', () => {
+  it('takes the beginning of what a file said for a file that is being written, until it stays so', async () => {
+    await start(dir, { quietMs: 200 });
+    write('a.yaml', svc('a'), svc('b', 81));
+    await seen.until('both', () => portOf('b') === 81);
+    write('a.yaml', svc('a'));
+    await probe();
+    expect(portOf('b')).toBe(81);
+    await seen.until('the end of b', () => portOf('b') === undefined);
+    expect(portOf('a')).toBe(80);
+  });
+
   it.each([
     ['broken JSON', '{"kind": "Service", '],
     ['broken YAML', 'a: [1\nb: }\n'],
