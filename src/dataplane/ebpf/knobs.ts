@@ -77,6 +77,7 @@ export function mapEntries(sizes: Sizes): Record<string, number> {
     tp_hops: tables.hops,
     tp_affinities: sizes.affinities,
     tp_ranges: sizes.sourceRanges,
+    tp_names: sizes.frontends,
   };
 }
 
