@@ -83,7 +83,10 @@ export class Agent implements AgentStatus, AgentControl {
       modelConfig(config, parts.nodeName),
       nodeFacts(config, null, parts.machine()),
     );
-    this.choice = chooseDataplane(config.proxyMode, { onForeignChange: () => this.loop.verifySoon() });
+    this.choice = chooseDataplane(config.proxyMode, {
+      config,
+      onForeignChange: () => this.loop.verifySoon(),
+    });
     this.loop = new SyncLoop(
       {
         model: this.model,

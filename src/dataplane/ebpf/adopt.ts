@@ -6,7 +6,14 @@ import type { DesiredPort, Frontend } from '../../model/desired.ts';
 import type { Address, Family } from '../../model/records.ts';
 import { ABI } from './abi.ts';
 import type { Compiler } from './compiler.ts';
-import { type FrontendEntry, frontendKey, type Guard, NO_POOL, type PoolEntry, type PortEntry } from './entries.ts';
+import {
+  type FrontendEntry,
+  frontendKey,
+  type Guard,
+  NO_POOL,
+  type PoolEntry,
+  type PortEntry,
+} from './entries.ts';
 import {
   answerOf,
   type FrontendImage,

@@ -31,7 +31,10 @@ export const TIMEOUT_FILES = [
 export function readTimeouts(): number[] {
   return TIMEOUT_FILES.map(([name, fallback]) => {
     try {
-      const seconds = Number.parseInt(readFileSync(`/proc/sys/net/netfilter/nf_conntrack_${name}`, 'utf8'), 10);
+      const seconds = Number.parseInt(
+        readFileSync(`/proc/sys/net/netfilter/nf_conntrack_${name}`, 'utf8'),
+        10,
+      );
       return seconds > 0 ? seconds : fallback;
     } catch {
       return fallback;

@@ -168,7 +168,8 @@ export class Compiler {
       records.push(record);
     }
     const base = this.pools.take(records.length);
-    if (base < 0) throw new TableFull(`no room for a pool of ${records.length} among ${this.pools.limit} slots`);
+    if (base < 0)
+      throw new TableFull(`no room for a pool of ${records.length} among ${this.pools.limit} slots`);
     undo.push(() => this.pools.release(base, records.length));
     const { words } = this.maps.poolSlots;
     for (let i = 0; i < records.length; i++) words[(base + i) * 2] = records[i]!;
@@ -180,8 +181,7 @@ export class Compiler {
     for (const { after } of plans)
       for (const port of after) {
         operations += this.nodePorts.add(port);
-        for (const entry of port.addresses)
-          operations += this.frontends.write(entry, ADDRESS_CONTENT, null);
+        for (const entry of port.addresses) operations += this.frontends.write(entry, ADDRESS_CONTENT, null);
         for (let i = 0; i < port.frontends.length; i++)
           operations += this.frontends.write(port.frontends[i]!, this.#content(port, i), port);
       }
@@ -223,7 +223,8 @@ export class Compiler {
     let operations = 0;
     const kept = new Map(after.map((port) => [port.id, port]));
     for (const old of before) {
-      for (const entry of old.frontends) if (entry.owner === old) operations += this.frontends.withdraw(entry);
+      for (const entry of old.frontends)
+        if (entry.owner === old) operations += this.frontends.withdraw(entry);
       for (const entry of old.addresses) if (--entry.uses === 0) this.frontends.remove(entry);
       for (const guard of presentGuards(old)) this.guards.release(guard);
       operations += this.nodePorts.remove(old);
@@ -292,7 +293,8 @@ export class Compiler {
       repaired.push(`the address ${entry.address} was changed`);
     }
     const { missing, strange } = this.guards.repair();
-    if (missing + strange > 0) repaired.push(`source ranges: ${missing} were missing, ${strange} were strange`);
+    if (missing + strange > 0)
+      repaired.push(`source ranges: ${missing} were missing, ${strange} were strange`);
     if (this.nodePorts.repair()) repaired.push('the list of NodePorts was changed');
     return repaired;
   }
@@ -360,4 +362,3 @@ function sameLocality(old: PortEntry, next: PortEntry): boolean {
     a === b || a.every(({ local }, i) => local === b[i]!.local);
   return same(old.desired.cluster, next.desired.cluster) && same(old.desired.local, next.desired.local);
 }
-

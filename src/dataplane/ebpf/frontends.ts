@@ -3,7 +3,14 @@ import { addressBytes } from '../../model/address.ts';
 import type { DesiredPort, Frontend, FrontendKind } from '../../model/desired.ts';
 import type { Address, Family } from '../../model/records.ts';
 import { ABI, LAYOUTS, PROTOCOL_NUMBERS, poolWord } from './abi.ts';
-import { type FrontendEntry, frontendKey, type Guard, type PoolEntry, type PortEntry, TableFull } from './entries.ts';
+import {
+  type FrontendEntry,
+  frontendKey,
+  type Guard,
+  type PoolEntry,
+  type PortEntry,
+  TableFull,
+} from './entries.ts';
 import { FrontendIndex, type Place } from './frontend-index.ts';
 import type { Grave } from './grave.ts';
 import { Indexes } from './indexes.ts';

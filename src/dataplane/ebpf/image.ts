@@ -79,7 +79,9 @@ export function readFrontends(maps: TableMaps): FrontendImage[] {
     if (word === 0n || word === TOMB) continue;
     const record = readFrontend(maps, Number(word & 0xffff_ffffn) - 1);
     if (!record) continue;
-    const place = maps.place(maps.frontends.bytes.subarray(record.index * F.bytes, record.index * F.bytes + 20));
+    const place = maps.place(
+      maps.frontends.bytes.subarray(record.index * F.bytes, record.index * F.bytes + 20),
+    );
     if (place.tag !== Number(word >> 32n)) continue;
     found.push({ ...record, slot, place });
   }
@@ -106,7 +108,10 @@ export function readNames(maps: TableMaps): Map<number, string> {
 }
 
 /** Source ranges by guard. */
-export function readRanges(maps: TableMaps, familyOf: (guard: number) => Family | undefined): Map<number, Cidr[]> {
+export function readRanges(
+  maps: TableMaps,
+  familyOf: (guard: number) => Family | undefined,
+): Map<number, Cidr[]> {
   const guards = new Map<number, Cidr[]>();
   for (const key of maps.ranges.keys()) {
     const guard = guardOf(key);

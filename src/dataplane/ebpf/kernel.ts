@@ -121,7 +121,10 @@ function readHz(): number {
 }
 
 function knobsOf(meta: Meta): Uint8Array {
-  const has = (helper: keyof typeof HELPERS) => lifeNative().bpfHasHelper(...HELPERS[helper]);
+  const has = (helper: keyof typeof HELPERS) => {
+    const [type, number] = HELPERS[helper];
+    return lifeNative().bpfHasHelper(type, number);
+  };
   return encodeKnobs({
     sizes: meta.sizes,
     natPorts: meta.natPorts,

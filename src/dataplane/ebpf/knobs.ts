@@ -22,6 +22,17 @@ export const DEFAULT_SIZES: Sizes = {
   hops: 4096,
 };
 
+/** From what a person says: frontends, slots of pools, and connections. */
+export function sizesFor(frontends: number, poolSlots: number, connections: number): Sizes {
+  return {
+    ...DEFAULT_SIZES,
+    // Each cluster IP takes one more.
+    frontends: frontends * 2,
+    backends: Math.ceil(poolSlots / 4),
+    connections: Math.ceil(connections / 2),
+  };
+}
+
 /** Port ranges, inclusive. */
 export interface PortRange {
   readonly first: number;

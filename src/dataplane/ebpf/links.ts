@@ -4,7 +4,7 @@
  */
 import { existsSync, unlinkSync } from 'node:fs';
 import path from 'node:path';
-import { type Attachment, ATTACH_TYPE, ATTACHMENTS } from './attach-table.ts';
+import { ATTACH_TYPE, ATTACHMENTS, type Attachment } from './attach-table.ts';
 import type { DeviceRole } from './device-roles.ts';
 import { bpfNative } from './native.ts';
 import { lifeNative } from './native-life.ts';
@@ -24,12 +24,8 @@ export interface AttachOptions {
   readonly cgroup: string;
   /** Path of the network namespace; '': the current one. */
   readonly netns: string;
-}
-
-/** Something that could not be attached. */
-export interface AttachProblem {
-  readonly name: string;
-  readonly reason: string;
+  /** Generations whose connections still go on: their XDP links, of which a device has but one, become ours. */
+  readonly older: readonly Generation[];
 }
 
 interface Wanted {
@@ -119,7 +115,7 @@ export class Links {
 
   #attach(wanted: Wanted): number {
     try {
-      this.#held.set(wanted.name, this.#adopt(wanted) ?? this.#make(wanted));
+      this.#held.set(wanted.name, this.#adopt(wanted) ?? this.#inherit(wanted) ?? this.#make(wanted));
       this.problems.delete(wanted.name);
       return 1;
     } catch (error) {
@@ -155,6 +151,21 @@ export class Links {
       this.#unpin(wanted.name);
       return null;
     }
+  }
+
+  /** The XDP link of an older generation. */
+  #inherit(wanted: Wanted): Held | null {
+    if (wanted.row.hook !== 'xdp') return null;
+    for (const { links } of this.#options.older) {
+      const old = path.join(links, wanted.name);
+      if (!existsSync(old)) continue;
+      const link = bpfNative().bpfGet(old);
+      bpfNative().bpfPin(link, this.#pin(wanted.name));
+      unlinkSync(old);
+      bpfNative().bpfClose(link);
+      return this.#adopt(wanted);
+    }
+    return null;
   }
 
   #make(wanted: Wanted): Held {
@@ -243,7 +254,8 @@ export class Links {
   #broken({ wanted, link }: Held): string | null {
     const info = lifeNative().bpfLinkInfo(link);
     if (wanted.row.hook !== 'cgroup' && info.ifindex !== wanted.ifindex) return 'was detached';
-    if (info.program !== lifeNative().bpfProgramId(this.#programs[wanted.row.program]!)) return 'had another program';
+    if (info.program !== lifeNative().bpfProgramId(this.#programs[wanted.row.program]!))
+      return 'had another program';
     if (existsSync(this.#pin(wanted.name))) return null;
     // Still attached: only the pin is gone.
     bpfNative().bpfPin(link, this.#pin(wanted.name));
@@ -262,8 +274,7 @@ export function detachClsact(ifindex: number, netns: string): boolean {
   let found = false;
   for (const point of Object.values(CLSACT.points)) {
     try {
-      found =
-        bpfNative().bpfClsactDetach(0, ifindex, point, CLSACT.priority, CLSACT.handle, netns) || found;
+      found = bpfNative().bpfClsactDetach(0, ifindex, point, CLSACT.priority, CLSACT.handle, netns) || found;
     } catch {
       // The device is gone, and everything with it.
     }

@@ -29,7 +29,13 @@ export interface CollectTables {
 export interface LifeNative {
   bpfLinkInfo(link: number): LinkInfo;
   bpfProgramId(program: number): number;
-  bpfMapInfo(map: number): { id: number; type: number; keyBytes: number; valueBytes: number; entries: number };
+  bpfMapInfo(map: number): {
+    id: number;
+    type: number;
+    keyBytes: number;
+    valueBytes: number;
+    entries: number;
+  };
   bpfIsBpffs(path: string): boolean;
   bpfMountBpffs(path: string): void;
   bpfUnmount(path: string): void;

@@ -47,9 +47,12 @@ export class NodePorts {
       expected.set(Number(port), (expected.get(Number(port)) ?? 0n) | BigInt(bit));
     }
     let changed = false;
+    const { words } = this.#map;
     for (let port = 0; port < this.#map.entries; port++) {
       const word = expected.get(port) ?? 0n;
-      if (this.#map.longs[port] === word) continue;
+      // Nearly all are zero, and numbers are looked at faster than big ones.
+      if (word === 0n ? (words[2 * port]! | words[2 * port + 1]!) === 0 : this.#map.longs[port] === word)
+        continue;
       Atomics.store(this.#map.longs, port, word);
       changed = true;
     }

@@ -4,8 +4,8 @@ import type { Address, Cidr } from '../../model/records.ts';
 import type { Refusal } from '../dataplane.ts';
 import { ABI, LAYOUTS } from './abi.ts';
 import type { Compiler } from './compiler.ts';
-import { ClusterSpan, familiesOf, type NodeRules, settingFlags, writePrefixes } from './node-settings.ts';
 import { lifeNative } from './native-life.ts';
+import { ClusterSpan, familiesOf, type NodeRules, settingFlags, writePrefixes } from './node-settings.ts';
 import { Settings } from './settings.ts';
 
 const { bytes: BYTES, members: M } = LAYOUTS.tp_settings;
@@ -36,7 +36,7 @@ export class NodeState {
   /** Before the services that depend on it. */
   setNode(node: DesiredNode): { operations: number; refusals: Refusal[] } {
     this.#node = node;
-    const refusals = writePrefixes(this.settings, node);
+    const refusals = writePrefixes(this.#compiler.maps.settings, node);
     this.#writeFlags();
     const speaks = familiesOf(node);
     const before = this.#compiler.rules.speaks;

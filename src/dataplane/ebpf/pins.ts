@@ -25,7 +25,9 @@ export function prepareRoot(root: string): void {
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     const kind = code === 'EPERM' || code === 'EACCES' ? 'TP_NO_PRIVILEGE' : 'TP_NO_FEATURE';
-    throw new TriplaneError(kind, `no BPF file system for ${root} (--bpf-root): ${message}`, { cause: error });
+    throw new TriplaneError(kind, `no BPF file system for ${root} (--bpf-root): ${message}`, {
+      cause: error,
+    });
   }
 }
 
@@ -85,7 +87,8 @@ export class Generation {
 /** Takes the empty root away, and the file system if it was mounted for it alone. */
 export function removeRoot(root: string): void {
   if (!existsSync(root)) return;
-  const own = lifeNative().bpfIsBpffs(root) && !lifeNative().bpfIsBpffs(path.dirname(root)) && root !== SYSTEM_BPFFS;
+  const own =
+    lifeNative().bpfIsBpffs(root) && !lifeNative().bpfIsBpffs(path.dirname(root)) && root !== SYSTEM_BPFFS;
   if (own) lifeNative().bpfUnmount(root);
   if (readdirSync(root).length === 0 && root !== SYSTEM_BPFFS) rmdirSync(root);
 }
