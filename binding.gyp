@@ -2,7 +2,7 @@
   "target_defaults": {
     "cflags": ["-Wall", "-Wextra", "-Wno-unused-parameter", "-O2", "-g"],
     "cflags_cc": ["-std=c++17"],
-    "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_DISABLE_DEPRECATED", "_GNU_SOURCE"]
+    "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_DISABLE_DEPRECATED", "NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS", "_GNU_SOURCE"]
   },
   "targets": [
     {

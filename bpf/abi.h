@@ -99,6 +99,13 @@ struct tp_bucket {
 TP_STATIC_ASSERT(sizeof(struct tp_bucket) == 64, "one cache line");
 #define TP_TOMB 0xffffffffull
 
+/* NAT slots: 8 bits of tag << 24 | connection index + 1; 0 is free. Small, so that the table stays in the cache. */
+#define TP_NAT_SLOTS 16
+struct tp_nat_line {
+	__u32 slot[TP_NAT_SLOTS];
+};
+TP_STATIC_ASSERT(sizeof(struct tp_nat_line) == 64, "one cache line");
+
 /* Low four bits of tp_conn.state; the others are the tag. */
 enum tp_conn_state {
 	TP_FREE = 0,

@@ -39,7 +39,7 @@ TP_ARRAY(tp_conns, struct tp_conn_set);
 /* (client, backend) -> connection, for those that netfilter sees. Programs add, the collector removes. */
 TP_ARRAY(tp_pairs, struct tp_bucket);
 /* (backend, NAT port) -> connection: claiming the slot is allocating the port. */
-TP_ARRAY(tp_nat, __u64);
+TP_ARRAY(tp_nat, struct tp_nat_line);
 /* Next hops in use: few, so always in the nearest cache. */
 TP_ARRAY(tp_hops, struct tp_hop);
 

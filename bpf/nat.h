@@ -30,17 +30,26 @@ static __always_inline int is_nat_port(__u16 port)
 	return tp_knobs.nat_ports[2] && port >= tp_knobs.nat_ports[2] && port <= tp_knobs.nat_ports[3];
 }
 
-/* The slot of `port` (machine order) in the part of tp_nat that belongs to this backend. */
-static __always_inline __u64 *nat_slot(__u64 hash, __u16 port)
-{
-	__u32 where = ((__u32)hash + port) & tp_knobs.nat_mask;
+#define NAT_WORD(tag, index) ((__u32)(tag) << 24 | ((index) + 1))
+#define NAT_INDEX(word) (((word) & 0xffffff) - 1)
+#define NAT_TAG(word) ((word) >> 24)
 
-	return bpf_map_lookup_elem(&tp_nat, &where);
+/* The slot of `port` (machine order) in the part of tp_nat that belongs to this backend. */
+static __always_inline __u32 *nat_slot(__u64 hash, __u16 port)
+{
+	__u32 at = ((__u32)hash + port) & tp_knobs.nat_mask;
+	__u32 where = at / TP_NAT_SLOTS;
+	struct tp_nat_line *line = bpf_map_lookup_elem(&tp_nat, &where);
+
+	if (!line)
+		return NULL;
+	keep(line);
+	return &line->slot[at % TP_NAT_SLOTS];
 }
 
 static __always_inline __u32 nat_tag(__u64 hash, __u16 port)
 {
-	return (__u32)(hash >> 32) ^ port;
+	return ((__u32)(hash >> 32) ^ port) & 255;
 }
 
 /* A port by chance, in the machine's byte order. A function of its own, because the verifier would follow a
@@ -62,11 +71,11 @@ TP_RARE __u32 nat_claim(__u32 conn, __u32 backend, __u32 wish, __u32 proto, __u3
 		return 0;
 	hash = tp_hash_nat(tp_knobs.seed, &b->addr, b->port, proto, family);
 	for (int try = 0; try < TP_NAT_TRIES; try++) {
-		__u64 *slot = nat_slot(hash, port);
+		__u32 *slot = nat_slot(hash, port);
 
 		if (!slot)
 			return 0;
-		if (!*slot && cas64(slot, 0, SLOT_WORD(nat_tag(hash, port), conn)))
+		if (!*slot && cas32(slot, 0, NAT_WORD(nat_tag(hash, port), conn)))
 			return bpf_htons(port);
 		port = nat_port_any() & 0xffff;
 	}
@@ -78,10 +87,10 @@ static __always_inline void nat_release(const struct tp_conn *c, __u32 index, co
 {
 	__u64 hash = tp_hash_nat(tp_knobs.seed, &b->addr, b->port, c->proto, family);
 	__u16 port = bpf_ntohs(c->nat_port);
-	__u64 *slot = nat_slot(hash, port);
+	__u32 *slot = nat_slot(hash, port);
 
 	if (slot)
-		cas64(slot, SLOT_WORD(nat_tag(hash, port), index), 0);
+		cas32(slot, NAT_WORD(nat_tag(hash, port), index), 0);
 }
 
 /* The connection whose backend is (addr, port) and whose NAT address and port are (nat_addr, nat_port): the
@@ -90,18 +99,18 @@ static __always_inline void nat_find(struct conn_ref *ref, const struct tp_addr 
 				     const struct tp_addr *nat_addr, __u16 nat_port, __u8 proto, int family)
 {
 	__u64 hash = tp_hash_nat(tp_knobs.seed, addr, port, proto, family);
-	__u64 *slot = nat_slot(hash, bpf_ntohs(nat_port));
+	__u32 *slot = nat_slot(hash, bpf_ntohs(nat_port));
 	struct tp_backend *b;
 	struct tp_conn *c;
-	__u64 word;
+	__u32 word;
 
 	ref->conn = NULL;
 	if (!slot)
 		return;
 	word = *slot;
-	if (!word || (__u32)(word >> 32) != nat_tag(hash, bpf_ntohs(nat_port)))
+	if (!word || NAT_TAG(word) != nat_tag(hash, bpf_ntohs(nat_port)))
 		return;
-	c = conn_at(SLOT_INDEX(word));
+	c = conn_at(NAT_INDEX(word));
 	if (!c || !conn_lives(c) || c->nat_port != nat_port || c->proto != proto || c->family != family)
 		return;
 	if (!same_addr(&c->nat_addr, nat_addr, family))
@@ -110,7 +119,7 @@ static __always_inline void nat_find(struct conn_ref *ref, const struct tp_addr 
 	if (!b || b->port != port || !same_addr(&b->addr, addr, family))
 		return;
 	ref->conn = c;
-	ref->index = SLOT_INDEX(word);
+	ref->index = NAT_INDEX(word);
 }
 
 enum direction {

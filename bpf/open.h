@@ -19,7 +19,7 @@ struct opening {
 	__u32 conn;
 	/* Whole connections: the next hop as index + 1. */
 	__u32 hop;
-	__u32 masquerade;
+	__u32 spare;
 };
 
 /* Claims and fills an entry; it stays invisible until conn_publish(). */
@@ -80,6 +80,7 @@ TP_RARE int tuple_taken(const struct packet *p, __u32 backend)
 	hash = tp_hash_pair(tp_knobs.seed, &p->src, p->sport, &b->addr, b->port, p->proto, p->family);
 	for (__u32 try = 0; try < TP_BUCKET_TRIES * TP_BUCKET_SLOTS; try++) {
 		__u64 *slot = pair_slot(hash, try);
+		struct tp_backend *theirs;
 		struct tp_conn *c;
 
 		if (!slot || !*slot)
@@ -87,42 +88,59 @@ TP_RARE int tuple_taken(const struct packet *p, __u32 backend)
 		if (SLOT_TAG(*slot) != SLOT_TAG(hash))
 			continue;
 		c = conn_at(SLOT_INDEX(*slot));
-		if (c && c->backend == backend && c->client_port == p->sport &&
+		theirs = c ? backend_at(c->backend) : NULL;
+		if (!theirs || c->proto != p->proto || c->family != p->family || c->client_port != p->sport)
+			continue;
+		/* The same pod may be a backend of several services. */
+		if (theirs->port == b->port && same_addr(&theirs->addr, &b->addr, p->family) &&
 		    same_addr(&c->client, &p->src, p->family) && conn_lives(c))
 			return 1;
 	}
 	return 0;
 }
 
-/* Picks a backend, and another one if that would give two connections the same tuple. */
-TP_RARE int open_pick(struct opening *o, const struct packet *p)
+/* Picks a backend. */
+static __always_inline int open_pick(struct opening *o, const struct packet *p)
 {
-	if (!o || !p)
-		return V_DROP;
-	for (int try = 0; try < TP_PICK_TRIES; try++) {
-		__u32 picked = pick_backend(&p->src, o->frontend, o->pool);
+	__u32 picked = pick_backend(&p->src, o->frontend, o->pool);
 
-		if (!picked)
-			return V_DROP;
-		o->backend = picked - 1;
+	if (!picked)
+		return V_DROP;
+	o->backend = picked - 1;
+	return GO_ON;
+}
+
+/* Picks again while the backend would give two connections the same tuple. */
+static __always_inline int open_untaken(struct opening *o, const struct packet *p)
+{
+	for (int try = 0; try < TP_PICK_TRIES; try++) {
 		if (!tuple_taken(p, o->backend))
 			return GO_ON;
+		if (open_pick(o, p) != GO_ON)
+			return V_DROP;
 	}
 	count(TP_N_TUPLE_TAKEN);
 	return V_DROP;
 }
 
-/* A split connection to the backend already picked; o->masquerade says whether it needs a NAT port. */
+/* A split connection to the backend already picked, or to another one if need be. */
 TP_RARE int open_split(struct opening *o, const struct packet *p)
 {
+	const struct tp_settings *set = settings();
+	struct tp_frontend *f;
+	struct tp_backend *b;
 	struct tp_conn *c;
 
-	if (!o || !p)
+	if (!o || !p || !set || open_untaken(o, p) != GO_ON)
+		return V_DROP;
+	f = frontend_at(o->frontend);
+	b = backend_at(o->backend);
+	if (!f || !b)
 		return V_DROP;
 	c = open_entry(o, p);
 	if (!c)
 		return V_DROP;
-	if ((o->masquerade && open_nat_port(c, o) != GO_ON) || open_pair(c, o) != GO_ON) {
+	if ((masquerades(set, f, b, p, o->origin) && open_nat_port(c, o) != GO_ON) || open_pair(c, o) != GO_ON) {
 		conn_unlink(c, o->conn);
 		conn_free(c);
 		return V_DROP;

@@ -61,6 +61,8 @@ struct packet {
 	/* Bytes from l3 to the end of the datagram, as its header says. */
 	__u32 l3_len;
 	__u32 fragment_id;
+	/* A fragment but the first: ports are known, but not in the packet. */
+	__u32 headless;
 };
 
 struct vlan_tag {

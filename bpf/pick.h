@@ -60,6 +60,15 @@ static __always_inline int origin_of(const struct tp_settings *set, const struct
 	return device && (device->flags & TP_D_PODS) ? FROM_POD : FROM_STRANGER;
 }
 
+/* Asked only where it makes a difference. */
+static __always_inline int origin_for(const struct tp_settings *set, const struct tp_frontend *f,
+				      const struct packet *p, __u32 ifindex)
+{
+	if (f->inside == f->outside && !(f->flags & TP_F_MASQ_STRANGERS))
+		return FROM_STRANGER;
+	return origin_of(set, p, ifindex, p->family);
+}
+
 static __always_inline int guard_allows(const struct tp_frontend *f, const struct packet *p)
 {
 	struct tp_range_key key = { .prefixlen = 32 + 128, .guard = f->guard };

@@ -249,7 +249,7 @@ TP_RARE int xdp_open(struct xdp_md *ctx, struct packet *p, struct opening *o)
 	f = frontend_at(o->frontend);
 	if (!f)
 		return XDP_PASS;
-	o->origin = origin_of(set, p, ctx->ingress_ifindex, p->family);
+	o->origin = origin_for(set, f, p, ctx->ingress_ifindex);
 	verdict = answer_new(set, f, p, o->origin, &o->pool);
 	if (verdict == V_GUARDED)
 		return XDP_DROP;
@@ -263,7 +263,6 @@ TP_RARE int xdp_open(struct xdp_md *ctx, struct packet *p, struct opening *o)
 	o->hop = b->flags & TP_B_LOCAL ? 0 : xdp_backend_hop(ctx, p, o->backend);
 	hop = hop_if_true(o->hop, set->route_gen);
 	if (!hop || (p->family == 4 ? !hop->nat4 : no_addr(&hop->nat6))) {
-		o->masquerade = 1;
 		open_split(o, p);
 		return XDP_PASS;
 	}
@@ -343,8 +342,7 @@ static __always_inline int xdp_ip(struct frame *fr, int family)
 	return to_nat_port(fr, &p, set, family);
 }
 
-SEC("xdp")
-int tp_xdp(struct xdp_md *ctx)
+static __always_inline int xdp_packet(struct xdp_md *ctx)
 {
 	struct frame fr = {
 		.ctx = ctx,
@@ -361,4 +359,10 @@ int tp_xdp(struct xdp_md *ctx)
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6))
 		return xdp_ip(&fr, 6);
 	return XDP_PASS;
+}
+
+SEC("xdp")
+int tp_xdp(struct xdp_md *ctx)
+{
+	return xdp_packet(ctx);
 }

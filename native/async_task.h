@@ -18,23 +18,27 @@ class AsyncTask : public Napi::AsyncWorker {
   using Work = std::function<TaskError()>;
   using Result = std::function<Napi::Value(Napi::Env)>;
 
-  // Both functions live until the promise is settled. `result` runs on the event loop, after good work only.
-  static Napi::Value Start(Napi::Env env, Work work, Result result) {
-    AsyncTask *task = new AsyncTask(env, std::move(work), std::move(result));
+  using Settle = std::function<void()>;
+
+  // The functions live until the promise is settled. `result` runs on the event loop, after good work only;
+  // `settle` before it, after any work.
+  static Napi::Value Start(Napi::Env env, Work work, Result result, Settle settle = [] {}) {
+    AsyncTask *task = new AsyncTask(env, std::move(work), std::move(result), std::move(settle));
     Napi::Promise promise = task->deferred_.Promise();
     task->Queue();
     return promise;
   }
 
  private:
-  AsyncTask(Napi::Env env, Work work, Result result)
+  AsyncTask(Napi::Env env, Work work, Result result, Settle settle)
       : Napi::AsyncWorker(env), deferred_(Napi::Promise::Deferred::New(env)), work_(std::move(work)),
-        result_(std::move(result)) {}
+        result_(std::move(result)), settle_(std::move(settle)) {}
 
   void Execute() override { error_ = work_(); }
 
   void OnOK() override {
     Napi::Env env = Env();
+    settle_();
     try {
       if (error_.err == 0) {
         deferred_.Resolve(result_(env));
@@ -49,6 +53,7 @@ class AsyncTask : public Napi::AsyncWorker {
     }
   }
   void OnError(const Napi::Error &error) override {
+    settle_();
     try {
       deferred_.Reject(error.Value());
     } catch (const Napi::Error &) {
@@ -58,6 +63,7 @@ class AsyncTask : public Napi::AsyncWorker {
   Napi::Promise::Deferred deferred_;
   Work work_;
   Result result_;
+  Settle settle_;
   TaskError error_;
 };
 

@@ -19,7 +19,7 @@ enum Count { kLive, kMasqueraded, kPaired, kMarked, kFreed, kCounts };
 struct Tables {
   tp_conn *conns;
   uint64_t *pairs;
-  uint64_t *nat;
+  uint32_t *nat;
   const tp_backend *backends;
   uint32_t conn_mask, pair_mask, nat_mask, backend_count, frontend_count;
   __u64 seed[2];
@@ -69,8 +69,8 @@ void Unlink(const Tables &t, const tp_conn &c, uint32_t index) {
   if (c.nat_port) {
     const uint64_t hash = tp_hash_nat(t.seed, &b.addr, b.port, c.proto, c.family);
     const uint16_t port = Swapped(c.nat_port);
-    uint64_t *slot = &t.nat[(static_cast<uint32_t>(hash) + port) & t.nat_mask];
-    Swap64(slot, SlotWord(static_cast<uint32_t>(hash >> 32) ^ port, index), 0);
+    const uint32_t tag = (static_cast<uint32_t>(hash >> 32) ^ port) & 255;
+    Swap32(&t.nat[(static_cast<uint32_t>(hash) + port) & t.nat_mask], tag << 24 | (index + 1), 0);
   }
   if (!(c.flags & TP_C_PAIR)) return;
   const uint64_t hash = tp_hash_pair(t.seed, &c.client, c.client_port, &b.addr, b.port, c.proto, c.family);
@@ -114,7 +114,7 @@ Tables TablesOf(const Napi::Object &o) {
   Tables t = {};
   t.conns = reinterpret_cast<tp_conn *>(BytesOf(o.Get("conns")).data);
   t.pairs = reinterpret_cast<uint64_t *>(BytesOf(o.Get("pairs")).data);
-  t.nat = reinterpret_cast<uint64_t *>(BytesOf(o.Get("nat")).data);
+  t.nat = reinterpret_cast<uint32_t *>(BytesOf(o.Get("nat")).data);
   t.backends = reinterpret_cast<tp_backend *>(BytesOf(o.Get("backends")).data);
   memcpy(t.seed, BytesOf(o.Get("seed")).data, sizeof(t.seed));
   Napi::Uint32Array sizes = o.Get("sizes").As<Napi::Uint32Array>();

@@ -78,14 +78,17 @@ int Configure(bpf_object *object, const LoadSpec &spec, std::string &step) {
 
 class Object : public Napi::ObjectWrap<Object> {
  public:
-  static Napi::FunctionReference constructor;
+  // One constructor an environment: worker threads load the addon anew and end before the others.
+  struct InstanceData {
+    Napi::FunctionReference constructor;
+  };
 
   static void Init(Napi::Env env, Napi::Object exports) {
     Napi::Function type = DefineClass(env, "BpfObject",
                                       {InstanceMethod("maps", &Object::Maps), InstanceMethod("programs", &Object::Programs),
                                        InstanceMethod("close", &Object::Close)});
-    constructor = Napi::Persistent(type);
-    constructor.SuppressDestruct();
+    auto *data = new InstanceData{Napi::Persistent(type)};
+    env.SetInstanceData(data);
   }
 
   explicit Object(const Napi::CallbackInfo &info) : Napi::ObjectWrap<Object>(info) {}
@@ -135,7 +138,6 @@ class Object : public Napi::ObjectWrap<Object> {
   ObjectPtr object_;
 };
 
-Napi::FunctionReference Object::constructor;
 
 class Loader : public Napi::AsyncWorker {
  public:
@@ -162,7 +164,7 @@ class Loader : public Napi::AsyncWorker {
       deferred_.Reject(Failure(env).Value());
       return;
     }
-    Napi::Object wrapped = Object::constructor.New({});
+    Napi::Object wrapped = Env().GetInstanceData<Object::InstanceData>()->constructor.New({});
     Napi::ObjectWrap<Object>::Unwrap(wrapped)->Adopt(std::move(object_));
     deferred_.Resolve(wrapped);
   }

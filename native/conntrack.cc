@@ -1,9 +1,10 @@
 // Conntrack for JavaScript: deleting flows, listing them, counting them (ctnetlink).
 //
 // Deleting is always: a dump that the kernel narrows, an exact comparison here, and the deletion of each match
-// by tuple, zone and id. The kernel can also flush by filter in one call (Linux 6.11), but that filter is
-// wrong for IPv6 and blind for SCTP (see flow.cc), and it does not say how many entries it deleted. Both walk
-// the whole hash table once, and that walk is what costs.
+// by tuple, zone and id. The kernel can also flush by filter in one call, but that filter is wrong for IPv6 (it
+// deletes everything but what was meant) and blind for SCTP's ports (see flow.cc), older kernels do not have it,
+// and it does not say how many entries it deleted. Both walk the whole hash table once, and that walk is what
+// costs.
 #include <arpa/inet.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
@@ -304,22 +305,17 @@ class ConntrackDump : public Napi::ObjectWrap<ConntrackDump> {
     const uint32_t rows_min = NumberArg(info, 0, kRowsPerBatchMax, "rowsMin");
     auto rows = std::make_shared<std::vector<uint8_t>>();
     *busy_ = true;
-    // `busy` is written on the event loop before the work starts, and on the pool thread as its last act.
+    // `busy` is read and written on the event loop only: quick work must not let a second request slip in.
     return AsyncTask::Start(
-        env,
-        [cursor = cursor_, busy = busy_, rows, rows_min] {
-          TaskError error = cursor->Read(std::max(rows_min, 1u), rows.get());
-          *busy = false;
-          return error;
-        },
-        [rows](Napi::Env env) { return BytesValue(env, std::move(*rows)); });
+        env, [cursor = cursor_, rows, rows_min] { return cursor->Read(std::max(rows_min, 1u), rows.get()); },
+        [rows](Napi::Env env) { return BytesValue(env, std::move(*rows)); }, [busy = busy_] { *busy = false; });
   }
 
   // The socket goes when the last request on it has ended.
   void Close(const Napi::CallbackInfo &) { cursor_.reset(); }
 
   std::shared_ptr<DumpCursor> cursor_;
-  std::shared_ptr<std::atomic<bool>> busy_ = std::make_shared<std::atomic<bool>>(false);
+  std::shared_ptr<bool> busy_ = std::make_shared<bool>(false);
 };
 }  // namespace
 

@@ -93,9 +93,9 @@ void PutTuple(nlmsghdr *nlh, uint16_t type, uint8_t protocol, int address_type, 
 }
 
 void PutKernelFilter(nlmsghdr *nlh, const FlowFilter &filter) {
-  // Linux (5.8 to at least 6.18) compares IPv6 addresses the wrong way round: its filter lets everything
-  // through but the address asked for. So addresses go to the kernel for IPv4 only. Nor does it look at the
-  // ports of SCTP: there they narrow nothing. Matches() decides in either case.
+  // Linux compares IPv6 addresses the wrong way round (seen in 6.18, ctnetlink_filter_match_tuple()): its filter
+  // lets everything through but the address asked for. So addresses go to the kernel for IPv4 only. Nor does it
+  // look at the ports of SCTP: there they narrow nothing. The exact comparison here decides in either case.
   const bool addresses = filter.family == 4;
   uint32_t orig_flags = kFilterProtoNum;
   const FlowAddress *destination = filter.by_destination && addresses ? &filter.destination : nullptr;

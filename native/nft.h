@@ -1,5 +1,6 @@
 #pragma once
 // nftables over netlink: what nft_batch.cc (writing) and nft_dump.cc (reading) share.
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -34,6 +35,8 @@ class NftSocket : public Napi::ObjectWrap<NftSocket> {
   static void Init(Napi::Env env, Napi::Object exports);
   explicit NftSocket(const Napi::CallbackInfo &info);
   NetlinkSocket *socket() { return socket_.get(); }
+  // The layouts of a family's table as C++ values; read again only when another array is given.
+  std::shared_ptr<const std::vector<SetLayout>> Layouts(uint8_t family, const Napi::Array &array);
   bool busy = false;
 
  private:
@@ -48,6 +51,11 @@ class NftSocket : public Napi::ObjectWrap<NftSocket> {
   // The socket for one more request; throws when the handle is closed or has a request under way.
   NetlinkSocket *Claim(Napi::Env env);
   std::unique_ptr<NetlinkSocket> socket_;
+  struct KnownLayouts {
+    Napi::ObjectReference array;
+    std::shared_ptr<const std::vector<SetLayout>> layouts;
+  };
+  std::map<uint8_t, KnownLayouts> layouts_;
 };
 
 // Asynchronous requests; each releases the handle's claim when it settles its promise.

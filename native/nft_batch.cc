@@ -23,13 +23,21 @@ Refused WhoseError(const BatchBuilder &batch, const NetlinkError &error) {
 class CommitWorker : public Napi::AsyncWorker {
  public:
   CommitWorker(NftSocket *handle, NetlinkSocket *socket, Napi::Promise::Deferred deferred,
-               std::unique_ptr<BatchBuilder> batch)
+               std::unique_ptr<BatchBuilder> batch, const Napi::Uint8Array &operations)
       : Napi::AsyncWorker(deferred.Env()), handle_(handle), socket_(socket), deferred_(deferred),
-        batch_(std::move(batch)) {
+        batch_(std::move(batch)), operations_(operations.Data()), size_(operations.ByteLength()) {
     keep_.Reset(handle->Value(), 1);
+    keep_operations_.Reset(operations, 1);
   }
 
+  // Messages are built here and not on JavaScript's thread, which plans the next batch meanwhile. TypeScript
+  // does not write to `operations` before the promise is settled.
   void Execute() override {
+    if (!batch_->Build(operations_, size_, socket_->NextSeq())) {
+      broken_ = true;
+      return;
+    }
+    socket_->UsedSeqs(batch_->seq());
     std::vector<NetlinkError> errors;
     if (batch_->messages.empty()) return;
     exchange_error_ = socket_->Transact(batch_->bytes.data(), batch_->bytes.size(), batch_->last_seq, &errors);
@@ -41,6 +49,10 @@ class CommitWorker : public Napi::AsyncWorker {
     Napi::Env env = Env();
     Napi::HandleScope scope(env);
     handle_->busy = false;
+    if (broken_) {
+      deferred_.Reject(Napi::Error::New(env, "broken packing of nftables operations").Value());
+      return;
+    }
     Napi::Object result = Napi::Object::New(env);
     result.Set("errno", exchange_error_ ? ErrnoName(exchange_error_) : std::string());
     Napi::Array refused = Napi::Array::New(env, refused_.size());
@@ -63,7 +75,11 @@ class CommitWorker : public Napi::AsyncWorker {
   NetlinkSocket *socket_;
   Napi::Promise::Deferred deferred_;
   std::unique_ptr<BatchBuilder> batch_;
+  const uint8_t *operations_;
+  size_t size_;
   Napi::ObjectReference keep_;
+  Napi::ObjectReference keep_operations_;
+  bool broken_ = false;
   int exchange_error_ = 0;
   std::vector<Refused> refused_;
 };
@@ -86,10 +102,9 @@ uint64_t ElementHash(const uint8_t *key, size_t key_len, const uint8_t *data, si
 Napi::Value NftSums(const Napi::CallbackInfo &info) {
   Napi::Uint8Array operations = info[2].As<Napi::Uint8Array>();
   BatchBuilder batch(static_cast<uint8_t>(info[0].As<Napi::Number>().Uint32Value()), "",
-                     ReadLayouts(info[1].As<Napi::Array>()), 0, false);
-  ByteReader in(operations.Data(), operations.ByteLength());
-  while (!in.AtEnd()) {
-    if (!batch.Add(in)) throw Napi::Error::New(info.Env(), "broken packing of nftables operations");
+                     std::make_shared<const std::vector<SetLayout>>(ReadLayouts(info[1].As<Napi::Array>())), false);
+  if (!batch.Build(operations.Data(), operations.ByteLength(), 0)) {
+    throw Napi::Error::New(info.Env(), "broken packing of nftables operations");
   }
   const std::vector<uint64_t> &sums = batch.sums();
   Napi::BigUint64Array array = Napi::BigUint64Array::New(info.Env(), sums.size());
@@ -99,21 +114,12 @@ Napi::Value NftSums(const Napi::CallbackInfo &info) {
 
 // commit(family, table, layouts, operations: Uint8Array, oneElementAMessage): Promise
 Napi::Value StartCommit(NftSocket *handle, const Napi::CallbackInfo &info) {
-  Napi::Env env = info.Env();
   Napi::Uint8Array operations = info[3].As<Napi::Uint8Array>();
-  auto batch = std::make_unique<BatchBuilder>(
-      static_cast<uint8_t>(info[0].As<Napi::Number>().Uint32Value()), info[1].As<Napi::String>(),
-      ReadLayouts(info[2].As<Napi::Array>()), handle->socket()->NextSeq(), info[4].As<Napi::Boolean>());
-  ByteReader in(operations.Data(), operations.ByteLength());
-  while (!in.AtEnd()) {
-    if (!batch->Add(in)) {
-      handle->busy = false;
-      throw Napi::Error::New(env, "broken packing of nftables operations");
-    }
-  }
-  batch->Finish();
-  handle->socket()->UsedSeqs(batch->seq());
-  auto deferred = Napi::Promise::Deferred::New(env);
-  (new CommitWorker(handle, handle->socket(), deferred, std::move(batch)))->Queue();
+  const uint8_t family = static_cast<uint8_t>(info[0].As<Napi::Number>().Uint32Value());
+  auto batch = std::make_unique<BatchBuilder>(family, info[1].As<Napi::String>(),
+                                              handle->Layouts(family, info[2].As<Napi::Array>()),
+                                              info[4].As<Napi::Boolean>());
+  auto deferred = Napi::Promise::Deferred::New(info.Env());
+  (new CommitWorker(handle, handle->socket(), deferred, std::move(batch), operations))->Queue();
   return deferred.Promise();
 }

@@ -30,12 +30,9 @@ constexpr size_t kMessageBytes = 32 << 10;
 constexpr size_t kLargestElementBytes = 1024;
 }  // namespace
 
-BatchBuilder::BatchBuilder(uint8_t family, std::string table, std::vector<SetLayout> layouts, uint32_t first_seq,
-                           bool one_element_a_message)
-    : family_(family), table_(std::move(table)), layouts_(std::move(layouts)), seq_(first_seq),
-      single_(one_element_a_message), sums_(layouts_.size(), 0) {
-  BatchMark(NFNL_MSG_BATCH_BEGIN);
-}
+BatchBuilder::BatchBuilder(uint8_t family, std::string table, Layouts layouts, bool one_element_a_message)
+    : family_(family), table_(std::move(table)), layouts_(std::move(layouts)), single_(one_element_a_message),
+      sums_(layouts_->size(), 0) {}
 
 nlmsghdr *BatchBuilder::Open(uint16_t type, uint16_t flags, uint32_t owner) {
   EndElements();
@@ -91,8 +88,8 @@ void BatchBuilder::PutVerdict(nlmsghdr *nlh, const std::string &chain, uint32_t 
 // u8 set, u8 flags, key, data (bytes, or u8 length and a chain's name: "" is drop), u8 length and a comment.
 bool BatchBuilder::AddElement(ByteReader &in, uint8_t kind, uint32_t owner) {
   uint8_t set = in.U8();
-  if (set >= layouts_.size()) return false;
-  const SetLayout &layout = layouts_[set];
+  if (set >= layouts_->size()) return false;
+  const SetLayout &layout = (*layouts_)[set];
   uint8_t flags = in.U8();
   const uint8_t *key = in.Bytes(static_cast<size_t>(layout.key_len));
   const uint8_t *data = nullptr;
@@ -227,14 +224,27 @@ bool BatchBuilder::Add(ByteReader &in) {
     }
     case kFlushSet: {
       uint8_t set = in.U8();
-      if (set >= layouts_.size()) return false;
-      Named(NFT_MSG_DELSETELEM, 0, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET, layouts_[set].name, owner);
+      if (set >= layouts_->size()) return false;
+      Named(NFT_MSG_DELSETELEM, 0, NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET, (*layouts_)[set].name, owner);
       break;
     }
     default:
       return false;
   }
   return !in.Failed();
+}
+
+bool BatchBuilder::Build(const uint8_t *operations, size_t size, uint32_t first_seq) {
+  seq_ = first_seq;
+  // The packing grows about threefold; growing the vector step by step would copy it again and again.
+  bytes.reserve(3 * size + (64 << 10));
+  BatchMark(NFNL_MSG_BATCH_BEGIN);
+  ByteReader in(operations, size);
+  while (!in.AtEnd()) {
+    if (!Add(in)) return false;
+  }
+  Finish();
+  return true;
 }
 
 void BatchBuilder::Finish() {

@@ -17,11 +17,11 @@ struct Message {
 
 class BatchBuilder {
  public:
-  BatchBuilder(uint8_t family, std::string table, std::vector<SetLayout> layouts, uint32_t first_seq,
-               bool one_element_a_message);
+  using Layouts = std::shared_ptr<const std::vector<SetLayout>>;
+  BatchBuilder(uint8_t family, std::string table, Layouts layouts, bool one_element_a_message);
 
-  bool Add(ByteReader &in);
-  void Finish();
+  // Turns all packed operations into messages numbered from `first_seq` on. False: the packing is broken.
+  bool Build(const uint8_t *operations, size_t size, uint32_t first_seq);
 
   std::vector<char> bytes;
   std::vector<Message> messages;
@@ -31,6 +31,8 @@ class BatchBuilder {
   uint32_t seq() const { return seq_; }
 
  private:
+  bool Add(ByteReader &in);
+  void Finish();
   nlmsghdr *Open(uint16_t type, uint16_t flags, uint32_t owner);
   void Close();
   void BatchMark(uint16_t type);
@@ -44,8 +46,8 @@ class BatchBuilder {
 
   uint8_t family_;
   std::string table_;
-  std::vector<SetLayout> layouts_;
-  uint32_t seq_;
+  Layouts layouts_;
+  uint32_t seq_ = 0;
   bool single_;
   std::vector<uint64_t> sums_;
   uint32_t next_set_id_ = 1;

@@ -102,7 +102,7 @@ class ElementReader : public ReadWorker {
   ElementReader(NftSocket *handle, const Napi::CallbackInfo &info)
       : ReadWorker(handle, info), family_(static_cast<uint8_t>(info[0].As<Napi::Number>().Uint32Value())),
         table_(info[1].As<Napi::String>()),
-        layout_(ReadLayouts(info[2].As<Napi::Array>()).at(info[3].As<Napi::Number>().Uint32Value())),
+        layout_(handle->Layouts(family_, info[2].As<Napi::Array>())->at(info[3].As<Napi::Number>().Uint32Value())),
         sums_only_(info[4].As<Napi::Boolean>()) {}
 
  protected:

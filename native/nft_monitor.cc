@@ -93,9 +93,12 @@ class NftMonitor : public Napi::ObjectWrap<NftMonitor> {
     Unref();
   }
 
-  static void OnReadable(uv_poll_t *poll, int, int) {
+  static void OnReadable(uv_poll_t *poll, int status, int) {
     NftMonitor *self = static_cast<NftMonitor *>(poll->data);
-    if (self) self->Drain();
+    if (!self) return;
+    // libuv stops a poll that saw an error, and lost notifications are one.
+    if (status < 0) uv_poll_start(poll, UV_READABLE, OnReadable);
+    self->Drain();
   }
 
   void Drain() {
@@ -131,7 +134,12 @@ class NftMonitor : public Napi::ObjectWrap<NftMonitor> {
     touched_ = false;
     if (!touched) return;
     Napi::HandleScope scope(env_);
-    callback_.MakeCallback(Value(), {Napi::Number::New(env_, static_cast<double>(port_id))});
+    try {
+      callback_.MakeCallback(Value(), {Napi::Number::New(env_, static_cast<double>(port_id))});
+    } catch (const Napi::Error &error) {
+      // No C++ exception may cross libuv; a listener that throws ends the process as any uncaught error does.
+      napi_fatal_exception(env_, error.Value());
+    }
   }
 
   Napi::Env env_;

@@ -13,6 +13,15 @@ std::vector<SetLayout> ReadLayouts(const Napi::Array &array) {
   return layouts;
 }
 
+std::shared_ptr<const std::vector<SetLayout>> NftSocket::Layouts(uint8_t family, const Napi::Array &array) {
+  KnownLayouts &known = layouts_[family];
+  if (known.array.IsEmpty() || !known.array.Value().StrictEquals(array)) {
+    known.layouts = std::make_shared<const std::vector<SetLayout>>(ReadLayouts(array));
+    known.array = Napi::Persistent(array.As<Napi::Object>());
+  }
+  return known.layouts;
+}
+
 NftSocket::NftSocket(const Napi::CallbackInfo &info) : Napi::ObjectWrap<NftSocket>(info) {
   std::string netns = info[0].IsString() ? info[0].As<Napi::String>().Utf8Value() : "";
   socket_ = std::make_unique<NetlinkSocket>(info.Env(), NETLINK_NETFILTER, netns);

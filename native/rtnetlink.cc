@@ -18,6 +18,8 @@ constexpr int kDumpAttempts = 5;
 constexpr int kMonitorBufferBytes = 4 << 20;
 // A flood of changes must not keep the event loop: the rest is read at its next turn.
 constexpr int kReadsPerTurn = 64;
+// More messages than the buffer holds.
+constexpr int kReadsAfterLoss = 1 << 16;
 
 TaskError Dump(NetlinkSocket &socket, RtKind kind, std::vector<uint8_t> *rows) {
   for (int attempt = 0;; attempt++) {
@@ -153,26 +155,29 @@ class RtMonitor : public Napi::ObjectWrap<RtMonitor> {
     Unref();
   }
 
-  static void OnReadable(uv_poll_t *poll, int, int) {
+  static void OnReadable(uv_poll_t *poll, int status, int) {
     RtMonitor *self = static_cast<RtMonitor *>(poll->data);
-    if (self) self->Drain();
+    if (!self) return;
+    // libuv stops watching a descriptor that shows an error, which a netlink socket does after an overrun.
+    if (status < 0) uv_poll_start(poll, UV_READABLE, OnReadable);
+    self->Drain();
   }
 
   void Drain() {
     alignas(nlmsghdr) char buffer[32 << 10];
     std::vector<uint8_t> rows;
     bool lost = false;
-    for (int i = 0; i < kReadsPerTurn; i++) {
+    for (int i = 0; i < (lost ? kReadsAfterLoss : kReadsPerTurn); i++) {
       ssize_t got = recv(fd_, buffer, sizeof(buffer), MSG_DONTWAIT);
       if (got < 0) {
         if (errno == EINTR) continue;
-        // ENOBUFS is told once; what is queued behind it is readable again after.
-        if (errno == ENOBUFS) {
-          lost = true;
-          continue;
-        }
-        break;
+        if (errno != ENOBUFS) break;
+        lost = true;
+        continue;
       }
+      // What is queued is older than what was lost: told after the listener has read everything anew it would
+      // bring back what is gone. So all of it goes.
+      if (lost) continue;
       const nlmsghdr *nlh = reinterpret_cast<const nlmsghdr *>(buffer);
       int left = static_cast<int>(got);
       for (; mnl_nlmsg_ok(nlh, left); nlh = mnl_nlmsg_next(nlh, &left)) AppendRtRow(nlh, &rows);

@@ -56,7 +56,13 @@ async function buildNative(say) {
 }
 
 /** As Debian's multiarch folders name this machine: clang's BPF target has no <asm/types.h> of its own. */
-const MACHINES = { x64: 'x86_64', arm64: 'aarch64', riscv64: 'riscv64', s390x: 's390x', ppc64: 'powerpc64le' };
+const MACHINES = {
+  x64: 'x86_64',
+  arm64: 'aarch64',
+  riscv64: 'riscv64',
+  s390x: 's390x',
+  ppc64: 'powerpc64le',
+};
 
 async function buildBpf(say) {
   if (!isStale(BPF_OBJECT, 'bpf', 'scripts/lib/build-steps.mjs')) return undefined;

@@ -9,11 +9,12 @@ import { ClusterModel } from '../model/cluster.ts';
 import type { StaleFlow } from '../model/conntrack.ts';
 import { decide } from '../model/decide.ts';
 import { TriplaneError } from '../model/errors.ts';
-import type { Family, RecordChange } from '../model/records.ts';
+import type { Address, Family, RecordChange } from '../model/records.ts';
+import { same } from '../model/same.ts';
 import type { Source, SourceListener } from '../source/source.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
-import { type MachineAddresses, nodeFacts } from './facts.ts';
+import { healthCheckAddresses, type MachineAddresses, nodeFacts } from './facts.ts';
 import { type Choice, chooseDataplane } from './modes.ts';
 import { ProblemLog } from './problem-log.ts';
 import {
@@ -47,6 +48,8 @@ export interface AgentParts {
   readonly log: Log;
   readonly source: Source;
   readonly machine: () => MachineAddresses;
+  /** Called once when the agent cannot do its work here at all. */
+  readonly onHopeless: (error: TriplaneError) => void;
   /** Clears the flows of one family from conntrack; resolves to how many there were. */
   readonly clearFlows: (family: Family, flows: readonly StaleFlow[]) => Promise<number>;
 }
@@ -73,6 +76,8 @@ export class Agent implements AgentStatus, AgentControl {
   };
   readonly events: AgentEvents = this.signals;
   private counted: DesiredCounts | null = null;
+  /** Where health checks of services listen. */
+  private healthAddresses: readonly Address[];
 
   constructor(parts: AgentParts) {
     this.parts = parts;
@@ -83,6 +88,7 @@ export class Agent implements AgentStatus, AgentControl {
       modelConfig(config, parts.nodeName),
       nodeFacts(config, null, parts.machine()),
     );
+    this.healthAddresses = healthCheckAddresses(config, null, parts.machine());
     this.choice = chooseDataplane(config.proxyMode, {
       config,
       onForeignChange: () => this.loop.verifySoon(),
@@ -96,6 +102,7 @@ export class Agent implements AgentStatus, AgentControl {
         onProduced: (change) => this.produced(change),
         onSync: (event) => this.afterSync(event),
         onRepair: (repaired) => this.afterRepair(repaired),
+        onHopeless: parts.onHopeless,
         onRefusals: (refusals) => this.problemLog.setRefusals(refusals),
       },
       this.choice.dataplane,
@@ -105,13 +112,21 @@ export class Agent implements AgentStatus, AgentControl {
 
   async start(): Promise<void> {
     this.parts.log.info({ mode: this.choice.mode, reason: this.choice.reason }, 'dataplane chosen');
-    await this.parts.source.start(this.listener());
+    try {
+      await this.parts.source.start(this.listener());
+    } catch (error) {
+      await this.choice.dataplane.close();
+      throw error;
+    }
   }
 
   async stop(): Promise<void> {
-    await this.parts.source.stop();
-    await this.loop.stop();
-    await this.choice.dataplane.close();
+    try {
+      await this.parts.source.stop();
+    } finally {
+      await this.loop.stop();
+      await this.choice.dataplane.close();
+    }
   }
 
   private listener(): SourceListener {
@@ -122,8 +137,8 @@ export class Agent implements AgentStatus, AgentControl {
         this.machineChanged();
         this.loop.begin();
       },
-      onProblem: (problem) => this.problemLog.report(problem),
-      onProblemGone: (object) => this.problemLog.gone(object),
+      onProblem: (problem) => this.problemLog.report('source', problem),
+      onProblemGone: (object) => this.problemLog.gone('source', object),
     };
   }
 
@@ -146,16 +161,21 @@ export class Agent implements AgentStatus, AgentControl {
 
   /** Addresses of the machine or of the Node object may have changed. */
   machineChanged(): void {
-    this.model.setFacts(nodeFacts(this.config, this.model.thisNode, this.parts.machine()));
+    const machine = this.parts.machine();
+    this.model.setFacts(nodeFacts(this.config, this.model.thisNode, machine));
     if (this.model.isDirty) this.loop.changed();
+    const addresses = healthCheckAddresses(this.config, this.model.thisNode, machine);
+    if (same(addresses, this.healthAddresses)) return;
+    this.healthAddresses = addresses;
+    this.signals.onHealthChecks.emit(this.healthChecks());
   }
 
   private produced(change: ModelChange): void {
     this.pendingServices = 0;
     this.pendingEndpoints = 0;
     this.counted = null;
-    for (const problem of change.problems) this.problemLog.report(problem);
-    for (const object of change.problemsGone) this.problemLog.gone(object);
+    for (const problem of change.problems) this.problemLog.report('model', problem);
+    for (const object of change.problemsGone) this.problemLog.gone('model', object);
     if (change.health.length > 0) this.signals.onHealthChecks.emit(this.healthChecks());
   }
 
@@ -177,7 +197,9 @@ export class Agent implements AgentStatus, AgentControl {
     this.signals.onRepair.emit({ mode: this.choice.mode, repaired });
   }
 
-  private async clearFlows(flows: readonly StaleFlow[]): Promise<void> {
+  /** Resolves to those that could not be cleared. */
+  private async clearFlows(flows: readonly StaleFlow[]): Promise<StaleFlow[]> {
+    const left: StaleFlow[] = [];
     for (const family of FAMILIES) {
       const ofFamily = flows.filter((flow) => familyOf(flow.address) === family);
       if (ofFamily.length === 0) continue;
@@ -186,13 +208,15 @@ export class Agent implements AgentStatus, AgentControl {
         const deleted = await this.parts.clearFlows(family, ofFamily);
         this.signals.onConntrack.emit({ family, deleted, durationMs: performance.now() - began });
       } catch (error) {
-        // The rules are right for everything new; flows that could not be cleared end by their time-out.
+        // No reason to hold up the rules, which are right for everything new.
+        for (const flow of ofFamily) left.push(flow);
         this.parts.log.error(
           { err: error, family, flows: ofFamily.length },
-          'stale UDP flows could not be cleared',
+          'stale UDP flows could not be cleared; trying again at the next comparison',
         );
       }
     }
+    return left;
   }
 
   synced(): boolean {
@@ -233,12 +257,7 @@ export class Agent implements AgentStatus, AgentControl {
       port: health.healthCheckNodePort,
       localEndpoints: Math.max(health.localReady[4], health.localReady[6]),
     }));
-    const setting = this.config.nodePortAddresses;
-    const addresses =
-      setting.by === 'primary'
-        ? nodeFacts(this.config, this.model.thisNode, this.parts.machine()).nodePortAddresses
-        : ANY_ADDRESS;
-    return { services, addresses: addresses.length > 0 ? addresses : ANY_ADDRESS };
+    return { services, addresses: this.healthAddresses };
   }
 
   problems(): readonly Problem[] {
@@ -306,5 +325,3 @@ function modelConfig(config: Config, nodeName: string): ModelConfig {
     prefix: config.podInterfaceNamePrefix,
   };
 }
-
-const ANY_ADDRESS = ['0.0.0.0', '::'] as unknown as HealthCheckPlan['addresses'];

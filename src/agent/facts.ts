@@ -3,7 +3,7 @@ import type { Config } from '../config/config.ts';
 import type { NodeFacts } from '../model/change.ts';
 import type { Address, Family, NodeRecord } from '../model/records.ts';
 import type { NodeAddress } from '../node/addresses.ts';
-import { detectNodeIPs, nodePortAddresses } from '../node/node-ips.ts';
+import { detectNodeIPs, type NodeIPs, nodePortAddresses, nodePortCidrs } from '../node/node-ips.ts';
 
 /** What is known of the machine's own addresses. */
 export interface MachineAddresses {
@@ -14,18 +14,45 @@ export interface MachineAddresses {
 
 type Settings = Pick<Config, 'bindAddress' | 'nodePortAddresses'>;
 
-export function nodeFacts(config: Settings, node: NodeRecord | null, machine: MachineAddresses): NodeFacts {
-  const nodeIPs = detectNodeIPs({
+const ANY: Readonly<Record<Family, Address>> = { 4: '0.0.0.0' as Address, 6: '::' as Address };
+
+function nodeIPsOf(config: Settings, node: NodeRecord | null, machine: MachineAddresses): NodeIPs {
+  return detectNodeIPs({
     bindAddress: config.bindAddress,
     nodeAddresses: node?.addresses ?? [],
     defaults: machine.defaults,
   });
+}
+
+function settingOf({ nodePortAddresses: setting }: Settings) {
+  return setting.by === 'primary' ? 'primary' : setting.cidrs;
+}
+
+export function nodeFacts(config: Settings, node: NodeRecord | null, machine: MachineAddresses): NodeFacts {
+  const nodeIPs = nodeIPsOf(config, node, machine);
   const { byFamily, primaryFamily } = nodeIPs;
   const order: readonly Family[] = primaryFamily === 4 ? [4, 6] : [6, 4];
-  const setting = config.nodePortAddresses.by === 'primary' ? 'primary' : config.nodePortAddresses.cidrs;
-  const ports = nodePortAddresses(setting, nodeIPs, machine.all);
+  const ports = nodePortAddresses(settingOf(config), nodeIPs, machine.all);
   return {
     nodeAddresses: order.flatMap((family) => byFamily[family] ?? []),
     nodePortAddresses: [...ports[4], ...ports[6]],
   };
+}
+
+/**
+ * Where health checks of services listen: as NodePorts do, by kube-proxy's rule (service_health.go): a family
+ * without a range, or with none of this node's addresses in it, on all addresses.
+ */
+export function healthCheckAddresses(
+  config: Settings,
+  node: NodeRecord | null,
+  machine: MachineAddresses,
+): readonly Address[] {
+  const nodeIPs = nodeIPsOf(config, node, machine);
+  const cidrs = nodePortCidrs(settingOf(config), nodeIPs);
+  const ports = nodePortAddresses(settingOf(config), nodeIPs, machine.all);
+  return ([4, 6] satisfies Family[]).flatMap((family): readonly Address[] => {
+    const everywhere = cidrs[family].some((cidr) => cidr.endsWith('/0'));
+    return everywhere || ports[family].length === 0 ? [ANY[family]] : ports[family];
+  });
 }

@@ -1,54 +1,58 @@
 /** Objects that are refused at this moment: each is logged once when it comes and once when it goes. */
 import type { Refusal } from '../dataplane/dataplane.ts';
+import type { ObjectKey } from '../model/records.ts';
 import type { Log, Problem } from './status.ts';
+
+/** Each has at most one problem with an object; two may have one with the same object, and each takes back its own. */
+export type Reporter = 'source' | 'model';
 
 export class ProblemLog {
   private readonly log: Log;
-  /** By code and object: a source and the model may both complain about one object. */
-  private readonly current = new Map<string, Problem>();
-  private refusals: readonly Refusal[] = [];
+  private readonly current: Readonly<Record<Reporter, Map<string, Problem>>> = {
+    source: new Map(),
+    model: new Map(),
+  };
+  private refusals: ReadonlyMap<ObjectKey, Problem> = new Map();
 
   constructor(log: Log) {
     this.log = log;
   }
 
-  report(problem: Problem): void {
-    const key = `${problem.code} ${problem.object}`;
-    if (this.current.get(key)?.reason === problem.reason) return;
-    this.current.set(key, problem);
+  report(reporter: Reporter, problem: Problem): void {
     const { code, object, reason, origin } = problem;
+    const known = this.current[reporter].get(object);
+    if (known?.reason === reason && known.code === code) return;
+    this.current[reporter].set(object, problem);
     this.log.warn(origin === '' ? { code, object } : { code, object, origin }, `refused: ${reason}`);
   }
 
-  gone(object: string): void {
-    for (const [key, problem] of this.current) {
-      if (problem.object !== object) continue;
-      this.current.delete(key);
-      this.log.info({ code: problem.code, object }, 'no longer refused');
-    }
+  gone(reporter: Reporter, object: string): void {
+    const problem = this.current[reporter].get(object);
+    if (!problem) return;
+    this.current[reporter].delete(object);
+    this.log.info({ code: problem.code, object }, 'no longer refused');
   }
 
+  /** All that the kernel refuses now. */
   setRefusals(refusals: readonly Refusal[]): void {
-    const known = new Set(this.refusals.map((r) => r.service));
-    for (const { service, reason } of refusals) {
-      if (!known.has(service)) this.log.error({ code: 'TP_KERNEL_REFUSED', object: nameOf(service) }, reason);
+    const before = this.refusals;
+    const now = new Map(refusals.map((refusal) => [refusal.service, problemOf(refusal)]));
+    for (const [service, { code, object, reason }] of now) {
+      if (before.get(service)?.reason !== reason) this.log.error({ code, object }, reason);
     }
-    this.refusals = refusals;
+    for (const [service, { code, object }] of before) {
+      if (!now.has(service)) this.log.info({ code, object }, 'no longer refused');
+    }
+    this.refusals = now;
   }
 
   all(): Problem[] {
-    const refused = this.refusals.map(
-      ({ service, reason }): Problem => ({
-        code: 'TP_KERNEL_REFUSED',
-        object: nameOf(service),
-        reason,
-        origin: '',
-      }),
-    );
-    return [...this.current.values(), ...refused];
+    const { source, model } = this.current;
+    return [...source.values(), ...model.values(), ...this.refusals.values()];
   }
 }
 
-function nameOf(service: string): string {
-  return service === '' ? 'the node’s own rules' : `Service ${service}`;
+function problemOf({ service, reason }: Refusal): Problem {
+  const object = service === '' ? 'the node’s own rules' : `Service ${service}`;
+  return { code: 'TP_KERNEL_REFUSED', object, reason, origin: '' };
 }

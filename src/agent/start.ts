@@ -23,40 +23,61 @@ export const startAgent: StartAgent = async (config, log) => {
   requireCapability('CAP_NET_ADMIN', 'program the network of this node');
   const nodeName = nodeNameOf(config);
   const lock = await takeLock(LOCK);
-  prepareNode(config, log);
-  const book = new AddressBook();
+  let book: AddressBook | null = null;
   try {
+    prepareNode(config, log);
+    const addresses = new AddressBook();
+    book = addresses;
     const source = sourceOf(config, nodeName);
-    const machine = new Machine(book);
+    const machine = new Machine(addresses);
     await machine.refresh();
-    const agent = new Agent({ config, nodeName, log, source, machine: () => machine.current, clearFlows });
+    const ending = new Ending();
+    const agent = new Agent({
+      ...{ config, nodeName, log, source, clearFlows },
+      machine: () => machine.current,
+      onHopeless: (error) => ending.fail(error),
+    });
     machine.onChange(() => agent.machineChanged());
     await agent.start();
-    return running(agent, async () => {
-      await agent.stop();
-      book.close();
-      await lock.release();
+    return running(agent, ending, async () => {
+      try {
+        await agent.stop();
+      } finally {
+        addresses.close();
+        await lock.release();
+      }
     });
   } catch (error) {
-    book.close();
+    book?.close();
     await lock.release();
     throw error;
   }
 };
 
-function running(agent: Agent, close: () => Promise<void>): RunningAgent {
-  let end: () => void = () => {};
-  const ended = new Promise<void>((resolve) => {
-    end = resolve;
+/** How the agent ends: a promise that others settle. */
+class Ending {
+  end: () => void = () => {};
+  fail: (error: Error) => void = () => {};
+  readonly ended = new Promise<void>((resolve, reject) => {
+    this.end = resolve;
+    this.fail = reject;
   });
+
+  constructor() {
+    // It may fail before anybody listens.
+    this.ended.catch(() => {});
+  }
+}
+
+function running(agent: Agent, ending: Ending, close: () => Promise<void>): RunningAgent {
   let closing: Promise<void> | null = null;
   return {
     status: agent,
     control: agent,
-    ended,
+    ended: ending.ended,
     reconfigure: async (config) => agent.reconfigure(config),
     stop: () => {
-      closing ??= close().finally(end);
+      closing ??= close().finally(ending.end);
       return closing;
     },
   };

@@ -1,13 +1,16 @@
 /**
  * The loop: changes of the model become changes of the kernel, one at a time and at the loop's own pace.
- * What arrives while the kernel is busy is applied together afterwards.
+ * What arrives while the kernel is busy is applied together afterwards. The pace is that of kube-proxy's
+ * BoundedFrequencyRunner: the least time runs from the end of one application to the start of the next, a
+ * failed one included.
  */
-import type { Dataplane, Refusal } from '../dataplane/dataplane.ts';
+import type { ApplyResult, Dataplane, Refusal } from '../dataplane/dataplane.ts';
 import type { ModelChange, Trigger } from '../model/change.ts';
 import type { ClusterModel } from '../model/cluster.ts';
 import type { StaleFlow } from '../model/conntrack.ts';
-import type { DesiredChange } from '../model/desired.ts';
+import { type ErrorCode, TriplaneError } from '../model/errors.ts';
 import type { Family, ObjectKey } from '../model/records.ts';
+import { Pending } from './pending.ts';
 import type { FamilyProgress, Log, SyncEvent } from './status.ts';
 
 /** After a failure the loop waits so long, doubling up to the most. */
@@ -15,6 +18,9 @@ const RETRY_MIN_MS = 250;
 const RETRY_MAX_MS = 30_000;
 /** Foreign changes come in bursts; one look answers for all within this time. */
 const VERIFY_DEBOUNCE_MS = 50;
+/** Node's timers hold no more (24.8 days) and fire at once when asked to. */
+const TIMER_MAX_MS = 2 ** 31 - 1;
+const NEVER = Number.POSITIVE_INFINITY;
 
 export interface SyncTimes {
   /** Between two applications of changes, at least. 0: none. */
@@ -24,28 +30,38 @@ export interface SyncTimes {
 }
 
 export interface SyncParts {
-  readonly model: ClusterModel;
+  readonly model: Pick<ClusterModel, 'isDirty' | 'produce' | 'state'>;
   readonly log: Log;
   readonly families: readonly Family[];
-  /** Clears flows from conntrack; resolves to how many there were. */
-  readonly clearFlows: (flows: readonly StaleFlow[]) => Promise<void>;
+  /** Clears flows from conntrack; resolves to those that could not be cleared and are tried again later. */
+  readonly clearFlows: (flows: readonly StaleFlow[]) => Promise<readonly StaleFlow[]>;
   /** Everything that came out of one produce(), before it is applied. */
   readonly onProduced: (change: ModelChange) => void;
   readonly onSync: (event: SyncEvent) => void;
   readonly onRepair: (repaired: readonly string[]) => void;
-  /** What the kernel refuses at this moment, whole: called when it changed. */
+  /** The first full state cannot be had here whatever is tried (library, feature, privilege); the loop has stopped. */
+  readonly onHopeless: (error: TriplaneError) => void;
+  /** What the kernel refuses at this moment, whole: called when it may have changed. */
   readonly onRefusals: (refusals: readonly Refusal[]) => void;
 }
 
-interface Pending {
-  readonly set: Set<ObjectKey>;
-  readonly remove: Set<ObjectKey>;
-  node: boolean;
-  flows: StaleFlow[];
-  triggers: Trigger[];
+const HOPELESS: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'TP_NO_LIBRARY',
+  'TP_NO_FEATURE',
+  'TP_NO_PRIVILEGE',
+]);
+
+function isHopeless(error: unknown): error is TriplaneError {
+  return error instanceof TriplaneError && HOPELESS.has(error.code);
 }
 
 type Task = 'start' | 'apply' | 'verify';
+
+/** `dueMs`, like every time in here that is compared, by the clock that nobody sets: performance.now(). */
+interface Due {
+  readonly task: Task;
+  readonly dueMs: number;
+}
 
 export class SyncLoop {
   private readonly parts: SyncParts;
@@ -55,17 +71,23 @@ export class SyncLoop {
   private stopped = false;
   private running: Promise<void> | null = null;
   private wantStart = true;
-  private wantVerify = false;
+  private verifyDueMs = NEVER;
+  private lastTask: Task = 'start';
   private timer: NodeJS.Timeout | undefined;
-  private dueMs = 0;
+  private timerDueMs = NEVER;
   private verifyTimer: NodeJS.Timeout | undefined;
   private retryMs = 0;
-  private lastEndMs = 0;
-  private pending: Pending = noPending();
+  private retryDueMs = -NEVER;
+  private lastAppliedMs = -NEVER;
+  private pending = new Pending();
+  /** Flows that could not be cleared when their change was in the kernel. */
+  private uncleared: readonly StaleFlow[] = [];
   private refused = new Map<ObjectKey, Refusal>();
   private lastSyncedMs = 0;
   private lastQueuedMs = 0;
   private oldestQueuedMs = 0;
+  /** Of the changes that are being applied. */
+  private oldestAppliedMs = 0;
   /** The kernel holds the first full state. */
   synced = false;
 
@@ -77,40 +99,40 @@ export class SyncLoop {
 
   /** The first full state is known: from now on the kernel follows. Nothing is touched before. */
   begin(): void {
+    if (this.open || this.stopped) return;
     this.open = true;
-    this.verifyTimer = setInterval(() => this.verifySoon(), this.times.syncPeriodMs);
-    this.verifyTimer.unref();
-    this.changed();
+    this.oldestQueuedMs ||= Date.now();
+    this.verifyEverySyncPeriod();
+    this.arm();
   }
 
   /** The model may have changed. */
   changed(): void {
-    const now = Date.now();
-    this.lastQueuedMs = now;
-    if (this.oldestQueuedMs === 0) this.oldestQueuedMs = now;
-    if (!this.open) return;
-    this.schedule(Math.max(0, this.lastEndMs + this.times.minSyncPeriodMs - now));
+    if (!this.parts.model.isDirty) return;
+    this.lastQueuedMs = Date.now();
+    this.oldestQueuedMs ||= this.lastQueuedMs;
+    this.arm();
   }
 
   /** Somebody else may have changed our objects, or it is time to look. */
   verifySoon(): void {
     if (!this.open) return;
-    this.wantVerify = true;
-    this.schedule(VERIFY_DEBOUNCE_MS);
+    this.verifyDueMs = Math.min(this.verifyDueMs, performance.now() + VERIFY_DEBOUNCE_MS);
+    this.arm();
   }
 
   setTimes(times: SyncTimes): void {
+    const { syncPeriodMs } = this.times;
     this.times = times;
-    if (!this.open) return;
-    clearInterval(this.verifyTimer);
-    this.verifyTimer = setInterval(() => this.verifySoon(), times.syncPeriodMs);
-    this.verifyTimer.unref();
+    if (!this.open || this.stopped) return;
+    if (times.syncPeriodMs !== syncPeriodMs) this.verifyEverySyncPeriod();
+    this.arm();
   }
 
   progress(): FamilyProgress {
     return {
       lastSyncedMs: this.lastSyncedMs,
-      oldestQueuedMs: this.oldestQueuedMs,
+      oldestQueuedMs: this.oldestAppliedMs || this.oldestQueuedMs,
       lastQueuedMs: this.lastQueuedMs,
     };
   }
@@ -123,169 +145,184 @@ export class SyncLoop {
     await this.running;
   }
 
-  private schedule(delayMs: number): void {
-    if (this.stopped || this.running) return;
-    // While failing, changes do not shorten the wait.
-    const wait = Math.max(delayMs, this.retryMs);
-    const due = Date.now() + wait;
-    if (this.timer !== undefined && this.dueMs <= due) return;
+  private verifyEverySyncPeriod(): void {
+    clearInterval(this.verifyTimer);
+    this.verifyTimer = setInterval(() => this.verifySoon(), Math.min(this.times.syncPeriodMs, TIMER_MAX_MS));
+    this.verifyTimer.unref();
+  }
+
+  /** Makes sure that the loop wakes when the next task is due. */
+  private arm(): void {
+    if (!this.open || this.stopped || this.running) return;
+    const next = this.nextTask();
+    if (next === null) return;
+    const now = performance.now();
+    const dueMs = Math.max(now, next.dueMs);
+    // An earlier timer stays: whoever moved it with each change would never get to work under a stream of them.
+    if (this.timer !== undefined && this.timerDueMs <= dueMs) return;
     clearTimeout(this.timer);
-    this.dueMs = due;
+    this.timerDueMs = dueMs;
     // A timer of 0 ms still lets everything that is ready in this turn of the event loop arrive first.
-    this.timer = setTimeout(() => this.fire(), wait);
+    this.timer = setTimeout(() => this.fire(), Math.min(Math.ceil(dueMs - now), TIMER_MAX_MS));
   }
 
   private fire(): void {
     this.timer = undefined;
-    this.running = this.pump().finally(() => {
-      this.running = null;
-      this.lastEndMs = Date.now();
-      if (this.nextTask() !== null)
-        this.schedule(this.wantVerify ? VERIFY_DEBOUNCE_MS : this.times.minSyncPeriodMs);
-    });
+    // pump() begins only after `running` is set: what it calls may call changed().
+    this.running = Promise.resolve()
+      .then(() => this.pump())
+      .finally(() => {
+        this.running = null;
+        this.arm();
+      });
   }
 
-  private nextTask(): Task | null {
-    if (this.wantStart) return 'start';
-    if (this.parts.model.isDirty || hasWork(this.pending)) return 'apply';
-    return this.wantVerify ? 'verify' : null;
+  /**
+   * null: there is nothing to do. When changes and a comparison are both due they take turns, so that neither
+   * starves the other.
+   */
+  private nextTask(): Due | null {
+    const { isDirty } = this.parts.model;
+    const soonestMs = Math.max(this.retryDueMs, this.lastAppliedMs + this.times.minSyncPeriodMs);
+    if (this.wantStart) return { task: 'start', dueMs: soonestMs };
+    const apply: Due = { task: 'apply', dueMs: isDirty || !this.pending.isEmpty ? soonestMs : NEVER };
+    const verify: Due = { task: 'verify', dueMs: this.verifyDueMs };
+    const bothDue = Math.max(apply.dueMs, verify.dueMs) <= performance.now();
+    const verifyFirst = bothDue ? this.lastTask !== 'verify' : verify.dueMs < apply.dueMs;
+    const next = verifyFirst ? verify : apply;
+    return next.dueMs === NEVER ? null : next;
   }
 
-  /** One round: everything that is due now, then the comparison if somebody wants it. */
+  /** Everything that is due now. */
   private async pump(): Promise<void> {
-    for (let task = this.nextTask(); task !== null && !this.stopped; task = this.nextTask()) {
-      const began = performance.now();
-      try {
-        await this.perform(task, began);
-        this.retryMs = 0;
-      } catch (error) {
-        this.retryMs = Math.min(RETRY_MAX_MS, Math.max(RETRY_MIN_MS, this.retryMs * 2));
-        this.parts.log.error(
-          { err: error, task, retryMs: this.retryMs },
-          'the kernel could not be brought up to date; trying again',
-        );
-        this.wantStart = true;
-        this.parts.onSync(this.event(task, began, 0, [], 'failed'));
-        return;
-      }
-      if (task === 'apply' && this.times.minSyncPeriodMs > 0) return;
+    for (;;) {
+      const next = this.nextTask();
+      if (this.stopped || next === null || next.dueMs > performance.now()) return;
+      await this.attempt(next.task);
     }
   }
 
-  private async perform(task: Task, began: number): Promise<void> {
-    if (task === 'verify') return this.verify();
-    const startOver = task === 'start';
-    const queuedBefore = this.oldestQueuedMs;
-    this.oldestQueuedMs = 0;
-    this.take(this.parts.model.produce());
-    const work = this.pending;
-    this.pending = noPending();
+  private async attempt(task: Task): Promise<void> {
+    const began = performance.now();
+    this.lastTask = task;
     try {
-      const { state } = this.parts.model;
-      const result = startOver
-        ? await this.dataplane.start(state)
-        : await this.dataplane.apply(this.changeOf(work), state);
-      if (startOver) this.wantStart = false;
-      this.noteRefusals(result.refusals, startOver ? null : work);
-      await this.parts.clearFlows(work.flows);
-      this.synced = true;
-      this.lastSyncedMs = Date.now();
-      this.parts.onSync(this.event(task, began, result.operations, work.triggers, 'done'));
+      await (task === 'verify' ? this.verify() : this.bring(task, began));
+      this.retryMs = 0;
     } catch (error) {
-      this.pending = joined(work, this.pending);
-      this.oldestQueuedMs = queuedBefore || this.oldestQueuedMs;
+      this.failed(task, began, error);
+    } finally {
+      this.oldestAppliedMs = 0;
+      if (task !== 'verify') this.lastAppliedMs = performance.now();
+    }
+  }
+
+  private failed(task: Task, began: number, error: unknown): void {
+    this.wantStart = true;
+    // Also where no change was waiting, as when a repair failed: health has to see that one is now.
+    this.oldestQueuedMs = this.oldestAppliedMs || this.oldestQueuedMs || Date.now();
+    this.parts.onSync(this.event(task, began, [], null));
+    // What was there once may come back; what never was will not.
+    if (!this.synced && isHopeless(error)) {
+      this.stopped = true;
+      this.parts.onHopeless(error);
+      return;
+    }
+    this.retryMs = Math.min(RETRY_MAX_MS, Math.max(RETRY_MIN_MS, this.retryMs * 2));
+    this.retryDueMs = performance.now() + this.retryMs;
+    this.parts.log.error(
+      { err: error, task, retryMs: this.retryMs },
+      'the kernel could not be brought up to date; trying again',
+    );
+  }
+
+  /** Brings everything that has changed into the kernel, or, at the start and after a failure, everything. */
+  private async bring(task: 'start' | 'apply', began: number): Promise<void> {
+    const { model } = this.parts;
+    this.oldestAppliedMs = this.oldestQueuedMs;
+    this.oldestQueuedMs = 0;
+    const change = model.produce();
+    this.pending.take(change);
+    this.parts.onProduced(change);
+    const work = this.pending;
+    this.pending = new Pending();
+    try {
+      const { state } = model;
+      const result = await (task === 'start'
+        ? this.dataplane.start(state)
+        : this.dataplane.apply(work.changeOf(state), state));
+      this.wantStart = false;
+      this.noteRefusals(result.refusals, task === 'start' ? null : work);
+      await this.clearFlows(work.flows);
+      this.synced = true;
+      this.oldestAppliedMs = 0;
+      this.lastSyncedMs = Date.now();
+      this.parts.onSync(this.event(task, began, work.triggers, result));
+    } catch (error) {
+      work.append(this.pending);
+      this.pending = work;
       throw error;
     }
   }
 
-  private take(change: ModelChange): void {
-    const { pending } = this;
-    for (const service of change.set) {
-      pending.set.add(service.key);
-      pending.remove.delete(service.key);
+  /** What could not be cleared before is tried along with `flows`. */
+  private async clearFlows(flows: readonly StaleFlow[]): Promise<void> {
+    if (this.uncleared.length > 0) {
+      const all = new Pending();
+      all.addFlows(this.uncleared);
+      all.addFlows(flows);
+      flows = all.flows;
     }
-    for (const key of change.remove) {
-      pending.remove.add(key);
-      pending.set.delete(key);
-    }
-    if (change.node) pending.node = true;
-    pending.flows.push(...change.staleFlows);
-    pending.triggers.push(...change.triggers);
-    this.parts.onProduced(change);
-  }
-
-  private changeOf(work: Pending): DesiredChange {
-    const { state } = this.parts.model;
-    const set = [...work.set].flatMap((key) => state.services.get(key) ?? []);
-    const change = { set, remove: [...work.remove] };
-    return work.node ? { ...change, node: state.node } : change;
+    if (flows.length > 0) this.uncleared = await this.parts.clearFlows(flows);
   }
 
   private async verify(): Promise<void> {
-    this.wantVerify = false;
+    this.verifyDueMs = NEVER;
     const { state } = this.parts.model;
-    if (this.refused.size > 0) {
-      const again = [...this.refused.keys()].flatMap((key) => state.services.get(key) ?? []);
-      const result = await this.dataplane.apply({ set: again, remove: [] }, state);
-      this.noteRefusals(result.refusals, null);
-    }
+    await this.clearFlows([]);
+    await this.retryRefused();
     const { repaired } = await this.dataplane.verify(state);
     if (repaired.length > 0) this.parts.onRepair(repaired);
     if (this.oldestQueuedMs === 0) this.lastSyncedMs = Date.now();
+  }
+
+  private async retryRefused(): Promise<void> {
+    if (this.refused.size === 0) return;
+    const { state } = this.parts.model;
+    const set = [...this.refused.keys()].flatMap((key) => state.services.get(key) ?? []);
+    const change = { set, remove: [] };
+    const withNode = this.refused.has('') ? { ...change, node: state.node } : change;
+    const result = await this.dataplane.apply(withNode, state);
+    this.noteRefusals(result.refusals, null);
   }
 
   /** `work` null: the answer speaks of everything. */
   private noteRefusals(refusals: readonly Refusal[], work: Pending | null): void {
     const before = this.refused.size;
     if (work === null) this.refused.clear();
-    else for (const key of [...work.set, ...work.remove]) this.refused.delete(key);
+    else {
+      for (const key of work.keys) this.refused.delete(key);
+      if (work.hasNode) this.refused.delete('');
+    }
     for (const refusal of refusals) this.refused.set(refusal.service, refusal);
     if (before + this.refused.size > 0) this.parts.onRefusals([...this.refused.values()]);
   }
 
+  /** `result` null: it failed. */
   private event(
     task: Task,
     began: number,
-    operations: number,
     triggers: readonly Trigger[],
-    outcome: 'done' | 'failed',
+    result: ApplyResult | null,
   ): SyncEvent {
     return {
       scope: task === 'apply' ? 'partial' : 'full',
       families: this.parts.families,
       durationMs: performance.now() - began,
-      ok: outcome === 'done',
+      ok: result !== null,
       mode: this.dataplane.mode,
-      operations,
-      refusals: this.refused.size,
+      operations: result?.operations ?? 0,
+      refusals: result?.refusals.length ?? 0,
       triggersMs: triggers.map((trigger) => trigger.triggerMs),
     };
   }
-}
-
-function noPending(): Pending {
-  return { set: new Set(), remove: new Set(), node: false, flows: [], triggers: [] };
-}
-
-function hasWork(pending: Pending): boolean {
-  return pending.set.size + pending.remove.size + pending.flows.length > 0 || pending.node;
-}
-
-/** What was not done and what came meanwhile; the later word on a service counts. */
-function joined(first: Pending, later: Pending): Pending {
-  const all = noPending();
-  for (const part of [first, later]) {
-    for (const key of part.set) {
-      all.set.add(key);
-      all.remove.delete(key);
-    }
-    for (const key of part.remove) {
-      all.remove.add(key);
-      all.set.delete(key);
-    }
-    all.node ||= part.node;
-    all.flows.push(...part.flows);
-    all.triggers.push(...part.triggers);
-  }
-  return all;
 }

@@ -17,6 +17,11 @@ interface CommandRow {
 const COMMANDS: readonly CommandRow[] = [
   { name: 'run', summary: 'the node agent', load: async (io) => (await import('./run.ts')).runCommand(io) },
   {
+    name: 'lab',
+    summary: 'a cluster-shaped network on this machine, to look at and to test with',
+    load: async () => (await import('./lab.ts')).labCommand(),
+  },
+  {
     name: 'probe',
     summary: 'what this kernel can do for each mode, and which mode auto takes',
     load: async (io) => (await import('./probe.ts')).probeCommand(io),

@@ -231,6 +231,11 @@ export class Lab {
     return Promise.all(nodes.map((node) => this.startAgent(node.name, options)));
   }
 
+  /** A lab of lifetime 'kept' that was to go with this process until now stays from here on. */
+  keep(): void {
+    forgetAtExit(this.name);
+  }
+
   /** Removes everything. Idempotent. */
   down(): void {
     forgetAtExit(this.name);

@@ -179,7 +179,9 @@ export function nodeObject(node: NodePlan, families: readonly Family[]): ApiObje
 }
 
 export function yamlText(objects: readonly ApiObject[]): string {
-  return objects.map((object) => stringify(object, { lineWidth: 0 })).join('---\n');
+  return objects
+    .map((object) => stringify(object, { lineWidth: 0, aliasDuplicateObjects: false }))
+    .join('---\n');
 }
 
 /** The manifests of one lab: a file a name. Readers never see half a file. */

@@ -7,7 +7,7 @@
  * The packet is the first of its flow that this node sees: later ones go where the first went. A TCP packet
  * from the middle of a connection that nobody here knows is such a first packet too.
  */
-import { cidrContains, familyOf } from './address.ts';
+import { cidrContains } from './address.ts';
 import type {
   Answer,
   Backend,
@@ -17,6 +17,7 @@ import type {
   LocalDetector,
   Masquerade,
 } from './desired.ts';
+import { detectorSpeaks } from './detector.ts';
 import type { Address, Family, ObjectKey, Protocol } from './records.ts';
 
 export interface Packet {
@@ -61,15 +62,6 @@ export type Verdict = {
   /** Not ours: it goes on untouched. */
   | { readonly action: 'pass' }
 );
-
-/**
- * Whether the detector can tell pods from others in this family. Where it cannot, nobody counts as a pod and
- * 'strangers' masquerades nobody: a detector by CIDR says nothing about a family of which it has no CIDR.
- */
-export function detectorSpeaks(detector: LocalDetector, family: Family): boolean {
-  if (detector.by === 'cidr') return detector.cidrs.some((cidr) => familyOf(cidr) === family);
-  return detector.by !== 'none';
-}
 
 /** Whether the packet counts as a pod's. What the node itself sends has no arrival interface. */
 export function isPod(detector: LocalDetector, packet: Packet): boolean {

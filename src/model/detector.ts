@@ -2,9 +2,9 @@
  * From the configuration and this node's record to the local detector (kube-proxy's --detect-local-mode,
  * cmd/kube-proxy getLocalDetectors).
  */
-import { mergeCidrs } from './address.ts';
+import { familyOf, mergeCidrs } from './address.ts';
 import type { LocalDetector } from './desired.ts';
-import type { Cidr } from './records.ts';
+import type { Cidr, Family } from './records.ts';
 
 export interface DetectConfig {
   readonly detectMode: 'ClusterCIDR' | 'NodeCIDR' | 'BridgeInterface' | 'InterfaceNamePrefix';
@@ -32,4 +32,13 @@ export function makeDetector(config: DetectConfig, podCIDRs: readonly Cidr[]): L
     case 'InterfaceNamePrefix':
       return config.prefix === '' ? { by: 'none' } : { by: 'prefix', prefix: config.prefix };
   }
+}
+
+/**
+ * Whether the detector can tell pods from others in this family. Where it cannot, nobody counts as a pod and
+ * 'strangers' masquerades nobody: a detector by CIDR says nothing about a family of which it has no CIDR.
+ */
+export function detectorSpeaks(detector: LocalDetector, family: Family): boolean {
+  if (detector.by === 'cidr') return detector.cidrs.some((cidr) => familyOf(cidr) === family);
+  return detector.by !== 'none';
 }

@@ -16,10 +16,13 @@ export interface Lock {
 /** A holder may die between our attempt and our question. */
 const ATTEMPTS = 3;
 
-/** The command line of a process, or '' when it is gone or hidden. */
+/** The command line of a process on one line, or '' when it is gone or hidden. Whoever started it chose the text. */
 function commandOf(pid: number): string {
   try {
-    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim().slice(0, 200);
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+      .replace(/[\s\x00-\x1f\x7f-\x9f]+/g, ' ')
+      .trim()
+      .slice(0, 200);
   } catch {
     return '';
   }

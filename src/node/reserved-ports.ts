@@ -60,5 +60,6 @@ export function readReservedPorts(): string {
 }
 
 export function writeReservedPorts(spans: readonly PortSpan[]): void {
-  writeFileSync(FILE, formatPorts(spans));
+  // Without the newline, an empty list would be no write at all.
+  writeFileSync(FILE, `${formatPorts(spans)}\n`);
 }

@@ -22,7 +22,7 @@ root.describe('XDP', () => {
 
   beforeAll(async () => {
     net = new TestNet('x');
-    world = await loadWorld({ programs: ['tp_xdp'] });
+    world = await loadWorld();
     up = net.device('up0');
     down = net.device('dn0');
     world.setDevice(up.ifindex, NET.uplink[4], NET.uplink[6]);
@@ -200,7 +200,7 @@ root.describe('XDP', () => {
       expect(run(toVip(family)).verdict).toBe(XDP.REDIRECT);
       expect(world.counter('repicked')).toBe(before + 1);
       expect(world.connections()).toHaveLength(1);
-      expect([...world.tables.nat.longs].filter((word) => word !== 0n)).toHaveLength(1);
+      expect([...world.tables.nat.words].filter((word) => word !== 0)).toHaveLength(1);
     });
 
     test('a TCP connection stays with a backend that left the pool; a new one and datagrams do not', () => {
@@ -248,7 +248,10 @@ root.describe('XDP', () => {
 
   test('one flow in many finds its place; a full table refuses and counts', () => {
     const specs = Array.from({ length: 3000 }, (_, i) => toVip(4, { sport: 1024 + i }));
-    for (const spec of specs) expect(run(spec).verdict, JSON.stringify(COUNTERS.map((n) => [n, world.counter(n)]))).toBe(XDP.REDIRECT);
+    for (const spec of specs)
+      expect(run(spec).verdict, JSON.stringify(COUNTERS.map((n) => [n, world.counter(n)]))).toBe(
+        XDP.REDIRECT,
+      );
     expect(world.connections()).toHaveLength(3000);
     const ports = new Set(specs.map((spec) => dissect(run(spec).data).sport));
     expect(ports.size).toBe(3000);
@@ -256,7 +259,7 @@ root.describe('XDP', () => {
     for (let i = 0; i < 2000; i++) run(toVip(4, { sport: 10000 + i }));
     expect(world.counter('nat_full')).toBeGreaterThan(full);
     // Every NAT port toward one backend belongs to one connection.
-    const used = [...world.tables.nat.longs].filter((word) => word !== 0n);
-    expect(new Set(used.map((word) => word & 0xffffffffn)).size).toBe(used.length);
+    const used = [...world.tables.nat.words].filter((word) => word !== 0);
+    expect(new Set(used.map((word) => word & 0xffffff)).size).toBe(used.length);
   });
 });

@@ -23,6 +23,7 @@ export const LAYOUTS = {
     },
   },
   tp_backend: { bytes: 32, members: { addr: 0, port: 16, flags: 18, incarnation: 20, hop: 24, hop_gen: 28 } },
+  tp_nat_line: { bytes: 64, members: { slot: 0 } },
   tp_bucket: { bytes: 64, members: { slot: 0 } },
   tp_conn: {
     bytes: 64,
@@ -96,6 +97,7 @@ export const ABI = {
   LAYOUT: 1,
   BUCKET_SLOTS: 8,
   BUCKET_TRIES: 4,
+  NAT_SLOTS: 16,
   CONN_WAYS: 4,
   CONN_TRIES: 8,
   PREFIXES: 8,

@@ -35,15 +35,14 @@ export class Backends {
   }
 
   /** A record for a backend that joins a service port: the one it had, if that is still here. Throws TableFull. */
-  join(service: number, { address, port }: Backend, undo: (() => void)[]): number {
-    const key = `${service} ${backendKey(address, port)}`;
-    const known = this.#byKey.get(key);
+  join(service: number, key: string, { address, port }: Backend, undo: (() => void)[]): number {
+    const known = this.#byKey.size > 0 ? this.#byKey.get(`${service} ${key}`) : undefined;
     if (known !== undefined) {
       const was = this.gone.get(known)!;
-      this.#byKey.delete(key);
+      this.#byKey.delete(was.key);
       this.gone.delete(known);
       undo.push(() => {
-        this.#byKey.set(key, known);
+        this.#byKey.set(was.key, known);
         this.gone.set(known, was);
       });
       return known;

@@ -81,7 +81,7 @@ export class Collector {
       sizes: Uint32Array.of(
         maps.conns.entries,
         maps.pairs.entries,
-        maps.nat.entries,
+        maps.nat.entries * ABI.NAT_SLOTS,
         maps.backends.entries,
         maps.frontends.entries,
       ),

@@ -117,15 +117,7 @@ export class Compiler {
 
   #planPort(service: ObjectKey, desired: DesiredPort, old: PortEntry | undefined, undo: Undo): PortEntry {
     const id = old?.id ?? this.#takeId(undo);
-    const members = new Map<string, number>();
-    if (old) {
-      for (const [pool, backends] of [
-        [old.cluster, old.desired.cluster],
-        [old.local, old.desired.local],
-      ] as const)
-        for (let i = 0; i < backends.length; i++)
-          members.set(backendKey(backends[i]!.address, backends[i]!.port), pool.records[i]!);
-    }
+    const members = membersOf(old);
     const pool = (backends: readonly Backend[], was: PoolEntry | undefined, had: readonly Backend[]) =>
       was && sameBackends(backends, had) ? was : this.#planPool(id, backends, members, undo);
     const cluster = pool(desired.cluster, old?.cluster, old?.desired.cluster ?? []);
@@ -162,7 +154,7 @@ export class Compiler {
       const key = backendKey(backend.address, backend.port);
       let record = members.get(key);
       if (record === undefined) {
-        record = this.backends.join(id, backend, undo);
+        record = this.backends.join(id, key, backend, undo);
         members.set(key, record);
       }
       records.push(record);
@@ -329,6 +321,19 @@ export class Compiler {
       repaired.push(`${name}: its name was gone`);
     }
   }
+}
+
+/** Records of the backends that a port has, by backendKey(). */
+function membersOf(port: PortEntry | undefined): Map<string, number> {
+  const members = new Map<string, number>();
+  if (!port) return members;
+  for (const [pool, backends] of [
+    [port.cluster, port.desired.cluster],
+    [port.local, port.desired.local],
+  ] as const)
+    for (let i = 0; i < backends.length; i++)
+      members.set(backendKey(backends[i]!.address, backends[i]!.port), pool.records[i]!);
+  return members;
 }
 
 /** The flags that each record of a port is to have. */

@@ -2,7 +2,7 @@
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
 import { addPorts, parsePorts, readReservedPorts, writeReservedPorts } from '../../node/reserved-ports.ts';
 import type { ApplyResult, Dataplane, Refusal, VerifyResult } from '../dataplane.ts';
-import { COUNTERS, type CounterName } from './abi.ts';
+import { ABI, COUNTERS, type CounterName } from './abi.ts';
 import { adoptTables } from './adopt.ts';
 import { Clock, ticksOf } from './clock.ts';
 import { Collector, connectionLimit } from './collector.ts';
@@ -255,8 +255,8 @@ export class EbpfDataplane implements Dataplane {
       { table: 'source_ranges', used: guards.used, limit: guards.limit },
       { table: 'names', used: ids.used, limit: ids.limit },
       { table: 'connections', used: live, limit: connectionLimit(compiler) },
-      { table: 'pairs', used: paired, limit: maps.pairs.entries * 8 },
-      { table: 'nat', used: masqueraded, limit: maps.nat.entries },
+      { table: 'pairs', used: paired, limit: maps.pairs.entries * ABI.BUCKET_SLOTS },
+      { table: 'nat', used: masqueraded, limit: maps.nat.entries * ABI.NAT_SLOTS },
       { table: 'affinities', used: affinities, limit: maps.handles.tp_affinities!.entries },
     ];
   }

@@ -38,8 +38,9 @@ export interface FrontendRules {
   readonly ticks: (seconds: number) => number;
 }
 
-export function flagsOf(frontend: Frontend, family: Family, rules: FrontendRules): number {
+export function flagsOf(frontend: Frontend, port: DesiredPort, rules: FrontendRules): number {
   const { masquerade, kind } = frontend;
+  const { family, affinitySeconds } = port;
   let flags = KINDS.indexOf(kind) << KIND_SHIFT;
   if (masquerade === 'always') flags |= ABI.F_MASQ_ALWAYS;
   if (masquerade === 'strangers') {
@@ -47,8 +48,9 @@ export function flagsOf(frontend: Frontend, family: Family, rules: FrontendRules
     if (rules.speaks.has(family)) flags |= ABI.F_MASQ_STRANGERS;
   }
   if (kind !== 'ClusterIP' && rules.xdpForward === 'allowed') flags |= ABI.F_XDP;
-  // A socket has no source address yet when it is translated: neither ranges nor a pod's masquerade can be told.
-  if (frontend.sourceRanges !== null) return flags | ABI.F_GUARDED;
+  if (frontend.sourceRanges !== null) flags |= ABI.F_GUARDED;
+  // A socket has no source address yet when it is translated: what goes by it is left to the wire.
+  if (frontend.sourceRanges !== null || affinitySeconds > 0) return flags;
   if (masquerade !== 'always') flags |= ABI.F_SOCK_POD;
   return flags | ABI.F_SOCK_NODE;
 }
@@ -81,7 +83,7 @@ export function contentOf(
 ): FrontendContent {
   const { affinitySeconds } = port.desired;
   return {
-    flags: flagsOf(frontend, port.desired.family, rules),
+    flags: flagsOf(frontend, port.desired, rules),
     inside: wordOf(frontend.inside, port),
     outside: wordOf(frontend.outside, port),
     service: port.id,

@@ -1,5 +1,6 @@
 /** Sizes of the tables and .rodata of the programs. */
 import { randomFillSync } from 'node:crypto';
+import { TriplaneError } from '../../model/errors.ts';
 import { ABI, LAYOUTS } from './abi.ts';
 
 export interface Sizes {
@@ -22,8 +23,15 @@ export const DEFAULT_SIZES: Sizes = {
   hops: 4096,
 };
 
+/** tp_nat holds the index of a connection in 24 bits (bpf/abi.h). */
+const CONNECTIONS_MAX = 2 ** 23;
+
 /** From what a person says: frontends, slots of pools, and connections. */
 export function sizesFor(frontends: number, poolSlots: number, connections: number): Sizes {
+  if (connections > CONNECTIONS_MAX) {
+    const message = `--bpf-connections-max: ${connections} is too many: at most ${CONNECTIONS_MAX}`;
+    throw new TriplaneError('TP_BAD_FLAG', message);
+  }
   return {
     ...DEFAULT_SIZES,
     // Each cluster IP takes one more.
@@ -68,7 +76,7 @@ export function tableSizes(sizes: Sizes) {
     indexBuckets: powerOfTwo((sizes.frontends * 4) / ABI.BUCKET_SLOTS),
     connSets: (connections * 2) / ABI.CONN_WAYS,
     pairBuckets: (connections * 4) / ABI.BUCKET_SLOTS,
-    natSlots: connections * 4,
+    natSlots: connections * 2,
     hops: powerOfTwo(sizes.hops),
   };
 }
@@ -84,7 +92,7 @@ export function mapEntries(sizes: Sizes): Record<string, number> {
     tp_backends: sizes.backends,
     tp_conns: tables.connSets,
     tp_pairs: tables.pairBuckets,
-    tp_nat: tables.natSlots,
+    tp_nat: tables.natSlots / ABI.NAT_SLOTS,
     tp_hops: tables.hops,
     tp_affinities: sizes.affinities,
     tp_ranges: sizes.sourceRanges,

@@ -17,7 +17,12 @@ export interface ElementValue {
   readonly comment: string;
 }
 
-/** Elements by set and key. */
+/** Whether one can stand for the other, both of one key. A comment counts: `triplane get` and restarts read it. */
+export function sameElement(a: ElementValue | undefined, b: ElementValue | undefined): boolean {
+  return a?.data === b?.data && a?.comment === b?.comment;
+}
+
+/** Elements by set and key; an element of a shared set stands in it as often as its owner needs it. */
 export type ElementMap = Map<string, ElementValue>;
 
 /**
@@ -56,7 +61,12 @@ export class ElementCollector implements ElementSink {
     const key = this.writer.bytes.toString('latin1', 0, boundary);
     const data =
       layout.dataBytes > 0 ? this.writer.bytes.toString('latin1', boundary, this.writer.length) : chain;
-    this.map.set(mapKey(this.set, key), { set: this.set, key, data, comment });
+    let place = mapKey(this.set, key);
+    // An owner may need a shared element several times (the address of a ClusterIP, once for each port): each
+    // counts, as each did when the owner was added. Keys of one set are of one length, so none is another's
+    // with an end.
+    if (layout.shared) for (let nth = 1; this.map.has(place); nth++) place = `${mapKey(this.set, key)}${nth}`;
+    this.map.set(place, { set: this.set, key, data, comment });
   }
 }
 

@@ -7,7 +7,7 @@ import type { DesiredNode, DesiredService } from '../../model/desired.ts';
 import { TriplaneError } from '../../model/errors.ts';
 import type { Family, ObjectKey } from '../../model/records.ts';
 import type { Refusal } from '../dataplane.ts';
-import { FamilyTable, type Segment } from './family-table.ts';
+import { type Batch, FamilyTable, type Segment } from './family-table.ts';
 import { TABLE } from './layout.ts';
 import { type CommitAnswer, NFPROTO, type NftSocket } from './native.ts';
 import { NO_OWNER, PackedWriter } from './packed.ts';
@@ -15,8 +15,13 @@ import { writeChainRemoval } from './pick-classes.ts';
 
 /** A netlink message around an element, beside the packed bytes: headers and attribute headers, at most. */
 const NETLINK_OVERHEAD = 3;
-/** Elements of one transaction; the kernel holds a transaction record for each until the commit. */
-const BATCH_BYTES_MAX = 24 << 20;
+/**
+ * Packed bytes of one transaction, some 20,000 elements. The kernel holds a transaction record for each until
+ * the commit, and a notification of a whole page for each while anybody on the machine listens to nftables
+ * (even in another network namespace): 87 MB at a time and not 900. Planning one batch while the kernel takes
+ * the one before needs several of them, too.
+ */
+const BATCH_BYTES_MAX = 1 << 20;
 /** A batch in which the kernel refuses one object after the other is given up after so many. */
 const REFUSALS_MAX = 1000;
 
@@ -31,20 +36,33 @@ export interface FamilyResult {
   readonly refusals: Refusal[];
 }
 
+interface Prepared {
+  readonly segments: readonly Segment[];
+  readonly batch: Batch;
+  /** Where the next batch begins. */
+  readonly to: number;
+}
+
+/** A batch on its way; null: there was nothing to send. */
+interface Flight extends Prepared {
+  readonly answer: Promise<CommitAnswer> | null;
+}
+
 export class FamilyKernel {
   readonly family: Family;
   readonly proto: number;
   readonly table: FamilyTable;
   readonly socket: NftSocket;
-  /** The table that commits go to. */
-  name = TABLE;
+  /** The name of the table that commits go to. */
+  readonly name: string;
   /** By set: the sum over the elements that the kernel should hold. */
   sums: BigUint64Array;
 
-  constructor(family: Family, socket: NftSocket) {
+  constructor(family: Family, socket: NftSocket, name = TABLE) {
     this.family = family;
+    this.name = name;
     this.proto = NFPROTO[family];
-    this.table = new FamilyTable(family);
+    this.table = new FamilyTable(family, name);
     this.socket = socket;
     this.sums = new BigUint64Array(this.table.layouts.length);
   }
@@ -52,53 +70,111 @@ export class FamilyKernel {
   /** Applies changes; what the kernel refuses is left as it was and named. */
   async apply(changes: readonly OwnerChange[]): Promise<FamilyResult> {
     const result: FamilyResult = { operations: 0, refusals: [] };
-    const limit = Math.min(this.socket.sendBufferBytes() / 2, BATCH_BYTES_MAX) / NETLINK_OVERHEAD;
     let from = 0;
-    while (from < changes.length) {
-      const segments: Segment[] = [];
-      let bytes = 0;
-      while (from < changes.length && (bytes < limit || segments.length === 0)) {
-        const segment = this.plan(changes[from++]!);
-        bytes += packedSize(segment);
-        segments.push(segment);
+    let flying: Flight | null = null;
+    while (from < changes.length || flying) {
+      const next: Prepared | null = from < changes.length ? await this.prepare(changes, from, flying) : null;
+      if (flying && !(await this.landed(flying, result))) {
+        // What was planned on top of a batch that did not go in is planned anew after that one is settled.
+        if (next) this.table.undo(next.segments, next.batch);
+        await this.commitSmaller(flying, result);
+        flying = null;
+        continue;
       }
-      await this.commitSegments(segments, result);
+      flying = next ? this.depart(next) : null;
+      if (next) from = next.to;
     }
+    this.table.settle();
     return result;
+  }
+
+  /** Plans and packs changes from `from` on, as many as fit into one transaction. */
+  private async prepare(
+    changes: readonly OwnerChange[],
+    from: number,
+    flying: Flight | null,
+  ): Promise<Prepared> {
+    try {
+      return this.pack(changes, from);
+    } catch (error) {
+      // The socket serves one request at a time: nobody may find it busy with one that is not awaited.
+      await flying?.answer;
+      throw error;
+    }
+  }
+
+  private pack(changes: readonly OwnerChange[], from: number): Prepared {
+    const limit = Math.min(this.socket.sendBufferBytes() / 2 / NETLINK_OVERHEAD, BATCH_BYTES_MAX);
+    const segments: Segment[] = [];
+    let bytes = 0;
+    while (from < changes.length && (bytes < limit || segments.length === 0)) {
+      const segment = this.plan(changes[from++]!);
+      bytes += packedSize(segment);
+      segments.push(segment);
+    }
+    return { segments, batch: this.table.write(segments), to: from };
+  }
+
+  private depart(prepared: Prepared): Flight {
+    const answer = prepared.batch.bytes.length > 0 ? this.send(prepared.batch.bytes, 'shared') : null;
+    // It is awaited only after the next batch is planned; a failure in between is not unhandled.
+    answer?.catch(() => {});
+    return { ...prepared, answer };
+  }
+
+  /** True when the kernel took the batch. */
+  private async landed(flight: Flight, result: FamilyResult): Promise<boolean> {
+    const answer = await flight.answer;
+    if (answer && !isGood(answer)) return false;
+    this.table.done(flight.segments);
+    if (answer) result.operations += flight.batch.operations;
+    return true;
+  }
+
+  /** A refused batch once more, without those that are to blame. */
+  private async commitSmaller(refused: Flight, result: FamilyResult): Promise<void> {
+    let left: readonly Segment[] = refused.segments;
+    let batch = refused.batch;
+    let answer = (await refused.answer)!;
+    for (let round = 0; ; round++) {
+      const bad = await this.whoIsRefused(batch.bytes, answer);
+      this.table.undo(left, batch);
+      if (bad.size === 0 || round >= REFUSALS_MAX) throw kernelRefused(answer);
+      left = this.withoutRefused(left, bad, result);
+      batch = this.table.write(left);
+      if (batch.bytes.length === 0) break;
+      answer = await this.send(batch.bytes, 'shared');
+      if (isGood(answer)) {
+        result.operations += batch.operations;
+        break;
+      }
+    }
+    this.table.done(left);
+  }
+
+  /** Plans anew what was not refused, and notes what was. */
+  private withoutRefused(
+    segments: readonly Segment[],
+    bad: ReadonlyMap<number, string>,
+    result: FamilyResult,
+  ): Segment[] {
+    const good: Segment[] = [];
+    for (const [place, segment] of segments.entries()) {
+      const errno = bad.get(place);
+      if (errno === undefined) good.push(this.replan(segment));
+      else
+        result.refusals.push({
+          service: segment.owner,
+          reason: `the kernel refused its nftables elements (${errno})`,
+        });
+    }
+    return good;
   }
 
   private plan(change: OwnerChange): Segment {
     return change.owner === ''
       ? this.table.planNode(change.next as DesiredNode)
       : this.table.planService(change.owner, change.next as DesiredService | null);
-  }
-
-  private async commitSegments(segments: readonly Segment[], result: FamilyResult): Promise<void> {
-    let left = segments;
-    for (let round = 0; left.some(hasWork); round++) {
-      const batch = this.table.write(left);
-      const answer = await this.send(batch.bytes, 'shared');
-      if (answer.errno === '' && answer.refused.length === 0) {
-        this.table.done(left);
-        result.operations += batch.operations;
-        return;
-      }
-      const bad = await this.whoIsRefused(batch.bytes, answer);
-      this.table.undo(left);
-      if (bad.size === 0 || round >= REFUSALS_MAX) throw kernelRefused(answer);
-      const good: Segment[] = [];
-      for (const [place, segment] of left.entries()) {
-        const errno = bad.get(place);
-        if (errno === undefined) good.push(this.replan(segment));
-        else
-          result.refusals.push({
-            service: segment.owner,
-            reason: `the kernel refused its nftables elements (${errno})`,
-          });
-      }
-      left = good;
-    }
-    this.table.done(left);
   }
 
   /** The same change once more, now that others are taken out of the batch. */
@@ -131,9 +207,9 @@ export class FamilyKernel {
       bytes,
       messages === 'single',
     );
-    if (answer.errno === '' && answer.refused.length === 0) {
+    if (isGood(answer)) {
       answer.sums.forEach((sum, set) => {
-        this.sums[set] = BigInt.asUintN(64, this.sums[set]! + sum);
+        if (sum !== 0n) this.sums[set] = BigInt.asUintN(64, this.sums[set]! + sum);
       });
     }
     return answer;
@@ -144,7 +220,7 @@ export class FamilyKernel {
     const out = new PackedWriter();
     write(out);
     const answer = await this.send(out.take(), 'shared');
-    if (answer.errno !== '' || answer.refused.length > 0) throw kernelRefused(answer);
+    if (!isGood(answer)) throw kernelRefused(answer);
   }
 
   /** Deletes chains that no pool uses any more. A kernel that still counts a reference keeps the chain for the next time. */
@@ -160,9 +236,8 @@ export class FamilyKernel {
   }
 }
 
-function hasWork(segment: Segment): boolean {
-  const { difference } = segment;
-  return difference ? difference.removed.length + difference.added.length > 0 : segment.after !== undefined;
+function isGood(answer: CommitAnswer): boolean {
+  return answer.errno === '' && answer.refused.length === 0;
 }
 
 /** Bytes an element takes in the packing, about; enough to keep a batch well under the socket's buffer. */

@@ -14,12 +14,14 @@ import {
   type ElementValue,
   mapKey,
   rangeBits,
+  sameElement,
   writeElement,
 } from './elements.ts';
 import { SET, type SetLayout, setLayouts } from './layout.ts';
 import { OP, PackedWriter } from './packed.ts';
-import { PickClasses } from './pick-classes.ts';
+import { PickClasses, type PicksMark } from './pick-classes.ts';
 import { nextPool, PoolNumbers, type PoolState } from './pool.ts';
+import { isRangeSet, newRanges } from './range-pairs.ts';
 import { type ClassOf, emitNode, emitPort, type PoolKind, type PortState } from './service-elements.ts';
 
 /** What stands behind an owner: a service's ports, or (owner '') the node. */
@@ -43,12 +45,14 @@ export interface Segment {
 export interface Batch {
   readonly bytes: Buffer;
   readonly operations: number;
+  /** What undo() returns to. */
+  readonly picksBefore: PicksMark;
 }
 
 export class FamilyTable {
   readonly family: Family;
   readonly layouts: readonly SetLayout[];
-  readonly numbers = new PoolNumbers();
+  readonly numbers: PoolNumbers;
   readonly picks: PickClasses;
   private readonly owners = new Map<ObjectKey, OwnerState>();
   /** How many owners need a shared element, by mapKey. */
@@ -57,22 +61,33 @@ export class FamilyTable {
   private readonly ranges = new Map<number, number>();
   private readonly classOf: ClassOf;
 
-  constructor(family: Family) {
+  constructor(family: Family, table: string) {
     this.family = family;
     this.layouts = setLayouts(family);
+    this.numbers = new PoolNumbers(table);
     this.picks = new PickClasses(family);
     this.classOf = (pick) => this.picks.numberOf(pick);
   }
 
-  /** Emits the elements of an owner. */
-  emit(sink: ElementSink, state: OwnerState): void {
-    if ('node' in state) emitNode(sink, state.node);
-    else for (const port of state.ports) emitPort(sink, port, this.classOf);
+  /** Emits the elements of an owner; not those of slots that are the same in `other`. */
+  emit(sink: ElementSink, state: OwnerState, other?: OwnerState): void {
+    if ('node' in state) {
+      emitNode(sink, state.node);
+      return;
+    }
+    const others = other && 'ports' in other ? other.ports : [];
+    for (const port of state.ports)
+      emitPort(
+        sink,
+        port,
+        this.classOf,
+        others.find((o) => samePort(o.port, port.port)),
+      );
   }
 
-  private collect(state: OwnerState | undefined): ElementMap {
+  private collect(state: OwnerState | undefined, other?: OwnerState): ElementMap {
     const sink = new ElementCollector(this.family);
-    if (state) this.emit(sink, state);
+    if (state) this.emit(sink, state, other);
     return sink.map;
   }
 
@@ -118,17 +133,19 @@ export class FamilyTable {
   }
 
   private difference(before: OwnerState, after: OwnerState | undefined): Segment['difference'] {
-    const old = this.collect(before);
-    const now = this.collect(after);
-    const removed: ElementValue[] = [];
-    const added: ElementValue[] = [];
-    for (const [key, element] of old) if (now.get(key)?.data !== element.data) removed.push(element);
-    for (const [key, element] of now) if (old.get(key)?.data !== element.data) added.push(element);
+    const old = this.collect(before, after);
+    const now = this.collect(after, before);
+    const removed: ElementValue[] = [...newRanges(now.values(), old.values())];
+    const added: ElementValue[] = [...newRanges(old.values(), now.values())];
+    for (const [key, element] of old)
+      if (!isRangeSet(element.set) && !sameElement(now.get(key), element)) removed.push(element);
+    for (const [key, element] of now)
+      if (!isRangeSet(element.set) && !sameElement(old.get(key), element)) added.push(element);
     return { removed, added };
   }
 
   /** Takes written segments back, last first, after the kernel refused their batch. */
-  undo(segments: readonly Segment[]): void {
+  undo(segments: readonly Segment[], batch: Batch): void {
     for (const segment of segments.toReversed()) {
       const { added, removed } = segment.difference ?? {
         added: [...this.collect(segment.after).values()],
@@ -152,12 +169,16 @@ export class FamilyTable {
       else this.owners.delete(segment.owner);
       for (const number of segment.takenPools) this.numbers.release(number);
     }
-    this.picks.undo();
+    this.picks.undo(batch.picksBefore);
   }
 
   /** After the kernel took the batch. */
   done(segments: readonly Segment[]): void {
     for (const segment of segments) for (const number of segment.freedPools) this.numbers.release(number);
+  }
+
+  /** When no batch is under way: frees what none uses any more. */
+  settle(): void {
     this.picks.settle();
   }
 
@@ -173,9 +194,9 @@ export class FamilyTable {
 
   /** Packs segments into one batch, owners numbered by their place in `segments`. */
   write(segments: readonly Segment[]): Batch {
-    this.picks.mark();
+    const picksBefore = this.picks.mark();
     const rangesBefore = new Set(this.ranges.keys());
-    const body = new PackedWriter(segments.length > 100 ? 4 << 20 : 16 << 10);
+    const body = new PackedWriter(segments.length > 100 ? 1 << 20 : 16 << 10);
     let operations = 0;
     const put = (op: number, by: 1 | -1, owner: number, e: ElementValue) => {
       if (
@@ -201,18 +222,22 @@ export class FamilyTable {
         for (const element of segment.difference.added) put(OP.addElement, 1, owner, element);
       else if (segment.after) this.emit(packer, segment.after);
     });
-    const { head, tail } = this.writeObjects(rangesBefore);
+    const { head, tail } = this.writeObjects(rangesBefore, picksBefore);
     return {
       bytes: Buffer.concat([head.take(), body.take(), tail.take()]),
       operations: operations + packer.operations,
+      picksBefore,
     };
   }
 
   /** Chains and sets that came into use go before the elements, those out of use after them. */
-  private writeObjects(rangesBefore: ReadonlySet<number>): { head: PackedWriter; tail: PackedWriter } {
+  private writeObjects(
+    rangesBefore: ReadonlySet<number>,
+    picksBefore: PicksMark,
+  ): { head: PackedWriter; tail: PackedWriter } {
     const head = new PackedWriter();
     const tail = new PackedWriter();
-    this.picks.write(head, tail);
+    this.picks.write(head, tail, picksBefore);
     const fresh = [...this.ranges.keys()].filter((bits) => !rangesBefore.has(bits));
     const gone = [...rangesBefore].filter((bits) => !this.ranges.has(bits));
     if (fresh.length + gone.length > 0) {

@@ -102,8 +102,14 @@ function makeLayouts(family: Family): SetLayout[] {
   return layouts;
 }
 
-/** Pools are numbered from 1; number 0 stands for "nobody": its packets are dropped. */
-export const POOL_NUMBER_MAX = 0xffffff;
+/**
+ * Which numbers a table gives to its pools. While one table takes another's place both are awake, and a packet
+ * that one has dispatched must not be translated by the other. Number 0 stands for "nobody": dropped.
+ */
+export const POOL_NUMBERS: Readonly<Record<string, { readonly first: number; readonly last: number }>> = {
+  [TABLE]: { first: 1, last: 0x7fffff },
+  [NEXT_TABLE]: { first: 0x800000, last: 0xffffff },
+};
 
 export const GUARD_CHECK = 'guard-check';
 

@@ -8,6 +8,12 @@ import { type ElementValue, mapKey, writeElement } from './elements.ts';
 import { SET, setLayouts } from './layout.ts';
 import { NO_OWNER, OP, type PackedWriter } from './packed.ts';
 
+/** Which ways of drawing were in use, and which chains idle, at some moment. */
+export interface PicksMark {
+  readonly used: ReadonlySet<string>;
+  readonly idle: ReadonlySet<string>;
+}
+
 export class PickClasses {
   private readonly family: Family;
   private readonly numbers = new Map<string, number>();
@@ -15,8 +21,6 @@ export class PickClasses {
   private readonly use = new Map<string, number>();
   /** Chains that exist although nothing refers to them: deleted in a later transaction, as kernels before 6.2 need it. */
   readonly idle = new Set<string>();
-  private usedBefore: ReadonlySet<string> = new Set();
-  private idleBefore: ReadonlySet<string> = new Set();
 
   constructor(family: Family) {
     this.family = family;
@@ -54,20 +58,19 @@ export class PickClasses {
     return [...this.use.keys()];
   }
 
-  /** Marks the state that write() compares with and undo() returns to. */
-  mark(): void {
-    this.usedBefore = new Set(this.use.keys());
-    this.idleBefore = new Set(this.idle);
+  /** The state that write() compares with and undo() returns to. */
+  mark(): PicksMark {
+    return { used: new Set(this.use.keys()), idle: new Set(this.idle) };
   }
 
-  /** What came into use since mark() goes into `head`, what went out of use into `tail`. */
-  write(head: PackedWriter, tail: PackedWriter): void {
+  /** What came into use since the mark goes into `head`, what went out of use into `tail`. */
+  write(head: PackedWriter, tail: PackedWriter, before: PicksMark): void {
     for (const name of this.use.keys()) {
-      if (this.usedBefore.has(name)) continue;
+      if (before.used.has(name)) continue;
       if (!this.idle.delete(name)) writePickChain(head, this.family, parsePickChain(name)!);
       this.writePick(head, OP.addElement, name);
     }
-    for (const name of this.usedBefore) {
+    for (const name of before.used) {
       if (this.use.has(name)) continue;
       this.writePick(tail, OP.delElement, name);
       this.idle.add(name);
@@ -87,9 +90,9 @@ export class PickClasses {
   }
 
   /** After the counts were taken back: numbers of ways that are not used are free again. */
-  undo(): void {
+  undo(before: PicksMark): void {
     this.idle.clear();
-    for (const name of this.idleBefore) this.idle.add(name);
+    for (const name of before.idle) this.idle.add(name);
   }
 
   /** Frees the numbers of ways that nobody uses. */

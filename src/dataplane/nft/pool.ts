@@ -3,7 +3,7 @@
  * that a change of one backend changes one or two elements; the slots in use are always 0..size-1.
  */
 import type { Backend } from '../../model/desired.ts';
-import { POOL_NUMBER_MAX } from './layout.ts';
+import { POOL_NUMBERS } from './layout.ts';
 
 /** Member ids are ports in the packet: 1..65534; 65535 means "no member known". */
 const MEMBER_ID_MAX = 65534;
@@ -24,19 +24,26 @@ export interface PoolState {
 /** Hands out pool numbers, each again only after all others. */
 export class PoolNumbers {
   private readonly used = new Set<number>();
-  private last = 0;
+  private readonly bounds: { readonly first: number; readonly last: number };
+  private last: number;
+
+  constructor(table: string) {
+    this.bounds = POOL_NUMBERS[table]!;
+    this.last = this.bounds.first - 1;
+  }
 
   take(): number {
-    if (this.used.size >= POOL_NUMBER_MAX) throw new Error('no pool number left');
+    const { first, last } = this.bounds;
+    if (this.used.size > last - first) throw new Error('no pool number left');
     do {
-      this.last = this.last >= POOL_NUMBER_MAX ? 1 : this.last + 1;
+      this.last = this.last >= last ? first : this.last + 1;
     } while (this.used.has(this.last));
     this.used.add(this.last);
     return this.last;
   }
   /** For a number that a predecessor gave. False: it is taken, or no number of ours. */
   adopt(number: number): boolean {
-    if (number < 1 || number > POOL_NUMBER_MAX || this.used.has(number)) return false;
+    if (number < this.bounds.first || number > this.bounds.last || this.used.has(number)) return false;
     this.used.add(number);
     if (number > this.last) this.last = number;
     return true;

@@ -27,9 +27,10 @@ export function frontendComment(port: DesiredPort, frontend: Frontend): string {
 /** The number of a way of drawing: see `picks` in layout.ts. */
 export type ClassOf = (pick: PickChain) => number;
 
-export function emitPort(sink: ElementSink, state: PortState, classOf: ClassOf): void {
-  if (state.cluster) emitPool(sink, state.port, 'cluster', state.cluster, classOf);
-  if (state.local) emitPool(sink, state.port, 'local', state.local, classOf);
+/** `other`: a state of the same port; slots that are the same in both need not be emitted. */
+export function emitPort(sink: ElementSink, state: PortState, classOf: ClassOf, other?: PortState): void {
+  if (state.cluster) emitPool(sink, state.port, 'cluster', state.cluster, classOf, other?.cluster);
+  if (state.local) emitPool(sink, state.port, 'local', state.local, classOf, other?.local);
   for (const frontend of state.port.frontends) emitFrontend(sink, state, frontend);
 }
 
@@ -39,6 +40,7 @@ function emitPool(
   kind: PoolKind,
   pool: PoolState,
   classOf: ClassOf,
+  other?: PoolState | null,
 ): void {
   const { family } = sink;
   const out = sink.begin(SET.pools);
@@ -47,6 +49,7 @@ function emitPool(
   sink.end('', poolComment(port, kind));
   for (let slot = 0; slot < pool.slots.length; slot++) {
     const backend = pool.slots[slot]!;
+    if (other && sameSlot(pool, other, slot)) continue;
     const member = pool.ids ? pool.ids[slot]! : slot;
     const memberOut = sink.begin(SET.members);
     memberOut.pool(family, pool.number);
@@ -66,6 +69,18 @@ function emitPool(
     pair.address(backend.address);
     sink.end();
   }
+}
+
+function sameSlot(a: PoolState, b: PoolState, slot: number): boolean {
+  const left = a.slots[slot]!;
+  const right = b.slots[slot];
+  return (
+    right !== undefined &&
+    a.number === b.number &&
+    left.address === right.address &&
+    left.port === right.port &&
+    a.ids?.[slot] === b.ids?.[slot]
+  );
 }
 
 function beginFrontend(sink: ElementSink, set: number, frontend: Frontend): PackedWriter {

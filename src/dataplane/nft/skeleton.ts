@@ -7,8 +7,10 @@
  */
 
 import type { LocalDetector } from '../../model/desired.ts';
+import { detectorSpeaks } from '../../model/detector.ts';
 import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
+import { NEXT_TABLE } from './layout.ts';
 
 /** Linux takes more, but nothing else is of use, and a quote or a space would end up in a parser. */
 const INTERFACE_NAME = /^[A-Za-z0-9_.:@-]{1,15}$/;
@@ -17,6 +19,8 @@ interface Words {
   readonly ip: string;
   readonly type: string;
   readonly poolRange: string;
+  /** Pool addresses of the table, and of the one that takes its place: see POOL_NUMBERS. */
+  readonly ownPools: readonly [string, string];
   readonly nobody: string;
   readonly portUnreachable: string;
 }
@@ -26,6 +30,7 @@ const WORDS: Record<Family, Words> = {
     ip: 'ip',
     type: 'ipv4_addr',
     poolRange: '0.0.0.0/8',
+    ownPools: ['0.0.0.0/9', '0.128.0.0/9'],
     nobody: '0.0.0.0',
     portUnreachable: 'icmp port-unreachable',
   },
@@ -33,13 +38,16 @@ const WORDS: Record<Family, Words> = {
     ip: 'ip6',
     type: 'ipv6_addr',
     poolRange: '100::/64',
+    ownPools: ['100::/105', '100::80:0/105'],
     nobody: '100::',
     portUnreachable: 'icmpv6 port-unreachable',
   },
 };
 
-/** The rule fragment that is true for packets of pods; null when pods cannot be told. */
+/** The rule fragment that is true for packets of pods; null when pods of this family cannot be told. */
 function podMatch(family: Family, detector: LocalDetector): string | null {
+  // With CIDRs of the other family only, an empty set would make everybody a stranger; it is to be nobody.
+  if (!detectorSpeaks(detector, family)) return null;
   switch (detector.by) {
     case 'cidr':
       return `${WORDS[family].ip} saddr @pods`;
@@ -69,6 +77,17 @@ function each(rule: (protocol: string) => string): string {
   return PROTOCOLS.map((protocol) => `    ${rule(protocol)}\n`).join('');
 }
 
+/**
+ * Writes the destination port. IPv4 UDP may come without a checksum (RFC 768): then there is none to update, and
+ * an updated zero would be a wrong checksum. Written as raw bytes, the port leaves the checksum alone.
+ */
+function setPort(family: Family, value: (protocol: string) => string): string {
+  const summed = each(
+    (p) => `${p === 'udp' && family === 4 ? 'udp checksum != 0 ' : ''}${p} dport set ${value(p)}`,
+  );
+  return family === 4 ? `    udp checksum 0 @th,16,16 set ${value('udp')}\n${summed}` : summed;
+}
+
 function declarations(family: Family): string {
   const { type, nobody } = WORDS[family];
   const frontend = `${type} . inet_proto . inet_service`;
@@ -95,20 +114,37 @@ function dispatchChains(family: Family, detector: LocalDetector): string {
   const { ip, poolRange, nobody } = WORDS[family];
   const key = `${ip} daddr . meta l4proto . th dport`;
   const pod = podMatch(family, detector);
+  // Only the first packet of a connection passes here: a later one that is still "new" has its translation
+  // already, and is rewritten by conntrack's NAT whatever its destination says.
+  const first = 'ct state new ct status & confirmed == 0';
   return `  chain dispatch-prerouting {
     type filter hook prerouting priority -105; policy accept;
-    ct state new jump guard
-    ct state new ${key} @outside jump from-outside
-    ct state new jump dispatch
+    ${first} jump first-prerouting
   }
   chain dispatch-output {
     type filter hook output priority -105; policy accept;
-    ct state new jump guard
-    ct state new jump dispatch
+    ${first} jump first-output
   }
-  chain guard {
-    ${ip} daddr ${poolRange} drop comment "pool addresses are ours alone"
-    ${key} @guarded goto guard-check
+  chain first-prerouting {
+    ct original ${ip} daddr ${poolRange} drop comment "pool addresses are ours alone"
+    ${ip} daddr ${poolRange} return comment "another table of ours was here first"
+    ${key} @guarded jump guard-check
+    ${key} @outside jump from-outside
+    ${ip} daddr set ${key} map @services
+    ${ip} daddr ${poolRange} goto draw
+    jump check
+    ${ip} daddr @cluster-ips fib daddr type != local goto reject-it
+    ${ip} daddr @service-cidrs drop comment "no service has this address"
+  }
+  chain first-output {
+    ct original ${ip} daddr ${poolRange} drop comment "pool addresses are ours alone"
+    ${ip} daddr ${poolRange} return comment "another table of ours was here first"
+    ${key} @guarded jump guard-check
+    ${ip} daddr set ${key} map @services
+    ${ip} daddr ${poolRange} goto draw
+    jump check
+    ${ip} daddr @cluster-ips goto reject-it
+    ${ip} daddr @service-cidrs drop comment "no service has this address"
   }
   chain guard-check {
     drop
@@ -118,12 +154,8 @@ ${pod ? `    ${pod} return\n` : ''}    fib saddr type local return
     ${ip} daddr set ${key} map @outside
     ${ip} daddr ${nobody} drop
   }
-  chain dispatch {
-    ${ip} daddr set ${key} map @services
-    ${ip} daddr ${poolRange} jump draw
-  }
   chain draw {
-${each((p) => `${p} dport set ${ip} daddr map @pools`)}    th dport vmap @picks
+${setPort(family, () => `${ip} daddr map @pools`)}    th dport vmap @picks
   }
 `;
 }
@@ -132,35 +164,40 @@ ${each((p) => `${p} dport set ${ip} daddr map @pools`)}    th dport vmap @picks
 function affinityChains(family: Family): string {
   const { ip } = WORDS[family];
   return `  chain forget-port {
-${each((p) => `${p} dport set 65535`)}  }
+${setPort(family, () => '65535')}  }
   chain recall {
-${each((p) => `${p} dport set ${ip} saddr . ${ip} daddr map @affinity`)}  }
+${setPort(family, () => `${ip} saddr . ${ip} daddr map @affinity`)}  }
+  chain forget-gone {
+    ${ip} daddr . th dport @members return
+${setPort(family, () => '65535')}  }
   chain member-of-slot {
-${each((p) => `${p} dport set ${ip} daddr . ${p} dport map @slots`)}  }
+${setPort(family, (p) => `${ip} daddr . ${p} dport map @slots`)}  }
 `;
 }
 
-function natChains(family: Family, detector: LocalDetector): string {
-  const { ip, poolRange } = WORDS[family];
+function natChains(table: string, family: Family, detector: LocalDetector): string {
+  const { ip, poolRange, ownPools: halves } = WORDS[family];
+  const ownPools = halves[table === NEXT_TABLE ? 1 : 0];
   const translate = each((p) => `dnat ${ip} addr . port to ${ip} daddr . ${p} dport map @members`);
   const original = `ct original ${ip} daddr . meta l4proto . ct original proto-dst`;
   const pod = podMatch(family, detector);
   return `  chain nat-prerouting {
     type nat hook prerouting priority -100; policy accept;
-    ${ip} daddr ${poolRange} goto translate
+    ${ip} daddr ${ownPools} goto translate
   }
   chain nat-output {
     type nat hook output priority -100; policy accept;
-    ${ip} daddr ${poolRange} goto translate
+    ${ip} daddr ${ownPools} goto translate
   }
   chain translate {
 ${translate}    goto translate-again
   }
   chain translate-again {
-${each((p) => `${p} dport set 0`)}    jump member-of-slot
+${setPort(family, () => '0')}    jump member-of-slot
 ${translate}  }
   chain nat-postrouting {
     type nat hook postrouting priority 100; policy accept;
+    ${ip} daddr ${poolRange} drop comment "met a frontend but got no backend: try again"
     ct status dnat jump choose-source
   }
   chain choose-source {
@@ -170,26 +207,16 @@ ${each((p) => `meta l4proto ${p} ${original} @masquerade-always masquerade fully
   chain masquerade-strangers {
 ${pod ? `    ${pod} return\n    masquerade fully-random\n` : ''}  }
   chain masquerade-node {
-    fib saddr type local masquerade fully-random
+${pod ? `    ${pod} return comment "also where a CIDR of pods holds this node"\n` : ''}    fib saddr type local masquerade fully-random
   }
 `;
 }
 
 function checkChains(family: Family): string {
-  const { ip, poolRange, portUnreachable } = WORDS[family];
-  const hook = (name: string) => `  chain check-${name} {
-    type filter hook ${name} priority 0; policy accept;
-    ct state new jump check
-${name === 'input' ? '' : '    ct state new jump check-cluster-ips\n'}  }
-`;
-  return `${hook('input')}${hook('forward')}${hook('output')}  chain check {
-    ${ip} daddr ${poolRange} drop comment "met a frontend but got no backend: try again"
+  const { ip, portUnreachable } = WORDS[family];
+  return `  chain check {
     ${ip} daddr . meta l4proto . th dport @rejected goto reject-it
     ${ip} daddr . meta l4proto . th dport @dropped drop
-  }
-  chain check-cluster-ips {
-    ${ip} daddr @cluster-ips goto reject-it
-    ${ip} daddr @service-cidrs drop comment "no service has this address"
   }
   chain reject-it {
     meta l4proto tcp reject with tcp reset
@@ -202,6 +229,6 @@ ${name === 'input' ? '' : '    ct state new jump check-cluster-ips\n'}  }
 export function skeletonText(table: string, family: Family, detector: LocalDetector): string {
   return `table ${WORDS[family].ip} ${table} {
   flags dormant;
-${declarations(family)}${checkChains(family)}${affinityChains(family)}${natChains(family, detector)}${dispatchChains(family, detector)}}
+${declarations(family)}${checkChains(family)}${affinityChains(family)}${natChains(table, family, detector)}${dispatchChains(family, detector)}}
 `;
 }

@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Refusing aloud: a TCP reset (RFC 9293, 3.10.7.1) or an ICMP port unreachable (RFC 792; RFC 4443, 3.1), made out
+ * of the packet that is refused and sent back where it came from.
+ *
+ * The packet's checksum may have been partial, and then the device will still sum from the old transport header
+ * on and write where the old checksum was. So a reset stands where the TCP header stood and has a partial sum
+ * again; an ICMP message stands where the UDP header stood, whose checksum falls on bytes of the ICMP header that
+ * mean nothing, and a right ICMP sum makes the device write "zero" there, which leaves it right. */
+#ifndef TRIPLANE_REJECT_H
+#define TRIPLANE_REJECT_H
+
+struct reset {
+	__be16 sport, dport;
+	__be32 seq, ack;
+	__u8 offset, flags;
+	__be16 window, check, urgent;
+};
+
+static __always_inline void swap_macs(struct __sk_buff *skb)
+{
+	__u8 macs[12], turned[12];
+
+	if (bpf_skb_load_bytes(skb, 0, macs, 12))
+		return;
+	__builtin_memcpy(turned, macs + 6, 6);
+	__builtin_memcpy(turned + 6, macs, 6);
+	bpf_skb_store_bytes(skb, 0, turned, 12, 0);
+}
+
+/* A fresh IP header in the place of the old one: from p's destination to its source, `length` bytes behind it. */
+static __always_inline void write_ip(struct __sk_buff *skb, const struct packet *p, __u8 proto, __u16 length)
+{
+	if (p->family == 4) {
+		struct iphdr ip = {
+			.version = 4, .ihl = 5, .ttl = 64, .protocol = proto,
+			.tot_len = bpf_htons(sizeof(ip) + length), .frag_off = bpf_htons(0x4000),
+			.saddr = p->dst.w[0], .daddr = p->src.w[0],
+		};
+
+		ip.check = ~csum_fold(bpf_csum_diff(NULL, 0, (__be32 *)&ip, sizeof(ip), 0));
+		bpf_skb_store_bytes(skb, p->l3, &ip, sizeof(ip), 0);
+	} else {
+		struct ipv6hdr ip = {
+			.version = 6, .nexthdr = proto, .hop_limit = 64, .payload_len = bpf_htons(length),
+		};
+
+		__builtin_memcpy(&ip.saddr, &p->dst, 16);
+		__builtin_memcpy(&ip.daddr, &p->src, 16);
+		bpf_skb_store_bytes(skb, p->l3, &ip, sizeof(ip), 0);
+	}
+}
+
+static __always_inline int is_partial(const struct packet *p, __u16 check, __u32 l4_len)
+{
+	return check == csum_pseudo(&p->src, &p->dst, l4_len, p->proto, p->family);
+}
+
+static __always_inline void fill_reset(struct reset *r, const struct reset *to, __u32 l4_len)
+{
+	__u32 consumed = l4_len - (to->offset >> 4) * 4;
+
+	if (to->flags & TCP_SYN)
+		consumed++;
+	if (to->flags & TCP_FIN)
+		consumed++;
+	r->sport = to->dport;
+	r->dport = to->sport;
+	r->offset = 5 << 4;
+	if (to->flags & TCP_ACK) {
+		r->seq = to->ack;
+		r->flags = TCP_RST;
+	} else {
+		r->ack = bpf_htonl(bpf_ntohl(to->seq) + consumed);
+		r->flags = TCP_RST | TCP_ACK;
+	}
+}
+
+/* An IP header without options, so that the answer's transport header comes where the packet's was. */
+static __always_inline int plain_header(const struct packet *p)
+{
+	return p->l4 - p->l3 == (p->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
+}
+
+TP_RARE int reject_tcp(struct __sk_buff *skb, const struct packet *p)
+{
+	struct reset was, r = {};
+	__u32 l4_len;
+	__u16 pseudo;
+	int partial;
+
+	if (!p || bpf_skb_load_bytes(skb, p->l4, &was, sizeof(was)) || (was.flags & TCP_RST) || !plain_header(p))
+		return TC_ACT_SHOT;
+	l4_len = p->l3_len - (p->l4 - p->l3);
+	partial = is_partial(p, was.check, l4_len);
+	fill_reset(&r, &was, l4_len);
+	if (bpf_skb_change_tail(skb, p->l4 + sizeof(r), 0))
+		return TC_ACT_SHOT;
+	pseudo = csum_pseudo(&p->dst, &p->src, sizeof(r), IPPROTO_TCP, p->family);
+	r.check = partial ? pseudo : ~csum_fold(bpf_csum_diff(NULL, 0, (__be32 *)&r, sizeof(r), pseudo));
+	bpf_skb_store_bytes(skb, p->l4, &r, sizeof(r), 0);
+	write_ip(skb, p, IPPROTO_TCP, sizeof(r));
+	swap_macs(skb);
+	count(TP_N_REJECTED);
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+struct unreachable {
+	__u8 type, code;
+	__be16 check;
+	__be32 unused;
+	__u8 quote[TP_QUOTE_BYTES];
+};
+
+/* Zeroes what lies behind `length` so that sums over the whole array are right. */
+static __always_inline __u32 quote_length(const struct packet *p)
+{
+	__u32 length = p->l3_len < TP_QUOTE_BYTES ? p->l3_len : TP_QUOTE_BYTES;
+
+	return length & ~1u;
+}
+
+TP_RARE int reject_udp(struct __sk_buff *skb, const struct packet *p)
+{
+	struct unreachable u = {};
+	__u32 quote, length;
+	__u64 sum = 0;
+
+	if (!p || !plain_header(p))
+		return TC_ACT_SHOT;
+	quote = quote_length(p);
+	keep(quote);
+	if (quote < 28 || quote > TP_QUOTE_BYTES || bpf_skb_load_bytes(skb, p->l3, u.quote, quote))
+		return TC_ACT_SHOT;
+	length = 8 + quote;
+	keep(length);
+	u.type = p->family == 4 ? ICMP_DEST_UNREACH : 1;
+	u.code = p->family == 4 ? 3 : 4;
+	if (p->family == 6)
+		sum = csum_pseudo(&p->dst, &p->src, length, IPPROTO_ICMPV6, 6);
+	u.check = ~csum_fold(bpf_csum_diff(NULL, 0, (__be32 *)&u, sizeof(u), sum));
+	if (bpf_skb_change_tail(skb, p->l4 + length, 0))
+		return TC_ACT_SHOT;
+	if (length < 36 || length > sizeof(u) || bpf_skb_store_bytes(skb, p->l4, &u, length, 0))
+		return TC_ACT_SHOT;
+	write_ip(skb, p, p->family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6, length);
+	swap_macs(skb);
+	count(TP_N_REJECTED);
+	return bpf_redirect(skb->ifindex, 0);
+}
+
+SEC("tc")
+int tp_reject(struct __sk_buff *skb)
+{
+	struct packet p = {};
+
+	if (skb_parse(skb, &p) != PACKET_FLOW)
+		return TC_ACT_SHOT;
+	return p.proto == IPPROTO_TCP ? reject_tcp(skb, &p) : reject_udp(skb, &p);
+}
+
+#endif

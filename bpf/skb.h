@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Rewriting at tc. A checksum may be partial there (the device is to finish it), complete (the driver has summed
+ * the whole packet) or final; only the kernel's helpers know which, so every change goes through them:
+ * - addresses change the pseudo header: BPF_F_PSEUDO_HDR; ports do not;
+ * - with IPv6 the kernel takes a pseudo header's change out of a complete sum although address and checksum
+ *   cancel out in it (fixed in 6.16 by BPF_F_IPV6): BPF_F_RECOMPUTE_CSUM on the address puts it in again. */
+#ifndef TRIPLANE_SKB_H
+#define TRIPLANE_SKB_H
+
+#include "csum.h"
+#include "frontend.h"
+
+enum side {
+	SIDE_SRC = 0,
+	SIDE_DST,
+};
+
+/* One end of a packet, to be replaced. */
+struct end {
+	struct tp_addr addr;
+	__u16 port;
+	__u16 spare;
+	__u32 side;
+};
+
+static __always_inline __u32 addr_offset(__u32 l3, int family, int side)
+{
+	if (family == 4)
+		return l3 + (side == SIDE_SRC ? 12 : 16);
+	return l3 + (side == SIDE_SRC ? 8 : 24);
+}
+
+static __always_inline __u32 check_offset(const struct packet *p)
+{
+	return p->l4 + (p->proto == IPPROTO_TCP ? 16 : 6);
+}
+
+/* The sum of the change of an address, for the helpers that take one. */
+static __always_inline __u32 addr_change(const struct tp_addr *from, const struct tp_addr *to, int family)
+{
+	return csum_fold32(csum_replace_addr(0, from, to, family));
+}
+
+static __always_inline void store_addr(struct __sk_buff *skb, __u32 l3, int side, const struct tp_addr *from,
+				       const struct tp_addr *to, int family)
+{
+	__u32 at = addr_offset(l3, family, side);
+
+	if (family == 4) {
+		bpf_l3_csum_replace(skb, l3 + 10, from->w[0], to->w[0], 4);
+		bpf_skb_store_bytes(skb, at, to, 4, 0);
+	} else {
+		bpf_skb_store_bytes(skb, at, to, 16, BPF_F_RECOMPUTE_CSUM);
+	}
+}
+
+/* Gives p another source or destination, in the skb and in *p. */
+TP_RARE int skb_set_end(struct __sk_buff *skb, struct packet *p, const struct end *to)
+{
+	struct tp_addr *addr;
+	__u16 *port;
+	__u64 flags;
+
+	if (!p || !to)
+		return -1;
+	addr = to->side == SIDE_SRC ? &p->src : &p->dst;
+	port = to->side == SIDE_SRC ? &p->sport : &p->dport;
+	if (!p->headless) {
+		flags = p->proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+		bpf_l4_csum_replace(skb, check_offset(p), 0, addr_change(addr, &to->addr, p->family),
+				    flags | BPF_F_PSEUDO_HDR);
+		if (*port != to->port) {
+			bpf_l4_csum_replace(skb, check_offset(p), *port, to->port, flags | 2);
+			bpf_skb_store_bytes(skb, p->l4 + (to->side == SIDE_SRC ? 0 : 2), &to->port, 2, 0);
+		}
+	}
+	store_addr(skb, p->l3, to->side, addr, &to->addr, p->family);
+	copy_addr(addr, &to->addr);
+	*port = to->port;
+	return 0;
+}
+
+static __always_inline int set_end(struct __sk_buff *skb, struct packet *p, int side, const struct tp_addr *addr,
+				   __u16 port)
+{
+	struct end to = { .port = port, .side = side };
+
+	copy_addr(&to.addr, addr);
+	return skb_set_end(skb, p, &to);
+}
+
+/* One hop further. */
+static __always_inline void skb_decrement_ttl(struct __sk_buff *skb, const struct packet *p)
+{
+	__u8 was[2], now[2];
+
+	if (p->family == 6) {
+		now[0] = p->ttl - 1;
+		bpf_skb_store_bytes(skb, p->l3 + 7, now, 1, BPF_F_RECOMPUTE_CSUM);
+		return;
+	}
+	was[0] = p->ttl;
+	was[1] = p->proto;
+	now[0] = p->ttl - 1;
+	now[1] = p->proto;
+	bpf_l3_csum_replace(skb, p->l3 + 10, *(__u16 *)was, *(__u16 *)now, 2);
+	bpf_skb_store_bytes(skb, p->l3 + 8, now, 1, 0);
+}
+
+/* Parses the skb's own headers; those that are not in its linear part are pulled there first. */
+static __always_inline int skb_parse(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 want = skb->len < 150 ? skb->len : 150;
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u32 l3 = 0;
+	__u16 proto;
+
+	if (data + want > end) {
+		if (bpf_skb_pull_data(skb, want))
+			return PACKET_FOREIGN;
+		data = (void *)(long)skb->data;
+		end = (void *)(long)skb->data_end;
+	}
+	proto = parse_ethernet(data, end, &l3);
+	if (proto == bpf_htons(ETH_P_IP))
+		return parse_ipv4(p, data, end, l3, skb->len);
+	if (proto == bpf_htons(ETH_P_IPV6))
+		return parse_ipv6(p, data, end, l3, skb->len);
+	return PACKET_FOREIGN;
+}
+
+/* The transport header at p->l4, read by the helper; `total`: where the datagram ends. */
+static __always_inline int skb_transport(struct __sk_buff *skb, struct packet *p)
+{
+	__u8 header[14] = {};
+	__u32 total = p->l3 + p->l3_len;
+	__u32 need = p->proto == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
+
+	if (p->proto == IPPROTO_ICMPV6) {
+		if (p->l4 + 8 > total || bpf_skb_load_bytes(skb, p->l4, header, 8))
+			return PACKET_OTHER;
+		return is_icmp6_error(header[0]) ? PACKET_ICMP_ERROR : PACKET_OTHER;
+	}
+	if (p->proto != IPPROTO_TCP && p->proto != IPPROTO_UDP)
+		return PACKET_OTHER;
+	if (p->l4 + need > total)
+		return PACKET_FOREIGN;
+	if (bpf_skb_load_bytes(skb, p->l4, header, p->proto == IPPROTO_TCP ? 14 : 8))
+		return PACKET_FOREIGN;
+	p->sport = *(__u16 *)&header[0];
+	p->dport = *(__u16 *)&header[2];
+	p->tcp_flags = p->proto == IPPROTO_TCP ? header[13] : 0;
+	return PACKET_FLOW;
+}
+
+static __always_inline int is_extension(__u8 next)
+{
+	return next == IPPROTO_HOPOPTS || next == IPPROTO_DSTOPTS || next == IPPROTO_ROUTING;
+}
+
+/* Walks IPv6 extension headers from p->l4 on; leaves p->proto and p->l4 at what follows them. Options, and routing
+ * headers with no segment left, are skipped; one that has some is foreign, as its destination is not the last. */
+TP_RARE int skb_extensions(struct __sk_buff *skb, struct packet *p)
+{
+	__u8 ext[8];
+
+	if (!p)
+		return PACKET_FOREIGN;
+	for (int i = 0; i < TP_EXTENSIONS; i++) {
+		if (p->proto != IPPROTO_FRAGMENT && !is_extension(p->proto))
+			return PACKET_FLOW;
+		if (p->l4 > 1024 || bpf_skb_load_bytes(skb, p->l4, ext, 8))
+			return PACKET_FOREIGN;
+		if (p->proto == IPPROTO_FRAGMENT) {
+			__u16 where = bpf_ntohs(*(__u16 *)&ext[2]);
+
+			p->fragment_id = *(__u32 *)&ext[4];
+			p->first_fragment = !(where & 0xfff8);
+			p->proto = ext[0];
+			p->l4 += 8;
+			/* An atomic fragment (RFC 6946) is a whole datagram. */
+			return where & 0xfff9 ? PACKET_FRAGMENT : PACKET_FLOW;
+		}
+		if (p->proto == IPPROTO_ROUTING && ext[3])
+			return PACKET_FOREIGN;
+		p->proto = ext[0];
+		p->l4 += (ext[1] + 1) * 8;
+	}
+	return PACKET_FOREIGN;
+}
+
+/* The ports of a fragment: the first one has and leaves them, the others find them. */
+TP_RARE int skb_fragment(struct __sk_buff *skb, struct packet *p)
+{
+	struct tp_fragment_key key = {};
+	struct tp_fragment ports = {}, *known;
+
+	if (!p)
+		return PACKET_FOREIGN;
+	copy_addr(&key.src, &p->src);
+	copy_addr(&key.dst, &p->dst);
+	key.id = p->fragment_id;
+	key.proto = p->proto;
+	if (p->first_fragment) {
+		if (skb_transport(skb, p) != PACKET_FLOW)
+			return PACKET_FOREIGN;
+		ports.sport = p->sport;
+		ports.dport = p->dport;
+		bpf_map_update_elem(&tp_fragments, &key, &ports, BPF_ANY);
+		return PACKET_FLOW;
+	}
+	known = bpf_map_lookup_elem(&tp_fragments, &key);
+	if (!known) {
+		count(TP_N_FRAGMENT_LOST);
+		return PACKET_FOREIGN;
+	}
+	p->sport = known->sport;
+	p->dport = known->dport;
+	p->tcp_flags = TCP_ACK;
+	p->headless = 1;
+	return PACKET_FLOW;
+}
+
+/* What skb_parse() leaves aside: fragments and extension headers. */
+static __always_inline int skb_parse_rare(struct __sk_buff *skb, struct packet *p)
+{
+	int kind = skb_parse(skb, p);
+
+	if (kind == PACKET_EXTENDED) {
+		kind = skb_extensions(skb, p);
+		if (kind == PACKET_FLOW)
+			kind = skb_transport(skb, p);
+	}
+	if (kind == PACKET_FRAGMENT)
+		kind = skb_fragment(skb, p);
+	return kind;
+}
+
+#endif

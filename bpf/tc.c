@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* tc, on the uplinks and on the pods' host side. Ingress replaces the destination of what goes to a frontend, and
+ * gives answers to NAT ports back to the client; egress replaces the source of what is masqueraded, and gives
+ * answers the frontend's address. So netfilter, between the two, sees the real client and the real backend.
+ *
+ * The programs end with TC_ACT_UNSPEC wherever they have not decided against a packet: at tcx the next program
+ * runs, at clsact the next filter. */
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+
+#include "open.h"
+#include "skb.h"
+
+enum tail {
+	TAIL_INGRESS_RARE = 0,
+	TAIL_EGRESS_RARE,
+	TAIL_INGRESS_ICMP,
+	TAIL_EGRESS_ICMP,
+	TAIL_REJECT,
+	TAILS,
+};
+
+int tp_in_rare(struct __sk_buff *skb);
+int tp_out_rare(struct __sk_buff *skb);
+int tp_in_icmp(struct __sk_buff *skb);
+int tp_out_icmp(struct __sk_buff *skb);
+int tp_reject(struct __sk_buff *skb);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, TAILS);
+	__uint(key_size, sizeof(__u32));
+	__array(values, int(void *));
+} tp_tails SEC(".maps") = {
+	.values = {
+		[TAIL_INGRESS_RARE] = (void *)&tp_in_rare,
+		[TAIL_EGRESS_RARE] = (void *)&tp_out_rare,
+		[TAIL_INGRESS_ICMP] = (void *)&tp_in_icmp,
+		[TAIL_EGRESS_ICMP] = (void *)&tp_out_icmp,
+		[TAIL_REJECT] = (void *)&tp_reject,
+	},
+};
+
+/* Sends a whole connection's packet on its way: translated already, so never to the stack, which would take its
+ * source for its own. */
+TP_RARE int skb_send(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_fib_lookup fib = {};
+	long rc;
+
+	if (!p)
+		return TC_ACT_SHOT;
+	fib.ifindex = skb->ifindex;
+	fib.l4_protocol = p->proto;
+	if (p->family == 4) {
+		fib.family = TP_AF_INET;
+		fib.ipv4_src = p->src.w[0];
+		fib.ipv4_dst = p->dst.w[0];
+	} else {
+		fib.family = TP_AF_INET6;
+		__builtin_memcpy(fib.ipv6_src, &p->src, 16);
+		__builtin_memcpy(fib.ipv6_dst, &p->dst, 16);
+	}
+	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
+	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH) {
+		count(TP_N_NO_ROUTE);
+		return TC_ACT_SHOT;
+	}
+	if (p->ttl <= 1)
+		return TC_ACT_SHOT;
+	skb_decrement_ttl(skb, p);
+	return bpf_redirect_neigh(fib.ifindex, NULL, 0, 0);
+}
+
+static __always_inline int refuse(struct __sk_buff *skb, int verdict)
+{
+	if (verdict == V_PASS)
+		return TC_ACT_UNSPEC;
+	if (verdict == V_REJECT)
+		bpf_tail_call(skb, &tp_tails, TAIL_REJECT);
+	count(TP_N_DROPPED);
+	return TC_ACT_SHOT;
+}
+
+/* A connection that nobody has seen. GO_ON: o->conn is a split connection. */
+TP_RARE int tc_open(const struct packet *p, struct opening *o, __u32 ifindex)
+{
+	const struct tp_settings *set = settings();
+	struct tp_frontend *f;
+	int verdict;
+
+	if (!p || !o || !set)
+		return V_PASS;
+	f = frontend_at(o->frontend);
+	if (!f)
+		return V_PASS;
+	o->origin = origin_for(set, f, p, ifindex);
+	verdict = answer_new(set, f, p, o->origin, &o->pool);
+	if (verdict != GO_ON)
+		return verdict;
+	return open_pick(o, p) == GO_ON ? open_split(o, p) : V_DROP;
+}
+
+/* The connection of a packet to a frontend, made if need be; ref->conn is set if GO_ON is returned. */
+static __always_inline int tc_connection(struct __sk_buff *skb, struct packet *p, __u32 frontend,
+					 struct conn_ref *ref, int family)
+{
+	struct opening o = { .frontend = frontend };
+	const struct tp_settings *set = settings();
+	struct tp_backend *b;
+	int verdict;
+
+	o.hash = tp_hash_conn(tp_knobs.seed, &p->src, p->sport, frontend, family);
+	conn_find(ref, p, o.hash, frontend, family);
+	if (ref->conn && set) {
+		b = backend_at(ref->conn->backend);
+		if (b && (!conn_needs_pick(ref->conn, b, p) || (set->flags & TP_S_DRAIN))) {
+			conn_saw_forward(ref->conn, p);
+			return GO_ON;
+		}
+		conn_retire(ref->index);
+	}
+	if (p->headless)
+		return V_PASS;
+	verdict = tc_open(p, &o, skb->ifindex);
+	if (verdict != GO_ON)
+		return verdict;
+	ref->index = o.conn;
+	ref->conn = conn_at(o.conn);
+	return ref->conn ? GO_ON : V_DROP;
+}
+
+static __always_inline int to_frontend_tc(struct __sk_buff *skb, struct packet *p, __u32 frontend, int family)
+{
+	struct conn_ref ref = {};
+	struct tp_backend *b;
+	int verdict = tc_connection(skb, p, frontend, &ref, family);
+
+	if (verdict != GO_ON || !ref.conn)
+		return refuse(skb, verdict);
+	b = backend_at(ref.conn->backend);
+	if (!b)
+		return TC_ACT_SHOT;
+	if (ref.conn->flags & TP_C_WHOLE) {
+		set_end(skb, p, SIDE_SRC, &ref.conn->nat_addr, ref.conn->nat_port);
+		set_end(skb, p, SIDE_DST, &b->addr, b->port);
+		return skb_send(skb, p);
+	}
+	set_end(skb, p, SIDE_DST, &b->addr, b->port);
+	return TC_ACT_UNSPEC;
+}
+
+/* An answer to one of our NAT ports. Split: the client gets its address back here, the frontend's at egress. */
+static __always_inline int to_nat_port_tc(struct __sk_buff *skb, struct packet *p, int family)
+{
+	struct tp_frontend *f;
+	struct conn_ref ref;
+
+	nat_find(&ref, &p->src, p->sport, &p->dst, p->dport, p->proto, family);
+	if (!ref.conn)
+		return TC_ACT_UNSPEC;
+	if (!(ref.conn->flags & (TP_C_WHOLE | TP_C_NODE))) {
+		set_end(skb, p, SIDE_DST, &ref.conn->client, ref.conn->client_port);
+		return TC_ACT_UNSPEC;
+	}
+	f = frontend_at(ref.conn->frontend);
+	if (!f)
+		return TC_ACT_UNSPEC;
+	conn_saw_reply(ref.conn, p);
+	set_end(skb, p, SIDE_SRC, &f->addr, f->port);
+	set_end(skb, p, SIDE_DST, &ref.conn->client, ref.conn->client_port);
+	return ref.conn->flags & TP_C_NODE ? TC_ACT_UNSPEC : skb_send(skb, p);
+}
+
+/* Whether an address lies where cluster IPs and service CIDRs are; nearly no packet's does. */
+static __always_inline int in_cluster_span(const struct tp_settings *set, const struct tp_addr *addr, int family)
+{
+	const int f = FAMILY_INDEX(family);
+
+	for (int i = 0; i < (family == 4 ? 1 : 4); i++) {
+		__u32 at = bpf_ntohl(addr->w[i]);
+		__u32 low = bpf_ntohl(set->cluster_low[f].w[i]), high = bpf_ntohl(set->cluster_high[f].w[i]);
+
+		if (at < low || at > high)
+			return 0;
+		/* Words behind the first that differs from both ends say nothing more. */
+		if (low != high)
+			return 1;
+	}
+	return 1;
+}
+
+/* No frontend, but perhaps the address of one (undefined port: reject), or one that no service has (drop). */
+TP_RARE int cluster_verdict(const struct packet *p)
+{
+	const struct tp_settings *set = settings();
+	struct packet address = {};
+	struct tp_frontend *f;
+	__u32 index = 0;
+
+	if (!p || !set || (set->flags & TP_S_DRAIN))
+		return V_PASS;
+	copy_addr(&address.dst, &p->dst);
+	address.family = p->family;
+	f = frontend_find(&address, p->family, &index);
+	if (f && TP_POOL_ANSWER(f->inside) == TP_REJECT)
+		return V_REJECT;
+	if (f)
+		return V_PASS;
+	if (!prefixes_have(set->service_cidrs[FAMILY_INDEX(p->family) & 1],
+			   set->service_cidr_count[FAMILY_INDEX(p->family) & 1], &p->dst, p->family))
+		return V_PASS;
+	count(TP_N_UNALLOCATED);
+	return V_DROP;
+}
+
+static __always_inline int ingress_flow(struct __sk_buff *skb, struct packet *p, int family)
+{
+	const struct tp_settings *set;
+	struct tp_frontend *f;
+	__u32 frontend = 0;
+
+	f = frontend_find(p, family, &frontend);
+	if (f)
+		return to_frontend_tc(skb, p, frontend, family);
+	if (is_nat_port(p->dport))
+		return to_nat_port_tc(skb, p, family);
+	set = settings();
+	if (!set || !in_cluster_span(set, &p->dst, family))
+		return TC_ACT_UNSPEC;
+	return refuse(skb, cluster_verdict(p));
+}
+
+/* Protocols that no frontend has. */
+static __always_inline int ingress_other(const struct packet *p)
+{
+	const struct tp_settings *set = settings();
+
+	if (!set || !in_cluster_span(set, &p->dst, p->family))
+		return TC_ACT_UNSPEC;
+	/* A ping to a cluster IP goes unanswered in every mode: only what no service has is dropped. */
+	return cluster_verdict(p) == V_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+
+static __always_inline int leave_masqueraded(struct __sk_buff *skb, struct packet *p, struct tp_conn *c)
+{
+	__u32 ifindex = skb->ifindex;
+	struct tp_device *device;
+
+	if (no_addr(&c->nat_addr)) {
+		device = bpf_map_lookup_elem(&tp_devices, &ifindex);
+		if (!device)
+			return TC_ACT_UNSPEC;
+		if (p->family == 4)
+			c->nat_addr.w[0] = device->nat4;
+		else
+			copy_addr(&c->nat_addr, &device->nat6);
+	}
+	if (no_addr(&c->nat_addr)) {
+		count(TP_N_NO_ROUTE);
+		return TC_ACT_SHOT;
+	}
+	set_end(skb, p, SIDE_SRC, &c->nat_addr, c->nat_port);
+	return TC_ACT_UNSPEC;
+}
+
+static __always_inline int egress_flow(struct __sk_buff *skb, struct packet *p, int family)
+{
+	struct tp_frontend *f;
+	struct conn_ref ref;
+	int direction = pair_find(&ref, p, family);
+
+	if (direction == FORWARD)
+		return ref.conn->flags & TP_C_MASQ ? leave_masqueraded(skb, p, ref.conn) : TC_ACT_UNSPEC;
+	if (direction != REPLY)
+		return TC_ACT_UNSPEC;
+	f = frontend_at(ref.conn->frontend);
+	if (!f)
+		return TC_ACT_UNSPEC;
+	conn_saw_reply(ref.conn, p);
+	set_end(skb, p, SIDE_SRC, &f->addr, f->port);
+	return TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int tp_ingress(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	int kind = skb_parse(skb, &p);
+
+	if (kind == PACKET_FLOW)
+		return p.family == 4 ? ingress_flow(skb, &p, 4) : ingress_flow(skb, &p, 6);
+	if (kind == PACKET_ICMP_ERROR)
+		bpf_tail_call(skb, &tp_tails, TAIL_INGRESS_ICMP);
+	if (kind == PACKET_FRAGMENT || kind == PACKET_EXTENDED)
+		bpf_tail_call(skb, &tp_tails, TAIL_INGRESS_RARE);
+	if (kind == PACKET_OTHER)
+		return ingress_other(&p);
+	return TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int tp_egress(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	int kind = skb_parse(skb, &p);
+
+	if (kind == PACKET_FLOW)
+		return p.family == 4 ? egress_flow(skb, &p, 4) : egress_flow(skb, &p, 6);
+	if (kind == PACKET_ICMP_ERROR)
+		bpf_tail_call(skb, &tp_tails, TAIL_EGRESS_ICMP);
+	if (kind == PACKET_FRAGMENT || kind == PACKET_EXTENDED)
+		bpf_tail_call(skb, &tp_tails, TAIL_EGRESS_RARE);
+	return TC_ACT_UNSPEC;
+}
+
+/* Fragments and extension headers. An ICMP error behind an extension header is not translated. */
+SEC("tc")
+int tp_in_rare(struct __sk_buff *skb)
+{
+	struct packet p = {};
+	int kind = skb_parse_rare(skb, &p);
+
+	if (kind == PACKET_FLOW)
+		return ingress_flow(skb, &p, p.family);
+	return kind == PACKET_OTHER ? ingress_other(&p) : TC_ACT_UNSPEC;
+}
+
+SEC("tc")
+int tp_out_rare(struct __sk_buff *skb)
+{
+	struct packet p = {};
+
+	return skb_parse_rare(skb, &p) == PACKET_FLOW ? egress_flow(skb, &p, p.family) : TC_ACT_UNSPEC;
+}
+
+#include "icmp.h"
+#include "reject.h"

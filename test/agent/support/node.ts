@@ -1,0 +1,102 @@
+/** What tests of the real agent ask of a node in the lab. */
+import { type ChildProcess, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import path from 'node:path';
+import { expect } from 'vitest';
+import { askAgent } from '../../../src/cli/admin-client.ts';
+import type { Lab } from '../../../src/lab/lab.ts';
+import type { Place } from '../../../src/lab/place.ts';
+import type { AdminStatus } from '../../../src/observe/admin.ts';
+import { ROOT } from '../../support/checkout.ts';
+import { mayChangeNetworks } from '../../support/privilege.ts';
+import { skipUnless } from '../../support/skip.ts';
+
+export const PROGRAM = [process.execPath, path.join(ROOT, 'bin/triplane')];
+/** Generous: it ends what will never come, and says nothing about speed. */
+const PATIENCE = { timeout: 30_000, interval: 50 };
+
+export const kernel = skipUnless(mayChangeNetworks(), 'needs root');
+
+/** The agent runs from the bundle. Call it in beforeAll. */
+export function buildProgram(): void {
+  const { status, stderr } = spawnSync(process.execPath, ['scripts/build.mjs'], {
+    cwd: ROOT,
+    encoding: 'utf8',
+  });
+  if (status !== 0) throw new Error(`the build failed: ${stderr}`);
+}
+
+/** Waits until the probe gives what is expected. */
+export const eventually = <T>(probe: () => T | Promise<T>) => expect.poll(probe, PATIENCE);
+
+/** A command of the program, to its end. */
+export function triplane(place: Place, ...args: string[]) {
+  return place.exec([...PROGRAM, ...args]);
+}
+
+export async function json<T>(place: Place, ...args: string[]): Promise<T> {
+  const { status, stdout, stderr } = await triplane(place, ...args, '-o', 'json');
+  if (status !== 0) throw new Error(`triplane ${args.join(' ')} ended with ${status}: ${stderr}`);
+  return JSON.parse(stdout) as T;
+}
+
+export function statusOf(adminSocket: string): Promise<AdminStatus> {
+  return askAgent<AdminStatus>(adminSocket, 'GET', '/v1/status');
+}
+
+/** The status of /healthz, or the outcome when there is no answer. */
+export async function healthz(place: Place): Promise<number | string> {
+  const answer = await place.ask('http', '127.0.0.1', 10256, { path: '/healthz', timeoutMs: 2000 });
+  return answer.status ?? answer.outcome;
+}
+
+/** Records of the agent's log that have this message. */
+export function logged(text: string, message: string): Record<string, unknown>[] {
+  return text
+    .split('\n')
+    .filter((line) => line.startsWith('{') && line.includes(message))
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
+}
+
+/** `triplane run` with arguments of the test's own choice, where lab.startAgent() would add its own. */
+export class OwnAgent {
+  readonly child: ChildProcess;
+  readonly adminSocket: string;
+  text = '';
+
+  constructor(lab: Lab, node: string, args: readonly string[], env: NodeJS.ProcessEnv = {}) {
+    this.adminSocket = path.join(path.dirname(lab.manifests.path), `own-${node}.sock`);
+    const own = ['--hostname-override', node, '--admin-socket', this.adminSocket];
+    this.child = lab.node(node).spawn([...PROGRAM, 'run', ...own, ...args], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, ...env },
+    });
+    for (const stream of [this.child.stdout!, this.child.stderr!]) {
+      stream.setEncoding('utf8').on('data', (text: string) => {
+        this.text += text;
+      });
+    }
+  }
+
+  get alive(): boolean {
+    return this.child.exitCode === null && this.child.signalCode === null;
+  }
+
+  async ready(): Promise<this> {
+    await eventually(async () => {
+      if (!this.alive) throw new Error(`the agent ended: ${this.text}`);
+      return statusOf(this.adminSocket).then(
+        ({ synced }) => synced,
+        () => false,
+      );
+    }).toBe(true);
+    return this;
+  }
+
+  async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<void> {
+    if (!this.alive) return;
+    const gone = once(this.child, 'exit');
+    this.child.kill(signal);
+    await gone;
+  }
+}
