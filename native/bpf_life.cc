@@ -40,6 +40,27 @@ Napi::Value LinkInfo(const Napi::CallbackInfo &info) {
   return out;
 }
 
+// bpfMapsNamed(name): ids of the maps of this machine that have this name.
+Napi::Value MapsNamed(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  const std::string name = TextArg(info, 0, "name");
+  Napi::Array ids = Napi::Array::New(env);
+  for (uint32_t id = 0; bpf_map_get_next_id(id, &id) == 0;) {
+    int fd = bpf_map_get_fd_by_id(id);
+    if (fd < 0) continue;  // gone in between
+    bpf_map_info found = {};
+    uint32_t length = sizeof(found);
+    if (bpf_obj_get_info_by_fd(fd, &found, &length) == 0 && name == found.name) ids.Set(ids.Length(), id);
+    close(fd);
+  }
+  return ids;
+}
+
+// bpfMapById(id): a file descriptor, or -1 if it is gone.
+Napi::Value MapById(const Napi::CallbackInfo &info) {
+  return Napi::Number::New(info.Env(), bpf_map_get_fd_by_id(NumberArg(info, 0, UINT32_MAX, "id")));
+}
+
 // bpfProgramId(program)
 Napi::Value ProgramId(const Napi::CallbackInfo &info) {
   bpf_prog_info found = {};
@@ -115,6 +136,8 @@ Napi::Value NetnsCookie(const Napi::CallbackInfo &info) {
 
 void InitBpfLife(Napi::Env env, Napi::Object exports) {
   exports.Set("bpfLinkInfo", Napi::Function::New(env, LinkInfo));
+  exports.Set("bpfMapsNamed", Napi::Function::New(env, MapsNamed));
+  exports.Set("bpfMapById", Napi::Function::New(env, MapById));
   exports.Set("bpfProgramId", Napi::Function::New(env, ProgramId));
   exports.Set("bpfIsBpffs", Napi::Function::New(env, IsBpffs));
   exports.Set("bpfMountBpffs", Napi::Function::New(env, MountBpffs));

@@ -1,5 +1,5 @@
-// Destroys connected UDP sockets whose backend is gone (SOCK_DESTROY of sock_diag(7)), so that their owners resolve
-// and connect anew. Sockets are known per network namespace: every one that a process of this machine lives in is
+// Sockets that our programs translated, found by their cookies in tp_sock_peers: lists them, and destroys connected
+// UDP ones whose backend is gone (SOCK_DESTROY of sock_diag(7)), so that their owners connect anew. Sockets are known per network namespace: every one that a process of this machine lives in is
 // entered, on a pool thread that comes back to its own.
 #include <dirent.h>
 #include <fcntl.h>
@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <functional>
 #include <memory>
 #include <set>
 
@@ -37,6 +38,9 @@ struct Tally {
 };
 
 constexpr size_t kBuffer = 32 << 10;
+// Of UDP, a connected socket counts as established. TIME_WAIT is no socket any more.
+constexpr uint32_t kConnected = 1 << TCP_ESTABLISHED | 1 << TCP_SYN_SENT | 1 << TCP_SYN_RECV | 1 << TCP_FIN_WAIT1 |
+                                1 << TCP_FIN_WAIT2 | 1 << TCP_CLOSE_WAIT | 1 << TCP_LAST_ACK | 1 << TCP_CLOSING;
 
 class Diag {
  public:
@@ -49,13 +53,13 @@ class Diag {
   }
   bool ok() const { return fd_ >= 0; }
 
-  // All connected UDP sockets of one family.
-  std::vector<inet_diag_msg> Connected(uint8_t family) {
+  // All sockets of one family and protocol that have a peer.
+  std::vector<inet_diag_msg> Connected(uint8_t family, uint8_t protocol) {
     std::vector<inet_diag_msg> found;
     inet_diag_req_v2 ask = {};
     ask.sdiag_family = family;
-    ask.sdiag_protocol = IPPROTO_UDP;
-    ask.idiag_states = 1 << TCP_ESTABLISHED;
+    ask.sdiag_protocol = protocol;
+    ask.idiag_states = kConnected;
     if (!Send(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, ask)) return found;
     alignas(nlmsghdr) char buffer[kBuffer];
     for (;;) {
@@ -100,12 +104,11 @@ class Diag {
   int fd_;
 };
 
-// The peer as tp_addr; a mapped IPv4 address of an IPv6 socket is that IPv4 address.
-uint8_t PeerOf(const inet_diag_msg &one, tp_addr *addr) {
+// An end as tp_addr; a mapped IPv4 address of an IPv6 socket is that IPv4 address. Returns the family.
+uint8_t EndOf(uint8_t family, const uint32_t *w, tp_addr *addr) {
   memset(addr, 0, sizeof(*addr));
-  const uint32_t *w = one.id.idiag_dst;
-  const bool mapped = one.idiag_family == AF_INET6 && !w[0] && !w[1] && w[2] == htonl(0xffff);
-  if (one.idiag_family == AF_INET || mapped) {
+  const bool mapped = family == AF_INET6 && !w[0] && !w[1] && w[2] == htonl(0xffff);
+  if (family == AF_INET || mapped) {
     addr->w[0] = mapped ? w[3] : w[0];
     return 4;
   }
@@ -113,28 +116,29 @@ uint8_t PeerOf(const inet_diag_msg &one, tp_addr *addr) {
   return 6;
 }
 
-// Whether our programs translated this socket's peer to the backend that is gone.
-bool IsOurs(int peers, const inet_diag_msg &one, const tp_addr &addr, uint8_t family, uint32_t backend) {
+// What our programs made of this socket's peer. False: nothing.
+bool FindPeer(int peers, const inet_diag_msg &one, uint8_t protocol, const tp_addr &addr, uint8_t family,
+              tp_sock_peer *peer) {
   tp_sock_key key = {};
   key.cookie = static_cast<uint64_t>(one.id.idiag_cookie[1]) << 32 | one.id.idiag_cookie[0];
   key.addr = addr;
   key.port = one.id.idiag_dport;
-  key.proto = IPPROTO_UDP;
+  key.proto = protocol;
   key.family = family;
-  tp_sock_peer peer = {};
-  return bpf_map_lookup_elem(peers, &key, &peer) == 0 && peer.backend == backend;
+  return bpf_map_lookup_elem(peers, &key, peer) == 0;
 }
 
 void Sweep(int peers, const std::vector<Gone> &gone, Tally *tally) {
   Diag diag;
   if (!diag.ok()) return;
   for (uint8_t family : {AF_INET, AF_INET6}) {
-    for (const inet_diag_msg &one : diag.Connected(family)) {
+    for (const inet_diag_msg &one : diag.Connected(family, IPPROTO_UDP)) {
       tp_addr addr;
-      const uint8_t peer_family = PeerOf(one, &addr);
+      tp_sock_peer peer = {};
+      const uint8_t peer_family = EndOf(one.idiag_family, one.id.idiag_dst, &addr);
       for (const Gone &g : gone) {
         if (one.id.idiag_dport != g.port || memcmp(&addr, &g.addr, sizeof(addr))) continue;
-        if (!IsOurs(peers, one, addr, peer_family, g.backend)) continue;
+        if (!FindPeer(peers, one, IPPROTO_UDP, addr, peer_family, &peer) || peer.backend != g.backend) continue;
         tally->destroyed += diag.Destroy(one);
         break;
       }
@@ -142,8 +146,40 @@ void Sweep(int peers, const std::vector<Gone> &gone, Tally *tally) {
   }
 }
 
+// A socket that our programs translated: 64 bytes, as src/dataplane/ebpf/sockets.ts reads them.
+struct Row {
+  uint8_t protocol, family, state, spare;
+  uint16_t client_port, frontend_port, backend_port, spare2;
+  tp_addr client, frontend, backend;
+  uint32_t spare3;
+};
+static_assert(sizeof(Row) == 64, "no holes");
+
+void List(int peers, std::vector<Row> *rows) {
+  Diag diag;
+  if (!diag.ok()) return;
+  for (uint8_t protocol : {IPPROTO_TCP, IPPROTO_UDP}) {
+    for (uint8_t family : {AF_INET, AF_INET6}) {
+      for (const inet_diag_msg &one : diag.Connected(family, protocol)) {
+        Row row = {};
+        tp_sock_peer peer = {};
+        row.family = EndOf(one.idiag_family, one.id.idiag_dst, &row.backend);
+        if (!FindPeer(peers, one, protocol, row.backend, row.family, &peer)) continue;
+        EndOf(one.idiag_family, one.id.idiag_src, &row.client);
+        row.protocol = protocol;
+        row.state = one.idiag_state;
+        row.frontend = peer.addr;
+        row.client_port = one.id.idiag_sport;
+        row.frontend_port = peer.port;
+        row.backend_port = one.id.idiag_dport;
+        rows->push_back(row);
+      }
+    }
+  }
+}
+
 // Every network namespace in which a process lives, once.
-TaskError Everywhere(int peers, const std::vector<Gone> &gone, Tally *tally) {
+TaskError Everywhere(const std::function<void()> &work) {
   int home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
   if (home < 0) return {errno, "open /proc/thread-self/ns/net"};
   DIR *proc = opendir("/proc");
@@ -155,10 +191,7 @@ TaskError Everywhere(int peers, const std::vector<Gone> &gone, Tally *tally) {
     if (stat(path.c_str(), &about) || !seen.insert({about.st_dev, about.st_ino}).second) continue;
     int ns = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (ns < 0) continue;
-    if (setns(ns, CLONE_NEWNET) == 0) {
-      tally->namespaces++;
-      Sweep(peers, gone, tally);
-    }
+    if (setns(ns, CLONE_NEWNET) == 0) work();
     close(ns);
   }
   if (proc) closedir(proc);
@@ -176,7 +209,13 @@ Napi::Value DestroyUdp(const Napi::CallbackInfo &info) {
   memcpy(gone->data(), bytes.data, gone->size() * sizeof(Gone));
   auto tally = std::make_shared<Tally>();
   return AsyncTask::Start(
-      info.Env(), [peers, gone, tally] { return Everywhere(peers, *gone, tally.get()); },
+      info.Env(),
+      [peers, gone, tally] {
+        return Everywhere([&] {
+          tally->namespaces++;
+          Sweep(peers, *gone, tally.get());
+        });
+      },
       [tally](Napi::Env env) {
         Napi::Array out = Napi::Array::New(env, 2);
         out.Set(0u, tally->namespaces);
@@ -185,8 +224,21 @@ Napi::Value DestroyUdp(const Napi::CallbackInfo &info) {
       });
 }
 
+// sockTranslated(peers): promise of a Buffer of rows, of all network namespaces.
+Napi::Value Translated(const Napi::CallbackInfo &info) {
+  const int peers = FdOf(info[0]);
+  auto rows = std::make_shared<std::vector<Row>>();
+  return AsyncTask::Start(
+      info.Env(), [peers, rows] { return Everywhere([&] { List(peers, rows.get()); }); },
+      [rows](Napi::Env env) {
+        const uint8_t *bytes = reinterpret_cast<const uint8_t *>(rows->data());
+        return Napi::Buffer<uint8_t>::Copy(env, bytes, rows->size() * sizeof(Row));
+      });
+}
+
 }  // namespace
 
 void InitSockDiag(Napi::Env env, Napi::Object exports) {
+  exports.Set("sockTranslated", Napi::Function::New(env, Translated));
   exports.Set("sockDestroyUdp", Napi::Function::New(env, DestroyUdp));
 }

@@ -6,7 +6,7 @@ import { ABI, LAYOUTS } from './abi.ts';
 import { kernelHz } from './clock.ts';
 import { encodeKnobs, mapEntries, newSeed, type PortRange, type Sizes } from './knobs.ts';
 import { TableMaps } from './maps.ts';
-import { type Meta, readMeta } from './meta.ts';
+import { type Meta, netnsIdentity, readMeta } from './meta.ts';
 import { type BpfObject, bpfNative, bpfObjectPath, loadBpf, type MapHandle } from './native.ts';
 import { lifeNative } from './native-life.ts';
 import { Generation, generations } from './pins.ts';
@@ -56,6 +56,21 @@ export function generationMeta(generation: Generation): Meta | null {
   }
 }
 
+/** Folders of pins that serve this network namespace, whatever --bpf-root says. */
+export function findRoots(): string[] {
+  const roots = new Set<string>();
+  const here = netnsIdentity();
+  for (const id of lifeNative().bpfMapsNamed('tp_meta')) {
+    const fd = lifeNative().bpfMapById(id);
+    if (fd < 0) continue;
+    const handle = { ...lifeNative().bpfMapInfo(fd), fd };
+    const meta = handle.valueBytes === LAYOUTS.tp_meta.bytes ? readMeta(mapArray(handle)) : null;
+    bpfNative().bpfClose(fd);
+    if (meta?.complete && meta.netns === here && existsSync(meta.root)) roots.add(meta.root);
+  }
+  return [...roots];
+}
+
 const sameShape = (a: unknown, b: unknown) => JSON.stringify(a) === JSON.stringify(b);
 
 /** The generation that can be taken over: the newest one, if it is complete and of the sizes that are asked for. */
@@ -97,9 +112,11 @@ export function seedOf(meta: Meta): Uint8Array {
   return Uint8Array.from(Buffer.from(meta.seed, 'hex'));
 }
 
-function newMeta({ sizes, natPorts }: LoadOptions): Meta {
+function newMeta({ root, sizes, natPorts }: LoadOptions): Meta {
   return {
     layout: ABI.LAYOUT,
+    root,
+    netns: netnsIdentity(),
     sizes,
     natPorts,
     seed: Buffer.from(newSeed()).toString('hex'),

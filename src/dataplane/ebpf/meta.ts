@@ -1,10 +1,14 @@
 /** tp_meta: what the agent that comes next must know of a set of maps. */
+import { statSync } from 'node:fs';
 import { ABI } from './abi.ts';
 import type { PortRange, Sizes } from './knobs.ts';
 import type { Mapped } from './tables.ts';
 
 export interface Meta {
   readonly layout: number;
+  /** The folder under which the maps are pinned, and the network namespace that they serve. */
+  readonly root: string;
+  readonly netns: string;
   readonly sizes: Sizes;
   readonly natPorts: readonly PortRange[];
   /** 16 bytes in hexadecimal: the tables are in its order. */
@@ -16,6 +20,13 @@ export interface Meta {
   readonly reservedBefore: string | null;
   /** Devices that have clsact filters of ours (kernels without tcx), by index. */
   readonly clsact: readonly number[];
+}
+
+/** What tells this network namespace from all others while it is there. */
+export function netnsIdentity(): string {
+  // Synchronous, because it is that of the thread that asks.
+  const { dev, ino } = statSync('/proc/thread-self/ns/net');
+  return `${dev}:${ino}`;
 }
 
 /** null: there is none that this version understands. */

@@ -36,6 +36,8 @@ export interface LifeNative {
     valueBytes: number;
     entries: number;
   };
+  bpfMapsNamed(name: string): number[];
+  bpfMapById(id: number): number;
   bpfIsBpffs(path: string): boolean;
   bpfMountBpffs(path: string): void;
   bpfUnmount(path: string): void;
@@ -58,6 +60,8 @@ export interface LifeNative {
   bpfCollectEnd(tables: CollectTables, pass: number, candidates: Uint8Array): void;
   /** [kept, deleted] */
   bpfSweepAffinities(fd: number, backends: Uint8Array, limits: Uint32Array, now: number): [number, number];
+  /** Rows of 64 bytes (src/dataplane/ebpf/sockets.ts says their layout). */
+  sockTranslated(peers: number): Promise<Uint8Array>;
   /** [namespaces, destroyed] */
   sockDestroyUdp(peers: number, gone: Uint8Array): Promise<[number, number]>;
 }

@@ -18,8 +18,12 @@ import {
   readNames,
   readPool,
 } from './image.ts';
+import { generationMeta, openMap } from './kernel.ts';
 import type { TableMaps } from './maps.ts';
+import { netnsIdentity } from './meta.ts';
+import { bpfNative } from './native.ts';
 import { Generation, generations } from './pins.ts';
+import { translatedSockets } from './sockets.ts';
 
 const B = LAYOUTS.tp_backend;
 const C = LAYOUTS.tp_conn;
@@ -45,6 +49,13 @@ export interface ConnectionImage {
 function current(root: string): Generation | null {
   const newest = generations(root).at(-1);
   return newest === undefined ? null : new Generation(root, newest);
+}
+
+/** Whether what is pinned there says that it serves another network namespace. */
+export function servesAnother(root: string): boolean {
+  const generation = current(root);
+  const meta = generation && generationMeta(generation);
+  return !!meta && meta.netns !== netnsIdentity();
 }
 
 /** null: no maps are pinned there. */
@@ -112,11 +123,23 @@ function backendAt(maps: TableMaps, record: number, family: Family): { address: 
   };
 }
 
-/** Connections of all generations that still have some. */
-export function readConnections(root: string): ConnectionImage[] {
-  return generations(root).flatMap(
-    (number) => withTables(new Generation(root, number), readTableConnections) ?? [],
-  );
+/** Connections of all generations that still have some: those of packets, and those of sockets. */
+export async function readConnections(root: string): Promise<ConnectionImage[]> {
+  const found: ConnectionImage[] = [];
+  for (const number of generations(root)) {
+    const generation = new Generation(root, number);
+    found.push(...(withTables(generation, readTableConnections) ?? []));
+    const peers = openMap(generation, 'tp_sock_peers');
+    if (!peers) continue;
+    try {
+      // A socket's connection has no time-out: it ends when the socket does.
+      for (const socket of await translatedSockets(peers.fd))
+        found.push({ ...socket, masqueradedAs: null, expiresSeconds: 0 });
+    } finally {
+      bpfNative().bpfClose(peers.fd);
+    }
+  }
+  return found;
 }
 
 export function readTableConnections(maps: TableMaps, hz: number): ConnectionImage[] {

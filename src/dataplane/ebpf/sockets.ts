@@ -1,11 +1,65 @@
-/** Connected UDP sockets whose backend is gone: destroyed, so that their owners connect anew. */
+/** Sockets that our programs translated: a list of them; connected UDP ones whose backend is gone are destroyed. */
 import { addressBytes } from '../../model/address.ts';
+import type { Address, Family, Protocol } from '../../model/records.ts';
+import { readAddress } from './abi.ts';
 import type { Departure } from './compiler.ts';
 import { GRACE_MS } from './grave.ts';
 import { lifeNative } from './native-life.ts';
 
 /** struct Gone of native/sockdiag.cc. */
 const ITEM_BYTES = 24;
+
+/** struct Row of native/sockdiag.cc. */
+const ROW_BYTES = 64;
+/** linux/tcp_states.h, by number, in conntrack's words. */
+const TCP_STATES: Readonly<Record<number, string>> = {
+  1: 'ESTABLISHED',
+  2: 'SYN_SENT',
+  3: 'SYN_RECV',
+  4: 'FIN_WAIT',
+  5: 'FIN_WAIT',
+  8: 'CLOSE_WAIT',
+  9: 'LAST_ACK',
+  11: 'CLOSE',
+};
+
+interface End {
+  readonly address: Address;
+  readonly port: number;
+}
+
+/** A socket that believes to talk to a frontend, and talks to a backend. */
+export interface TranslatedSocket {
+  readonly protocol: Protocol;
+  readonly client: End;
+  readonly frontend: End;
+  readonly backend: End;
+  /** '' for UDP. */
+  readonly state: string;
+}
+
+/** @param peers descriptor of tp_sock_peers */
+export async function translatedSockets(peers: number): Promise<TranslatedSocket[]> {
+  const rows = await lifeNative().sockTranslated(peers);
+  const view = new DataView(rows.buffer, rows.byteOffset, rows.byteLength);
+  const found: TranslatedSocket[] = [];
+  for (let at = 0; at < rows.length; at += ROW_BYTES) {
+    const family = rows[at + 1] as Family;
+    const end = (port: number, address: number): End => ({
+      address: readAddress(rows, at + address, family),
+      port: view.getUint16(at + port),
+    });
+    const tcp = rows[at] === 6;
+    found.push({
+      protocol: tcp ? 'TCP' : 'UDP',
+      client: end(4, 12),
+      frontend: end(6, 28),
+      backend: end(8, 44),
+      state: tcp ? (TCP_STATES[rows[at + 2]!] ?? '') : '',
+    });
+  }
+  return found;
+}
 
 function encode(departures: readonly Departure[]): Uint8Array {
   const bytes = new Uint8Array(departures.length * ITEM_BYTES);
