@@ -1,4 +1,4 @@
-/** The tables of ebpf mode over maps of their own, without programs: what is compiled can be looked at. */
+/** The tables of ebpf mode over maps of their own, with nothing attached: what is compiled can be looked at. */
 import { randomFillSync } from 'node:crypto';
 import { Clock, kernelHz, ticksOf } from '../../src/dataplane/ebpf/clock.ts';
 import { Collector } from '../../src/dataplane/ebpf/collector.ts';
@@ -35,7 +35,7 @@ export async function openBench(sizes: Partial<Sizes> = {}): Promise<Bench> {
     path: bpfObjectPath(),
     pinRoot: '',
     maps: mapEntries(all),
-    programs: ['none of them'],
+    programs: [],
     rodata: encodeKnobs({
       sizes: all,
       natPorts: [{ first: 61000, last: 65535 }],

@@ -4,14 +4,20 @@
  */
 import { existsSync, unlinkSync } from 'node:fs';
 import path from 'node:path';
-import { ATTACH_TYPE, ATTACHMENTS, type Attachment } from './attach-table.ts';
+import { ATTACHMENTS, type Attachment } from './attach-table.ts';
+import {
+  ATTACH_TCX_EGRESS,
+  ATTACH_TCX_INGRESS,
+  ATTACH_XDP,
+  XDP_GENERIC,
+  XDP_NATIVE,
+} from './attach-types.ts';
 import type { DeviceRole } from './device-roles.ts';
 import { bpfNative } from './native.ts';
 import { lifeNative } from './native-life.ts';
 import type { Generation } from './pins.ts';
 
-/** linux/if_link.h: XDP_FLAGS_SKB_MODE, XDP_FLAGS_DRV_MODE. */
-const XDP_FLAGS = { generic: 2, native: 4 } as const;
+const XDP_FLAGS = { generic: XDP_GENERIC, native: XDP_NATIVE } as const;
 /** Of our clsact filters: before those of most others, and easily found. */
 const CLSACT = { priority: 0x7470, handle: 1, points: { ingress: 1, egress: 2 } } as const;
 
@@ -189,7 +195,7 @@ export class Links {
     const attach = (how: 'native' | 'generic') =>
       this.#keep(
         wanted,
-        bpfNative().bpfLinkDevice(program, wanted.ifindex, ATTACH_TYPE.xdp, XDP_FLAGS[how], netns),
+        bpfNative().bpfLinkDevice(program, wanted.ifindex, ATTACH_XDP, XDP_FLAGS[how], netns),
         how,
       );
     if (xdp === 'generic') return attach('generic');
@@ -205,7 +211,7 @@ export class Links {
     const program = this.#programs[wanted.row.program]!;
     const { netns } = this.#options;
     if (this.#tcx !== 'no') {
-      const type = hook === 'ingress' ? ATTACH_TYPE.tcxIngress : ATTACH_TYPE.tcxEgress;
+      const type = hook === 'ingress' ? ATTACH_TCX_INGRESS : ATTACH_TCX_EGRESS;
       try {
         const link = bpfNative().bpfLinkDevice(program, wanted.ifindex, type, 0, netns);
         this.#tcx = 'yes';
