@@ -24,9 +24,12 @@
         "native/nft_socket.cc",
         "native/bpf.cc",
         "native/bpf_btf.cc",
+        "native/bpf_collect.cc",
+        "native/bpf_life.cc",
         "native/bpf_map.cc",
         "native/bpf_object.cc",
-        "native/bpf_program.cc"
+        "native/bpf_program.cc",
+        "native/sockdiag.cc"
       ],
       "include_dirs": ["<!@(node -p \"require('node-addon-api').include_dir\")"],
       "dependencies": [

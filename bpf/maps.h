@@ -107,6 +107,18 @@ struct {
 	__type(value, __u64);
 } tp_nodeports SEC(".maps");
 
+/* Names by tp_frontend.service. Of user space alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, struct tp_name);
+} tp_names SEC(".maps");
+
+/* Of user space alone. */
+TP_ARRAY(tp_meta, struct tp_meta);
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, TP_COUNTERS);

@@ -6,4 +6,7 @@ void InitBpf(Napi::Env env, Napi::Object exports) {
   InitBpfMap(env, exports);
   InitBpfProgram(env, exports);
   InitBpfBtf(env, exports);
+  InitBpfLife(env, exports);
+  InitBpfCollect(env, exports);
+  InitSockDiag(env, exports);
 }

@@ -21,3 +21,6 @@ void InitBpfObject(Napi::Env env, Napi::Object exports);
 void InitBpfMap(Napi::Env env, Napi::Object exports);
 void InitBpfProgram(Napi::Env env, Napi::Object exports);
 void InitBpfBtf(Napi::Env env, Napi::Object exports);
+void InitBpfLife(Napi::Env env, Napi::Object exports);
+void InitBpfCollect(Napi::Env env, Napi::Object exports);
+void InitSockDiag(Napi::Env env, Napi::Object exports);

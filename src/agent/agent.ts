@@ -92,7 +92,10 @@ export class Agent implements AgentStatus, AgentControl {
       nodeFacts(config, null, parts.machine()),
     );
     this.healthAddresses = healthCheckAddresses(config, null, parts.machine());
-    this.choice = chooseDataplane(config.proxyMode, { onForeignChange: () => this.loop.verifySoon() });
+    this.choice = chooseDataplane(config.proxyMode, {
+      config,
+      onForeignChange: () => this.loop.verifySoon(),
+    });
     this.loop = new SyncLoop(
       {
         model: this.model,

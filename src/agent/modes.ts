@@ -1,9 +1,24 @@
 /** Which dataplane an agent runs, and why. */
 import type { Dataplane, Mode } from '../dataplane/dataplane.ts';
+import { EbpfDataplane } from '../dataplane/ebpf/ebpf-dataplane.ts';
+import { sizesFor } from '../dataplane/ebpf/knobs.ts';
 import { NftDataplane } from '../dataplane/nft/nft-dataplane.ts';
 import { TriplaneError } from '../model/errors.ts';
+import { readKernelFacts } from '../node/kernel.ts';
+
+/** What the ebpf mode takes from the configuration. */
+export interface EbpfConfig {
+  readonly bpfRoot: string;
+  /** '': the root of cgroup v2. */
+  readonly cgroupRoot: string;
+  readonly socketLb: 'all' | 'host' | 'off';
+  readonly bpfServicesMax: number;
+  readonly bpfBackendsMax: number;
+  readonly bpfConnectionsMax: number;
+}
 
 export interface DataplaneOptions {
+  readonly config: EbpfConfig;
   /** Called when somebody else changed what the dataplane holds in the kernel. */
   readonly onForeignChange: () => void;
 }
@@ -16,6 +31,14 @@ export interface Choice {
 
 const OPENERS: Partial<Record<Mode, (options: DataplaneOptions) => Dataplane>> = {
   nft: (options) => new NftDataplane(options),
+  ebpf: ({ config, onForeignChange }) =>
+    new EbpfDataplane({
+      root: config.bpfRoot,
+      cgroup: config.cgroupRoot === '' ? (readKernelFacts().cgroup2 ?? '') : config.cgroupRoot,
+      socketLb: config.socketLb,
+      sizes: sizesFor(config.bpfServicesMax, config.bpfBackendsMax, config.bpfConnectionsMax),
+      onForeignChange,
+    }),
 };
 
 /** The order in which `auto` tries. */

@@ -76,12 +76,12 @@ export const MACHINERY: Machinery = {
   readers: {
     nft: async () => (await import('./read-nft.ts')).NFT_READER,
     ipvs: null,
-    ebpf: null,
+    ebpf: async () => (await import('./read-ebpf.ts')).EBPF_READER,
   },
   cleaners: {
     nft: async () => (await import('./read-nft.ts')).cleanNft,
     ipvs: null,
-    ebpf: null,
+    ebpf: async () => (await import('./read-ebpf.ts')).cleanEbpf,
   },
   cleanKubeProxy: null,
   probe: null,

@@ -205,7 +205,7 @@ export class Lab {
       ...[
         '--admin-socket',
         adminSocket,
-        ...(cgroup ? ['--cgroup-root', cgroup] : []),
+        ...(cgroup ? ['--cgroup-root', cgroup, '--bpf-root', this.#pins(node)] : []),
         ...(options.args ?? []),
       ],
     ];
@@ -223,6 +223,14 @@ export class Lab {
     this.agents.set(node, agent);
     if (options.wait !== 'started') await agent.ready();
     return agent;
+  }
+
+  /** Pins are the whole machine's, so each node has a folder of its own. */
+  #pins(node: string): string {
+    // The BPF file system takes no dot.
+    const dir = `/sys/fs/bpf/triplane-${this.name}-${node}`.replaceAll('.', '_');
+    if (!this.#state.directories.includes(dir)) this.removeWithLab(dir);
+    return dir;
   }
 
   /** An agent in every node that is to have one, started side by side. */

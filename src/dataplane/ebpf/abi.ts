@@ -70,6 +70,8 @@ export const LAYOUTS = {
   tp_range_key: { bytes: 24, members: { prefixlen: 0, guard: 4, addr: 8 } },
   tp_affinity_key: { bytes: 20, members: { client: 0, service: 16 } },
   tp_affinity: { bytes: 16, members: { backend: 0, incarnation: 4, last_used: 8, spare: 12 } },
+  tp_name: { bytes: 160, members: { text: 0 } },
+  tp_meta: { bytes: 4096, members: { text: 0 } },
   tp_knobs: {
     bytes: 56,
     members: {

@@ -1,5 +1,6 @@
 /** Sizes of the tables and .rodata of the programs. */
 import { randomFillSync } from 'node:crypto';
+import { TriplaneError } from '../../model/errors.ts';
 import { ABI, LAYOUTS } from './abi.ts';
 
 export interface Sizes {
@@ -21,6 +22,24 @@ export const DEFAULT_SIZES: Sizes = {
   sourceRanges: 65_536,
   hops: 4096,
 };
+
+/** tp_nat holds the index of a connection in 24 bits (bpf/abi.h). */
+const CONNECTIONS_MAX = 2 ** 23;
+
+/** From what a person says: frontends, slots of pools, and connections. */
+export function sizesFor(frontends: number, poolSlots: number, connections: number): Sizes {
+  if (connections > CONNECTIONS_MAX) {
+    const message = `--bpf-connections-max: ${connections} is too many: at most ${CONNECTIONS_MAX}`;
+    throw new TriplaneError('TP_BAD_FLAG', message);
+  }
+  return {
+    ...DEFAULT_SIZES,
+    // Each cluster IP takes one more.
+    frontends: frontends * 2,
+    backends: Math.ceil(poolSlots / 4),
+    connections: Math.ceil(connections / 2),
+  };
+}
 
 /** Port ranges, inclusive. */
 export interface PortRange {
@@ -77,6 +96,7 @@ export function mapEntries(sizes: Sizes): Record<string, number> {
     tp_hops: tables.hops,
     tp_affinities: sizes.affinities,
     tp_ranges: sizes.sourceRanges,
+    tp_names: sizes.frontends,
   };
 }
 

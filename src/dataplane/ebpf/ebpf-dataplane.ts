@@ -1,0 +1,298 @@
+/** The ebpf mode: our own programs carry the traffic. */
+import type { DesiredChange, DesiredState } from '../../model/desired.ts';
+import { addPorts, parsePorts, readReservedPorts, writeReservedPorts } from '../../node/reserved-ports.ts';
+import type { ApplyResult, Dataplane, Refusal, VerifyResult } from '../dataplane.ts';
+import { ABI, COUNTERS, type CounterName } from './abi.ts';
+import { adoptTables } from './adopt.ts';
+import { Clock, ticksOf } from './clock.ts';
+import { Collector, connectionLimit } from './collector.ts';
+import { Compiler, type CompilerResult, type ServiceChange } from './compiler.ts';
+import { readCounters } from './counters.ts';
+import { type DeviceChoice, type DeviceRole, deviceRoles } from './device-roles.ts';
+import { DeviceRows } from './device-rows.ts';
+import { Devices } from './devices.ts';
+import { Drain } from './drain.ts';
+import { type Loaded, loadKernel } from './kernel.ts';
+import { DEFAULT_SIZES, type PortRange, type Sizes } from './knobs.ts';
+import { Links, type XdpMode } from './links.ts';
+import { writeMeta } from './meta.ts';
+import type { SocketLb } from './node-settings.ts';
+import { clusterIPs, NodeState } from './node-state.ts';
+import { prepareRoot } from './pins.ts';
+import { SocketSweeper } from './sockets.ts';
+
+/** Above the kernel's local ports (32768 to 60999) and the NodePorts. */
+export const DEFAULT_NAT_PORTS: readonly PortRange[] = [{ first: 61_000, last: 65_535 }];
+const DRAIN_STEP_MS = 50;
+
+export interface EbpfOptions {
+  /** Folder of pins, in a BPF file system or where one can be mounted. */
+  readonly root: string;
+  /** Folder of cgroup v2 to which socket programs are attached; '': none. */
+  readonly cgroup: string;
+  readonly socketLb?: SocketLb;
+  readonly xdp?: XdpMode;
+  /** XDP forwarding passes netfilter by: 'never' unless no rule of the node would have spoken. */
+  readonly xdpForward?: 'allowed' | 'never';
+  readonly sizes?: Sizes;
+  readonly natPorts?: readonly PortRange[];
+  readonly devices?: DeviceChoice;
+  /** Called when somebody else changed something; the agent then calls verify(). */
+  readonly onForeignChange?: () => void;
+}
+
+/** How full a table is. */
+export interface Pressure {
+  readonly table: string;
+  readonly used: number;
+  readonly limit: number;
+}
+
+/** What exists between start() and close(). */
+interface Running {
+  readonly loaded: Loaded;
+  readonly compiler: Compiler;
+  readonly node: NodeState;
+  readonly clock: Clock;
+  readonly collector: Collector;
+  readonly devices: Devices;
+  readonly rows: DeviceRows;
+  readonly links: Links;
+  readonly sweeper: SocketSweeper;
+  drains: Drain[];
+  drainTimer: NodeJS.Timeout | null;
+}
+
+const now = () => performance.now();
+
+export class EbpfDataplane implements Dataplane {
+  readonly mode = 'ebpf';
+  readonly #options: Required<Omit<EbpfOptions, 'onForeignChange'>>;
+  #running: Running | null = null;
+
+  constructor(options: EbpfOptions) {
+    this.#options = {
+      socketLb: 'all',
+      xdp: 'native',
+      xdpForward: 'never',
+      sizes: DEFAULT_SIZES,
+      natPorts: DEFAULT_NAT_PORTS,
+      devices: { except: [], uplinks: [] },
+      ...options,
+    };
+    // What is missing is said at once, so that `auto` can go on to the next mode.
+    prepareRoot(this.#options.root);
+  }
+
+  async start(state: DesiredState): Promise<ApplyResult> {
+    if (this.#running) return this.#bring(state);
+    const running = await this.#open();
+    this.#running = running;
+    const result = this.#bring(state);
+    this.#reservePorts(running);
+    this.#followDevices();
+    this.#writeMeta(running);
+    running.collector.start();
+    return result;
+  }
+
+  async #open(): Promise<Running> {
+    const { root, sizes, natPorts, xdpForward, socketLb, xdp, cgroup } = this.#options;
+    const loaded = await loadKernel({ root, sizes, natPorts });
+    const { hz } = loaded.meta;
+    const ticks = (seconds: number) => ticksOf(seconds, hz);
+    const compiler = new Compiler(loaded.maps, { speaks: new Set(), xdpForward, ticks }, now);
+    const clock = new Clock(hz);
+    const collector = new Collector(compiler, clock, now);
+    if (loaded.origin === 'adopted') {
+      collector.pass();
+      adoptTables(compiler, {
+        frontend: (index) => collector.refersToFrontend(index),
+        backend: (index) => collector.refersToBackend(index),
+      });
+    }
+    const devices = new Devices('', {
+      onRoutes: () => this.#routesChanged(),
+      onDevices: () => this.#followDevices(),
+    });
+    await devices.begin();
+    const { sourceRoutes } = devices;
+    const node = new NodeState(compiler, { socketLb, sourceRoutes, optouts: 'none' }, '');
+    const drains = loaded.older.map((number) => new Drain(root, number, now));
+    const links = new Links(loaded.generation, loaded.object.programs(), {
+      xdp,
+      cgroup: socketLb === 'off' ? '' : cgroup,
+      netns: '',
+      older: drains.map(({ generation }) => generation),
+    });
+    const rows = new DeviceRows(loaded.maps.devices);
+    const sweeper = new SocketSweeper(loaded.maps.handles.tp_sock_peers!.fd);
+    return {
+      ...{ loaded, compiler, node, clock, collector, devices, rows, links, sweeper, drains },
+      drainTimer: drains.length > 0 ? setInterval(() => this.#drain(), DRAIN_STEP_MS).unref() : null,
+    };
+  }
+
+  #must(): Running {
+    if (!this.#running) throw new Error('this dataplane has not been started, or is closed');
+    return this.#running;
+  }
+
+  /** From whatever the tables hold to `state`. */
+  #bring(state: DesiredState): ApplyResult {
+    const { compiler, node } = this.#must();
+    const settled = node.setNode(state.node);
+    const changes: ServiceChange[] = [];
+    for (const service of compiler.services.keys())
+      if (!state.services.has(service)) changes.push({ service, next: null });
+    for (const [service, next] of state.services) changes.push({ service, next });
+    node.growSpans(clusterIPs(state));
+    const result = this.#compile(changes);
+    node.renewSpans(state);
+    return merge(settled, result);
+  }
+
+  async apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {
+    const { node } = this.#must();
+    let settled: ApplyResult = { operations: 0, refusals: [] };
+    if (change.node) {
+      settled = node.setNode(change.node);
+      this.#followDevices();
+    }
+    const changes: ServiceChange[] = change.remove.map((service) => ({ service, next: null }));
+    for (const next of change.set) changes.push({ service: next.key, next });
+    node.growSpans(clusterIPs({ node: state.node, services: new Map(change.set.map((s) => [s.key, s])) }));
+    return merge(settled, this.#compile(changes));
+  }
+
+  #compile(changes: readonly ServiceChange[]): CompilerResult {
+    const { compiler, sweeper } = this.#must();
+    const result = compiler.apply(changes);
+    sweeper.add(result.departures);
+    return result;
+  }
+
+  #reservePorts({ loaded }: Running): void {
+    try {
+      const before = readReservedPorts();
+      const spans = parsePorts(before);
+      const wanted = addPorts(spans, this.#options.natPorts);
+      if (JSON.stringify(wanted) !== JSON.stringify(spans)) writeReservedPorts(wanted);
+      this.#reservedBefore = loaded.meta.reservedBefore ?? before;
+    } catch {
+      // /proc/sys is read-only in some containers: a local socket may then sit on a NAT port, which is looked for.
+      this.#reservedBefore = loaded.meta.reservedBefore;
+    }
+  }
+  #reservedBefore: string | null = null;
+
+  #writeMeta({ loaded, links }: Running): void {
+    const meta = {
+      ...loaded.meta,
+      complete: true,
+      reservedBefore: this.#reservedBefore,
+      clsact: links.clsactDevices(),
+    };
+    writeMeta(loaded.maps.meta, meta);
+  }
+
+  #roles(): Map<number, DeviceRole> {
+    const { devices, node } = this.#must();
+    return deviceRoles(devices.facts(), node.detector, this.#options.devices);
+  }
+
+  #followDevices(): void {
+    if (!this.#running) return;
+    const { rows, links, node, devices } = this.#running;
+    node.setRules({ sourceRoutes: devices.sourceRoutes });
+    const roles = this.#roles();
+    // What masquerade needs is there before a program on the device asks for it.
+    rows.follow(roles);
+    const clsact = links.clsactDevices().join();
+    links.follow(roles);
+    if (links.clsactDevices().join() !== clsact) this.#writeMeta(this.#running);
+  }
+
+  #routesChanged(): void {
+    this.#running?.node.settings.advanceRoutes();
+    for (const drain of this.#running?.drains ?? []) drain.advanceRoutes();
+  }
+
+  #drain(): void {
+    const running = this.#must();
+    running.drains = running.drains.filter((drain) => !drain.step());
+    if (running.drains.length > 0 || !running.drainTimer) return;
+    clearInterval(running.drainTimer);
+    running.drainTimer = null;
+  }
+
+  async verify(state: DesiredState): Promise<VerifyResult> {
+    const { compiler, node, rows, links } = this.#must();
+    const repaired = compiler.repair();
+    if (node.repair()) repaired.push('the settings were changed');
+    const devices = rows.repair();
+    if (devices > 0) repaired.push(`${devices} devices were not as they should be`);
+    repaired.push(...links.repair());
+    this.#followDevices();
+    node.renewSpans(state);
+    return { repaired };
+  }
+
+  /** 'on': existing connections go on, nothing new is picked; for a switch to another mode. */
+  setDrain(drain: 'on' | 'off'): void {
+    this.#must().node.setDrain(drain);
+  }
+
+  /** How full the tables are. Those of connections and affinity as of the last pass of collection. */
+  pressure(): Pressure[] {
+    const { compiler, collector } = this.#must();
+    const { frontends, backends, pools, guards, ids, maps } = compiler;
+    const { live, masqueraded, paired, affinities } = collector.last;
+    return [
+      { table: 'frontends', used: frontends.records.used, limit: frontends.records.limit },
+      { table: 'backends', used: backends.records.used, limit: backends.records.limit },
+      { table: 'pool_slots', used: pools.used, limit: pools.limit },
+      { table: 'source_ranges', used: guards.used, limit: guards.limit },
+      { table: 'names', used: ids.used, limit: ids.limit },
+      { table: 'connections', used: live, limit: connectionLimit(compiler) },
+      { table: 'pairs', used: paired, limit: maps.pairs.entries * ABI.BUCKET_SLOTS },
+      { table: 'nat', used: masqueraded, limit: maps.nat.entries * ABI.NAT_SLOTS },
+      { table: 'affinities', used: affinities, limit: maps.handles.tp_affinities!.entries },
+    ];
+  }
+
+  /** What the programs count, since the maps were made. */
+  counters(): Record<CounterName, number> {
+    return readCounters(this.#must().compiler.maps.handles.tp_counters!.fd, COUNTERS);
+  }
+
+  /** What could not be attached, and how XDP is attached, by device. */
+  attachments(): { problems: ReadonlyMap<string, string>; xdp: ReadonlyMap<number, 'native' | 'generic'> } {
+    const { links } = this.#must();
+    return { problems: links.problems, xdp: links.xdpModes() };
+  }
+
+  /** Collects everything that can be collected now; for tests, which do not wait. */
+  collect(): void {
+    this.#must().collector.pass();
+  }
+
+  async close(): Promise<void> {
+    const running = this.#running;
+    this.#running = null;
+    if (!running) return;
+    running.collector.stop();
+    running.devices.close();
+    if (running.drainTimer) clearInterval(running.drainTimer);
+    for (const drain of running.drains) drain.close();
+    await running.sweeper.close();
+    running.links.close();
+    running.clock.close();
+    running.loaded.object.close();
+  }
+}
+
+function merge(a: ApplyResult, b: ApplyResult): ApplyResult {
+  const refusals: Refusal[] = [...a.refusals, ...b.refusals];
+  return { operations: a.operations + b.operations, refusals };
+}

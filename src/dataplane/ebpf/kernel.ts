@@ -1,0 +1,155 @@
+/** Loading the programs over new maps or over those that a predecessor pinned. */
+import { existsSync } from 'node:fs';
+import path from 'node:path';
+import { TriplaneError } from '../../model/errors.ts';
+import { ABI, LAYOUTS } from './abi.ts';
+import { kernelHz } from './clock.ts';
+import { encodeKnobs, mapEntries, newSeed, type PortRange, type Sizes } from './knobs.ts';
+import { TableMaps } from './maps.ts';
+import { type Meta, netnsIdentity, readMeta } from './meta.ts';
+import { type BpfObject, bpfNative, bpfObjectPath, loadBpf, type MapHandle } from './native.ts';
+import { lifeNative } from './native-life.ts';
+import { Generation, generations } from './pins.ts';
+import { mapArray } from './tables.ts';
+
+/** Numbers of linux/bpf.h. */
+const SCHED_CLS = 3;
+const CGROUP_SOCK_ADDR = 18;
+const HELPERS = {
+  getNetnsCookie: [CGROUP_SOCK_ADDR, 122],
+  redirectNeigh: [SCHED_CLS, 152],
+  setRetval: [CGROUP_SOCK_ADDR, 187],
+} as const;
+
+export interface Loaded {
+  readonly generation: Generation;
+  readonly object: BpfObject;
+  readonly maps: TableMaps;
+  readonly meta: Meta;
+  /** 'adopted': the maps hold what a predecessor wrote. */
+  readonly origin: 'adopted' | 'new';
+  /** Numbers of older generations that still carry connections. */
+  readonly older: readonly number[];
+}
+
+export interface LoadOptions {
+  readonly root: string;
+  readonly sizes: Sizes;
+  readonly natPorts: readonly PortRange[];
+}
+
+/** A map by its pin; null: there is none. The caller owns the descriptor. */
+export function openMap(generation: Generation, name: string): MapHandle | null {
+  const file = path.join(generation.maps, name);
+  const fd = existsSync(file) ? bpfNative().bpfGet(file) : -1;
+  return fd < 0 ? null : { ...lifeNative().bpfMapInfo(fd), fd };
+}
+
+/** What a generation's maps say of themselves; null: nothing that this version understands. */
+export function generationMeta(generation: Generation): Meta | null {
+  const handle = openMap(generation, 'tp_meta');
+  if (!handle) return null;
+  try {
+    return handle.valueBytes === LAYOUTS.tp_meta.bytes ? readMeta(mapArray(handle)) : null;
+  } finally {
+    bpfNative().bpfClose(handle.fd);
+  }
+}
+
+/** Folders of pins that serve this network namespace, whatever --bpf-root says. */
+export function findRoots(): string[] {
+  const roots = new Set<string>();
+  const here = netnsIdentity();
+  for (const id of lifeNative().bpfMapsNamed('tp_meta')) {
+    const fd = lifeNative().bpfMapById(id);
+    if (fd < 0) continue;
+    const handle = { ...lifeNative().bpfMapInfo(fd), fd };
+    const meta = handle.valueBytes === LAYOUTS.tp_meta.bytes ? readMeta(mapArray(handle)) : null;
+    bpfNative().bpfClose(fd);
+    if (meta?.complete && meta.netns === here && existsSync(meta.root)) roots.add(meta.root);
+  }
+  return [...roots];
+}
+
+const sameShape = (a: unknown, b: unknown) => JSON.stringify(a) === JSON.stringify(b);
+
+/** The generation that can be taken over: the newest one, if it is complete and of the sizes that are asked for. */
+function adoptable({ root, sizes, natPorts }: LoadOptions): { generation: Generation; meta: Meta } | null {
+  const newest = generations(root).at(-1);
+  if (newest === undefined) return null;
+  const generation = new Generation(root, newest);
+  const meta = generationMeta(generation);
+  const same = meta?.complete && sameShape(meta.sizes, sizes) && sameShape(meta.natPorts, natPorts);
+  return same ? { generation, meta } : null;
+}
+
+/** Throws TP_NO_FEATURE or TP_NO_PRIVILEGE. */
+export async function loadKernel(options: LoadOptions): Promise<Loaded> {
+  const found = adoptable(options);
+  const older = generations(options.root).filter((number) => {
+    if (number === found?.generation.number) return false;
+    const generation = new Generation(options.root, number);
+    // What was never finished never carried anything.
+    if (generationMeta(generation)?.complete === false) generation.remove();
+    return existsSync(generation.dir);
+  });
+  const number = found ? found.generation.number : (older.at(-1) ?? 0) + 1;
+  const generation = new Generation(options.root, number);
+  const meta = found?.meta ?? newMeta(options);
+  generation.make();
+  const object = await loadBpf({
+    path: bpfObjectPath(),
+    pinRoot: generation.maps,
+    maps: mapEntries(meta.sizes),
+    programs: [],
+    rodata: knobsOf(meta),
+  });
+  const maps = TableMaps.of(object, seedOf(meta));
+  return { generation, object, maps, meta, origin: found ? 'adopted' : 'new', older };
+}
+
+export function seedOf(meta: Meta): Uint8Array {
+  return Uint8Array.from(Buffer.from(meta.seed, 'hex'));
+}
+
+function newMeta({ root, sizes, natPorts }: LoadOptions): Meta {
+  return {
+    layout: ABI.LAYOUT,
+    root,
+    netns: netnsIdentity(),
+    sizes,
+    natPorts,
+    seed: Buffer.from(newSeed()).toString('hex'),
+    hz: readHz(),
+    complete: false,
+    reservedBefore: null,
+    clsact: [],
+  };
+}
+
+function readHz(): number {
+  try {
+    return kernelHz();
+  } catch (error) {
+    const { code, message } = error as NodeJS.ErrnoException;
+    const kind = code === 'EPERM' || code === 'EACCES' ? 'TP_NO_PRIVILEGE' : 'TP_NO_FEATURE';
+    throw new TriplaneError(kind, `BPF programs cannot be used: ${message}`, { cause: error });
+  }
+}
+
+function knobsOf(meta: Meta): Uint8Array {
+  const has = (helper: keyof typeof HELPERS) => {
+    const [type, number] = HELPERS[helper];
+    return lifeNative().bpfHasHelper(type, number);
+  };
+  return encodeKnobs({
+    sizes: meta.sizes,
+    natPorts: meta.natPorts,
+    seed: seedOf(meta),
+    hz: meta.hz,
+    setRetval: has('setRetval'),
+    netnsCookie: has('getNetnsCookie'),
+    redirectNeigh: has('redirectNeigh'),
+    partialChecksums: true,
+  });
+}

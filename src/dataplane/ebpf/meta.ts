@@ -1,0 +1,48 @@
+/** tp_meta: what the agent that comes next must know of a set of maps. */
+import { statSync } from 'node:fs';
+import { ABI } from './abi.ts';
+import type { PortRange, Sizes } from './knobs.ts';
+import type { Mapped } from './tables.ts';
+
+export interface Meta {
+  readonly layout: number;
+  /** The folder under which the maps are pinned, and the network namespace that they serve. */
+  readonly root: string;
+  readonly netns: string;
+  readonly sizes: Sizes;
+  readonly natPorts: readonly PortRange[];
+  /** 16 bytes in hexadecimal: the tables are in its order. */
+  readonly seed: string;
+  readonly hz: number;
+  /** The first full state has been written: until then nothing is adopted. */
+  readonly complete: boolean;
+  /** ip_local_reserved_ports as it was; null: not touched. */
+  readonly reservedBefore: string | null;
+  /** Devices that have clsact filters of ours (kernels without tcx), by index. */
+  readonly clsact: readonly number[];
+}
+
+/** What tells this network namespace from all others while it is there. */
+export function netnsIdentity(): string {
+  // Synchronous, because it is that of the thread that asks.
+  const { dev, ino } = statSync('/proc/thread-self/ns/net');
+  return `${dev}:${ino}`;
+}
+
+/** null: there is none that this version understands. */
+export function readMeta(map: Mapped): Meta | null {
+  const end = map.bytes.indexOf(0);
+  try {
+    const meta = JSON.parse(Buffer.from(map.bytes.subarray(0, Math.max(end, 0))).toString()) as Meta;
+    return meta.layout === ABI.LAYOUT ? meta : null;
+  } catch {
+    return null;
+  }
+}
+
+export function writeMeta(map: Mapped, meta: Meta): void {
+  const text = Buffer.from(JSON.stringify(meta));
+  if (text.length >= map.bytes.length) throw new RangeError('the description of the maps does not fit');
+  map.bytes.fill(0);
+  map.bytes.set(text);
+}

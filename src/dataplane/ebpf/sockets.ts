@@ -1,0 +1,124 @@
+/** Sockets that our programs translated: a list of them; connected UDP ones whose backend is gone are destroyed. */
+import { addressBytes } from '../../model/address.ts';
+import type { Address, Family, Protocol } from '../../model/records.ts';
+import { readAddress } from './abi.ts';
+import type { Departure } from './compiler.ts';
+import { GRACE_MS } from './grave.ts';
+import { lifeNative } from './native-life.ts';
+
+/** struct Gone of native/sockdiag.cc. */
+const ITEM_BYTES = 24;
+
+/** struct Row of native/sockdiag.cc. */
+const ROW_BYTES = 64;
+/** linux/tcp_states.h, by number, in conntrack's words. */
+const TCP_STATES: Readonly<Record<number, string>> = {
+  1: 'ESTABLISHED',
+  2: 'SYN_SENT',
+  3: 'SYN_RECV',
+  4: 'FIN_WAIT',
+  5: 'FIN_WAIT',
+  8: 'CLOSE_WAIT',
+  9: 'LAST_ACK',
+  11: 'CLOSE',
+};
+
+interface End {
+  readonly address: Address;
+  readonly port: number;
+}
+
+/** A socket that believes to talk to a frontend, and talks to a backend. */
+export interface TranslatedSocket {
+  readonly protocol: Protocol;
+  readonly client: End;
+  readonly frontend: End;
+  readonly backend: End;
+  /** '' for UDP. */
+  readonly state: string;
+}
+
+/** @param peers descriptor of tp_sock_peers */
+export async function translatedSockets(peers: number): Promise<TranslatedSocket[]> {
+  const rows = await lifeNative().sockTranslated(peers);
+  const view = new DataView(rows.buffer, rows.byteOffset, rows.byteLength);
+  const found: TranslatedSocket[] = [];
+  for (let at = 0; at < rows.length; at += ROW_BYTES) {
+    const family = rows[at + 1] as Family;
+    const end = (port: number, address: number): End => ({
+      address: readAddress(rows, at + address, family),
+      port: view.getUint16(at + port),
+    });
+    const tcp = rows[at] === 6;
+    found.push({
+      protocol: tcp ? 'TCP' : 'UDP',
+      client: end(4, 12),
+      frontend: end(6, 28),
+      backend: end(8, 44),
+      state: tcp ? (TCP_STATES[rows[at + 2]!] ?? '') : '',
+    });
+  }
+  return found;
+}
+
+function encode(departures: readonly Departure[]): Uint8Array {
+  const bytes = new Uint8Array(departures.length * ITEM_BYTES);
+  const view = new DataView(bytes.buffer);
+  departures.forEach(({ backend, record }, i) => {
+    bytes.set(addressBytes(backend.address), i * ITEM_BYTES);
+    view.setUint16(i * ITEM_BYTES + 16, backend.port);
+    view.setUint32(i * ITEM_BYTES + 20, record, true);
+  });
+  return bytes;
+}
+
+export class SocketSweeper {
+  readonly #peers: number;
+  readonly #timers = new Set<NodeJS.Timeout>();
+  #waiting: Departure[] = [];
+  #running: Promise<void> | null = null;
+  /** Sockets destroyed so far. */
+  destroyed = 0;
+
+  /** @param peers descriptor of tp_sock_peers */
+  constructor(peers: number) {
+    this.#peers = peers;
+  }
+
+  add(departures: readonly Departure[]): void {
+    const udp = departures.filter(({ port }) => port.protocol === 'UDP');
+    if (udp.length === 0) return;
+    this.#later(udp, 0);
+    // A connect() that had picked the backend just before it left may have ended just after the first look.
+    this.#later(udp, GRACE_MS);
+  }
+
+  #later(departures: readonly Departure[], delayMs: number): void {
+    const timer = setTimeout(() => {
+      this.#timers.delete(timer);
+      this.#waiting.push(...departures);
+      this.#running ??= this.#run().finally(() => {
+        this.#running = null;
+      });
+    }, delayMs);
+    this.#timers.add(timer.unref());
+  }
+
+  async #run(): Promise<void> {
+    while (this.#waiting.length > 0) {
+      const items = encode(this.#waiting.splice(0));
+      try {
+        this.destroyed += (await lifeNative().sockDestroyUdp(this.#peers, items))[1];
+      } catch {
+        // /proc or a namespace went away in between: the second look comes.
+      }
+    }
+  }
+
+  async close(): Promise<void> {
+    for (const timer of this.#timers) clearTimeout(timer);
+    this.#timers.clear();
+    this.#waiting = [];
+    await this.#running;
+  }
+}

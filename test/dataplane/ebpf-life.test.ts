@@ -1,0 +1,175 @@
+import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import process from 'node:process';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { cleanupEbpf } from '../../src/dataplane/ebpf/cleanup.ts';
+import { EbpfDataplane, type EbpfOptions } from '../../src/dataplane/ebpf/ebpf-dataplane.ts';
+import { bpfNative } from '../../src/dataplane/ebpf/native.ts';
+import { lifeNative } from '../../src/dataplane/ebpf/native-life.ts';
+import { Generation, generations } from '../../src/dataplane/ebpf/pins.ts';
+import { readEbpf } from '../../src/dataplane/ebpf/readback.ts';
+import type { DesiredService, DesiredState } from '../../src/model/desired.ts';
+import { net as cidr, ip } from '../model/world.ts';
+import { SMALL, TestNet } from '../support/bpf-world.ts';
+import { privilege } from '../support/privilege.ts';
+import { skipUnless } from '../support/skip.ts';
+
+const root = skipUnless(privilege() === 'root', 'needs root');
+const ROOT = `/sys/fs/bpf/tplife${process.pid}`;
+const PORTS = '/proc/sys/net/ipv4/ip_local_reserved_ports';
+
+function service(name: string, address: string, backends: readonly string[]): DesiredService {
+  const frontend = {
+    address: ip(address),
+    port: 80,
+    protocol: 'TCP',
+    kind: 'ClusterIP',
+    inside: 'cluster',
+    outside: 'cluster',
+    masquerade: 'strangers',
+    sourceRanges: null,
+  } as const;
+  const port = {
+    name: `${name}:http`,
+    family: address.includes(':') ? 6 : 4,
+    protocol: 'TCP',
+    affinitySeconds: 0,
+    cluster: backends.map((backend) => ({ address: ip(backend), port: 8080, local: false })),
+    local: [],
+    frontends: [frontend],
+    settings: {},
+  } as const;
+  return { key: name, ports: [port] };
+}
+
+function stateOf(...services: DesiredService[]): DesiredState {
+  return {
+    services: new Map(services.map((one) => [one.key, one])),
+    node: { detector: { by: 'cidr', cidrs: [cidr('10.10.0.0/16')] }, serviceCIDRs: [cidr('10.200.0.0/16')] },
+  };
+}
+
+root.describe('the ebpf dataplane', () => {
+  let net: TestNet;
+  const open: EbpfDataplane[] = [];
+  beforeEach(() => {
+    net = new TestNet('l');
+  });
+  afterEach(async () => {
+    for (const one of open.splice(0)) await one.close();
+    cleanupEbpf(ROOT);
+    net.leave();
+  });
+
+  async function start(state: DesiredState, options: Partial<EbpfOptions> = {}) {
+    const dataplane = new EbpfDataplane({ root: ROOT, cgroup: '', sizes: SMALL, ...options });
+    open.push(dataplane);
+    return { dataplane, result: await dataplane.start(state) };
+  }
+
+  /** What is attached, by its pins. */
+  function attached(): { name: string; link: number; program: number; ifindex: number }[] {
+    return generations(ROOT)
+      .flatMap((number) => {
+        const generation = new Generation(ROOT, number);
+        return generation.linkNames().map((name) => [name, `${generation.links}/${name}`] as const);
+      })
+      .map(([name, file]) => {
+        const fd = bpfNative().bpfGet(file);
+        const { id, program, ifindex } = lifeNative().bpfLinkInfo(fd);
+        bpfNative().bpfClose(fd);
+        return { name, link: id, program, ifindex };
+      });
+  }
+  const programs = () =>
+    (
+      JSON.parse(spawnSync('bpftool', ['-j', 'prog', 'show'], { encoding: 'utf8' }).stdout) as {
+        name?: string;
+        id: number;
+      }[]
+    )
+      .filter(({ name }) => name?.startsWith('tp_'))
+      .map(({ id }) => id);
+
+  const A = service('x/a', '10.200.0.1', ['10.10.1.1', '10.10.1.2']);
+  const B = service('x/b', '10.200.0.2', ['10.10.1.3']);
+
+  test('fills the maps, attaches to every device, and is read back without an agent', async () => {
+    const { dataplane, result } = await start(stateOf(A, B));
+    expect(result.refusals).toEqual([]);
+    const back = readEbpf(ROOT)!;
+    expect(back.services.map(({ service, inside }) => `${service} ${inside}`).sort()).toEqual([
+      'x/a:http 2 backends',
+      'x/b:http 1 backend',
+    ]);
+    expect(back.endpoints).toHaveLength(3);
+    expect(dataplane.attachments().problems.size).toBe(0);
+    expect(readFileSync(PORTS, 'utf8').trim()).toBe('61000-65535');
+    expect(await dataplane.verify(stateOf(A, B))).toEqual({ repaired: [] });
+  });
+
+  test('the next one adopts everything: no store, the same links, the new programs', async () => {
+    const first = await start(stateOf(A, B));
+    const before = attached();
+    await first.dataplane.close();
+    const { result } = await start(stateOf(A, B));
+    expect(result.operations).toBeLessThanOrEqual(1);
+    const after = attached();
+    expect(before.length).toBeGreaterThan(3);
+    expect(after.map(({ name, link }) => `${name} ${link}`)).toEqual(
+      before.map(({ name, link }) => `${name} ${link}`),
+    );
+    for (const { program } of after) expect(before.some((one) => one.program === program)).toBe(false);
+  });
+
+  test('maps of other sizes are replaced; the old ones go when their last connection has', async () => {
+    const first = await start(stateOf(A));
+    await first.dataplane.close();
+    const second = await start(stateOf(A, B), { sizes: { ...SMALL, backends: 2048 } });
+    await expect.poll(() => existsSync(`${ROOT}/g1`), { timeout: 5000 }).toBe(false);
+    expect(readEbpf(ROOT)!.services).toHaveLength(2);
+    expect(await second.dataplane.verify(stateOf(A, B))).toEqual({ repaired: [] });
+  });
+
+  test('what somebody detached is attached again', async () => {
+    const { dataplane } = await start(stateOf(A));
+    const before = attached();
+    for (const { name } of before) {
+      const fd = bpfNative().bpfGet(`${ROOT}/g1/links/${name}`);
+      bpfNative().bpfLinkDetach(fd);
+      bpfNative().bpfClose(fd);
+    }
+    expect(attached().every(({ ifindex }) => ifindex === 0)).toBe(true);
+    expect((await dataplane.verify(stateOf(A))).repaired).toHaveLength(before.length);
+    expect(attached().map(({ name, ifindex }) => `${name} ${ifindex}`)).toEqual(
+      before.map(({ name, ifindex }) => `${name} ${ifindex}`),
+    );
+  });
+
+  test('devices are followed as they come and go', async () => {
+    await start(stateOf(A));
+    const before = attached().length;
+    const inside = (...args: string[]) =>
+      spawnSync('nsenter', [`--net=/run/netns/${net.name}`, 'ip', ...args]);
+    inside('link', 'add', 'pod7', 'type', 'veth', 'peer', 'name', 'pod8');
+    await expect.poll(() => attached().length).toBe(before + 4);
+    inside('link', 'del', 'pod7');
+    await expect.poll(() => attached().length).toBe(before);
+  });
+
+  test('cleanup leaves no program, link, pin or reserved port', async () => {
+    const { dataplane } = await start(stateOf(A, B));
+    await dataplane.close();
+    const mine = attached().map(({ program }) => program);
+    expect(cleanupEbpf(ROOT).length).toBeGreaterThan(0);
+    expect(attached()).toEqual([]);
+    await expect.poll(() => programs().filter((id) => mine.includes(id))).toEqual([]);
+    expect(existsSync(ROOT)).toBe(false);
+    expect(readFileSync(PORTS, 'utf8').trim()).toBe('');
+    expect(cleanupEbpf(ROOT)).toEqual([]);
+  });
+});
+
+test('nothing is read where nothing is pinned', () => {
+  expect(readEbpf('/sys/fs/bpf/tpnone')).toBeNull();
+});
