@@ -41,8 +41,11 @@ const OPENERS: Partial<Record<Mode, (options: DataplaneOptions) => Dataplane>> =
     }),
 };
 
-/** The order in which `auto` tries. */
-const PREFERENCE: readonly Mode[] = ['ebpf', 'nft', 'ipvs'];
+/**
+ * The order in which `auto` tries. ebpf is to come first (docs/architecture.md); until the whole conformance
+ * table has passed through it, it is taken only by name.
+ */
+const PREFERENCE: readonly Mode[] = ['nft', 'ipvs', 'ebpf'];
 
 /**
  * Opens the dataplane of a mode. A mode that is asked for by name and cannot run is an error that names the
