@@ -124,9 +124,25 @@ static __always_inline int open_ends(struct tp_conn *c, const struct opening *o)
 	return GO_ON;
 }
 
-/* Whether another connection than `except` (index + 1) has the same client and backend (one client port used
- * toward two frontends). */
-TP_RARE int tuple_taken(const struct packet *p, __u32 backend, __u32 except)
+/* Takes a connection down before its time; what still holds it sees it parked. */
+TP_RARE int conn_evict(__u32 index)
+{
+	struct tp_conn *c = conn_at(index);
+	__u32 tag;
+
+	if (!c)
+		return 0;
+	tag = c->state & ~TP_STATE_MASK;
+	if (!cas32(&c->state, tag | TP_LIVE, tag | TP_BUSY))
+		return 0;
+	conn_unlink(c, index);
+	conn_park(c);
+	return 1;
+}
+
+/* The other connection than `except` (both index + 1) that has the same client and backend: one client port used
+ * toward two frontends. 0: none. */
+TP_RARE __u32 tuple_holder(const struct packet *p, __u32 backend, __u32 except)
 {
 	struct tp_backend *b = backend_at(backend);
 	__u64 hash;
@@ -150,7 +166,7 @@ TP_RARE int tuple_taken(const struct packet *p, __u32 backend, __u32 except)
 		/* The same pod may be a backend of several services. */
 		if (theirs->port == b->port && same_addr(&theirs->addr, &b->addr, p->family) &&
 		    same_addr(&c->client, &p->src, p->family) && conn_lives(c))
-			return 1;
+			return (__u32)*slot;
 	}
 	return 0;
 }
@@ -166,11 +182,24 @@ static __always_inline int open_pick(struct opening *o, const struct packet *p)
 	return GO_ON;
 }
 
+/* Whether the holder of the two ends gives way: if it is over, and with UDP always, because the client's port is then
+ * in most cases another socket's by now, and the first one's next datagram takes the two ends back. */
+static __always_inline int holder_yields(__u32 holder, const struct packet *p)
+{
+	struct tp_conn *c = conn_at(holder - 1);
+
+	if (!c || (p->proto != IPPROTO_UDP && !conn_is_over(c)))
+		return 0;
+	return conn_evict(holder - 1);
+}
+
 /* Picks again while the backend would give two connections the same tuple. */
 static __always_inline int open_untaken(struct opening *o, const struct packet *p)
 {
 	for (int try = 0; try < TP_PICK_TRIES; try++) {
-		if (!tuple_taken(p, o->backend, o->retake))
+		__u32 holder = tuple_holder(p, o->backend, o->retake);
+
+		if (!holder || holder_yields(holder, p))
 			return GO_ON;
 		if (open_pick(o, p) != GO_ON)
 			return V_DROP;

@@ -2,6 +2,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } fr
 import { ABI } from '../../src/dataplane/ebpf/abi.ts';
 import { BALANCER_CIDRS, balancerAddress, serviceAddress } from '../../src/lab/plan.ts';
 import type { Family } from '../../src/model/records.ts';
+import { loadWorld, type World } from '../support/bpf-world.ts';
 import { type Hook, LiveWorld } from '../support/live-world.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
@@ -95,7 +96,7 @@ root.describe('live traffic', () => {
           expect(outside.outcomes).toMatchObject({ ok: count });
         });
 
-        test('hairpin: a pod reaches itself under the node\'s address', async () => {
+        test("hairpin: a pod reaches itself under the node's address", async () => {
           const result = await pod('a').ask(proto, service(IP.self), 80);
           expect(result).toMatchObject({ outcome: 'ok', name: 'a', peer: nodeAddress() });
         });
@@ -122,7 +123,8 @@ root.describe('live traffic', () => {
         });
 
         test('a process of the node', async () => {
-          const ask = (address: string, port: number) => node().ask(proto, address, port, { socket: 'unconnected' });
+          const ask = (address: string, port: number) =>
+            node().ask(proto, address, port, { socket: 'unconnected' });
           const good = { outcome: 'ok', peer: nodeAddress() };
           expect(await ask(service(IP.local), 80)).toMatchObject({ ...good, name: 'b' });
           expect(await ask(service(IP.remote), 80)).toMatchObject({ ...good, name: 'c' });
@@ -131,8 +133,11 @@ root.describe('live traffic', () => {
           expect(await ask(service(IP.host), 80)).toMatchObject({ ...good, name: 'n1' });
         });
 
-        test('a server on the node\'s own network', async () => {
-          expect(await pod('a').ask(proto, service(IP.host), 80)).toMatchObject({ outcome: 'ok', name: 'n1' });
+        test("a server on the node's own network", async () => {
+          expect(await pod('a').ask(proto, service(IP.host), 80)).toMatchObject({
+            outcome: 'ok',
+            name: 'n1',
+          });
         });
 
         test('much, in both directions', async () => {
@@ -148,6 +153,7 @@ root.describe('live traffic', () => {
       });
 
       test('a link that carries less: the sender hears of it, whoever it is', async () => {
+        await live.forgetPaths();
         const before = live.world.counter('icmp_translated');
         const send = (from: 'a' | 'client', address: string) =>
           live.send(live.lab.place(from), 'tcp', address, ECHO_PORT, 200_000);
@@ -159,7 +165,76 @@ root.describe('live traffic', () => {
         expect(await send('client', balancerAddress(family, LB.kept))).toBe('200000');
         expect(await send('client', balancerAddress(family, LB.remote))).toBe('200000');
         await live.mtu('fabric', 'client', 1500);
+        await live.forgetPaths();
         expect(live.world.counter('icmp_translated')).toBeGreaterThan(before);
+      });
+    });
+  });
+
+  describe.each(['generic', 'native'] as const)('XDP, %s', (mode) => {
+    let idle: World;
+
+    beforeAll(async () => {
+      idle = await loadWorld();
+      await live.checksums('off');
+      await live.forgetPaths();
+      live.attach('tcx');
+      live.attachXdp(mode);
+      live.attachFabric(idle.programs.tp_xdp!);
+      // The neighbours are known: what has none goes by the stack.
+      const { lab } = live;
+      for (const family of FAMILIES)
+        for (const proto of PROTOCOLS) await lab.client.ask(proto, balancerAddress(family, LB.remote), 80);
+    });
+    afterAll(async () => {
+      live.detach();
+      idle?.close();
+      await live.checksums('on');
+    });
+
+    describe.each(FAMILIES)('IPv%i', (family) => {
+      const address = (host: number) => balancerAddress(family, host);
+      const ask = (proto: 'tcp' | 'udp', host: number) =>
+        live.lab.client.call(proto, address(host), 80, { count: 100, concurrency: 4 });
+
+      test.each(PROTOCOLS)('%s to another node, past the stack', async (proto) => {
+        const result = await ask(proto, LB.remote);
+        expect(result).toMatchObject({ outcomes: { ok: 100 }, pods: { c: 100 } });
+        expect(Object.keys(result.peers)).toEqual([live.lab.node('n1').addresses[family]]);
+        // A port that the client used twice is one entry.
+        expect(live.wholes().whole).toBeGreaterThan(90);
+        expect(live.wholes().split).toBe(0);
+      });
+
+      test.each(PROTOCOLS)('%s to a pod of this node, by the stack', async (proto) => {
+        expect(await ask(proto, LB.local)).toMatchObject({ outcomes: { ok: 100 }, pods: { b: 100 } });
+        expect(await ask(proto, LB.kept)).toMatchObject({ outcomes: { ok: 100 }, pods: { b: 100 } });
+        expect(live.wholes().whole).toBe(0);
+        expect(live.wholes().split).toBeGreaterThan(180);
+      });
+
+      test('datagrams in pieces, and streams', async () => {
+        const send = (proto: 'tcp' | 'udp', size: number) =>
+          live.send(live.lab.client, proto, address(LB.remote), ECHO_PORT, size);
+        expect(await send('udp', 4000)).toBe('4000');
+        expect(await send('tcp', 300_000)).toBe('300000');
+      });
+
+      test('a link that carries less', async () => {
+        const route = `route replace ${live.lab.pod('c').addresses[family]} dev vethc`;
+        await live.lab.ip('n2', [`${route} mtu lock 1300`]);
+        expect(await live.send(live.lab.client, 'tcp', address(LB.remote), ECHO_PORT, 200_000)).toBe(
+          '200000',
+        );
+        await live.lab.ip('n2', [route]);
+        await live.forgetPaths();
+      });
+
+      test('unfinished checksums are left to tc, which forwards them the same way', async () => {
+        await live.checksums('on');
+        expect(await ask('tcp', LB.remote)).toMatchObject({ outcomes: { ok: 100 } });
+        expect(await ask('udp', LB.remote)).toMatchObject({ outcomes: { ok: 100 } });
+        await live.checksums('off');
       });
     });
   });

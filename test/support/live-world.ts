@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawnSync } from 'node:child_process';
 import process from 'node:process';
-import { ABI } from '../../src/dataplane/ebpf/abi.ts';
+import { ABI, LAYOUTS } from '../../src/dataplane/ebpf/abi.ts';
 import {
   ATTACH_TCX_EGRESS,
   ATTACH_TCX_INGRESS,
@@ -108,7 +108,8 @@ export class LiveWorld {
     await applySettings([`netns ${this.#netns}`, 'sysctl net/ipv4/conf/lo/accept_local 1']);
     for (const device of DEVICES)
       this.world.setDevice(this.#indexes[device]!, node.addresses[4]!, node.addresses[6]!);
-    for (const family of [4, 6] as const) this.world.settings.setPrefixes('pod', family, [CLUSTER_CIDRS[family]]);
+    for (const family of [4, 6] as const)
+      this.world.settings.setPrefixes('pod', family, [CLUSTER_CIDRS[family]]);
     this.world.settings.flags = ABI.S_DETECTOR | ABI.S_NODE_EGRESS;
   }
 
@@ -128,7 +129,13 @@ export class LiveWorld {
     const program = this.world.programs[`tp_${point}`]!;
     const ifindex = this.ifindex(device);
     if (hook === 'tcx') {
-      this.#link(program, ifindex, point === 'ingress' ? ATTACH_TCX_INGRESS : ATTACH_TCX_EGRESS, 0, this.#netns);
+      this.#link(
+        program,
+        ifindex,
+        point === 'ingress' ? ATTACH_TCX_INGRESS : ATTACH_TCX_EGRESS,
+        0,
+        this.#netns,
+      );
       return;
     }
     const where = point === 'ingress' ? 1 : 2;
@@ -150,7 +157,9 @@ export class LiveWorld {
   /** A program on the other end of the uplink, without which a veth does not take what XDP sends. */
   attachFabric(program: number): void {
     const { namespace } = this.lab.plan.fabric;
-    const { stdout } = spawnSync('ip', ['-n', namespace, '-j', 'link', 'show', 'node0'], { encoding: 'utf8' });
+    const { stdout } = spawnSync('ip', ['-n', namespace, '-j', 'link', 'show', 'node0'], {
+      encoding: 'utf8',
+    });
     const [link] = JSON.parse(stdout) as { ifindex: number }[];
     this.#link(program, link!.ifindex, ATTACH_XDP, XDP_NATIVE, `/run/netns/${namespace}`);
   }
@@ -185,7 +194,13 @@ export class LiveWorld {
   }
 
   /** Sends `size` bytes and says how many came back, or what went wrong. */
-  async send(place: Place, proto: 'tcp' | 'udp', address: string, port: number, size: number): Promise<string> {
+  async send(
+    place: Place,
+    proto: 'tcp' | 'udp',
+    address: string,
+    port: number,
+    size: number,
+  ): Promise<string> {
     const family = address.includes(':') ? 6 : 4;
     const args = [proto, String(family), String(port), address, String(size)];
     const { stdout } = await place.exec([process.execPath, '-e', ASK, ...args]);
@@ -194,6 +209,26 @@ export class LiveWorld {
 
   async mtu(place: string, device: string, bytes: number): Promise<void> {
     await this.lab.ip(place, [`link set ${device} mtu ${bytes}`]);
+  }
+
+  /** Nobody remembers the MTU of a path. */
+  async forgetPaths(): Promise<void> {
+    const { fabric, client } = this.lab.plan;
+    const places = [fabric, client, ...['n1', 'n2', 'a', 'b', 'c'].map((name) => this.lab.place(name))];
+    await applySettings(
+      places.flatMap(({ namespace }) => [
+        `netns /run/netns/${namespace}`,
+        ...['sysctl net/ipv4/route/flush 1', 'sysctl net/ipv6/route/flush 1'],
+      ]),
+    );
+  }
+
+  /** Connections that pass the stack by, and others. */
+  wholes(): { whole: number; split: number } {
+    const { bytes } = this.world.tables.conns;
+    const flags = this.world.connections().map(({ at }) => bytes[at + LAYOUTS.tp_conn.members.flags]!);
+    const whole = flags.filter((one) => one & ABI.C_WHOLE).length;
+    return { whole, split: flags.length - whole };
   }
 
   remove(): void {
