@@ -8,7 +8,7 @@ import { Worker } from 'node:worker_threads';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { ABI } from '../../src/dataplane/ebpf/abi.ts';
 import { packageRoot } from '../../src/node/native.ts';
-import { loadWorld, NET, SMALL, TestNet, type World } from '../support/bpf-world.ts';
+import { loadWorld, SMALL, TestNet, type World } from '../support/bpf-world.ts';
 import { packet } from '../support/packet.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';

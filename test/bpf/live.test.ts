@@ -14,7 +14,7 @@ const ECHO_PORT = 9000;
 /** Host numbers of the cluster IPs. */
 const IP = { local: 10, remote: 11, self: 12, reject: 13, drop: 14, host: 15 } as const;
 /** Host numbers of the load-balancer addresses. */
-const LB = { remote: 20, kept: 21, local: 22 } as const;
+const LB = { remote: 20, kept: 21, local: 22, moved: 23 } as const;
 const NODE_PORT = 30080;
 const HOST_PORT = 7000;
 
@@ -175,7 +175,8 @@ root.describe('live traffic', () => {
     let idle: World;
 
     beforeAll(async () => {
-      idle = await loadWorld();
+      // As on a kernel that does not let programs ask its connection tracking.
+      idle = await loadWorld({ ctLookup: false });
       await live.checksums('off');
       await live.forgetPaths();
       live.attach('tcx');
@@ -236,6 +237,65 @@ root.describe('live traffic', () => {
         expect(await ask('udp', LB.remote)).toMatchObject({ outcomes: { ok: 100 } });
         await live.checksums('off');
       });
+    });
+  });
+
+  describe('a switch from a dataplane of the kernel', () => {
+    const PORT = 80;
+    const moved = (family: Family) => balancerAddress(family, LB.moved);
+
+    afterAll(async () => {
+      live.detach();
+      live.world.settings.flags &= ~ABI.S_ASK_KERNEL;
+      await live.lab.node('n1').exec(['nft', 'delete', 'table', 'inet', 'before']);
+    });
+
+    test('what the kernel translates stays with it, what is new does not', async () => {
+      const rules = FAMILIES.flatMap((family) => {
+        const ip = family === 4 ? 'ip' : 'ip6';
+        const to = live.lab.pod('c').addresses[family];
+        return PROTOCOLS.map(
+          (proto) => `${ip} daddr ${moved(family)} ${proto} dport ${PORT} dnat ${ip} to ${to}`,
+        );
+      });
+      const table = `table inet before {
+        chain pre { type nat hook prerouting priority -100; ${rules.join('; ')}; }
+        chain post { type nat hook postrouting priority 100; oifname "eth0" masquerade; }
+      }
+`;
+      expect((await live.lab.node('n1').exec(['nft', '-f', '-'], table)).stderr).toBe('');
+      for (const family of FAMILIES) {
+        for (const protocol of ['TCP', 'UDP'] as const)
+          live.world.addService({
+            ...{ protocol, port: PORT, address: moved(family), flags: ABI.F_MASQ_ALWAYS | ABI.F_XDP },
+            backends: [[live.lab.pod('b').addresses[family]!, PORT, true]],
+          });
+      }
+      const everyone = FAMILIES.flatMap((family) =>
+        PROTOCOLS.flatMap((proto) =>
+          [live.lab.client, live.lab.pod('a')].map((from) => ({ family, proto, from })),
+        ),
+      );
+      const holds = await Promise.all(
+        everyone.map(({ family, proto, from }) =>
+          from.hold(proto, moved(family), PORT, { connections: 3, intervalMs: 20 }),
+        ),
+      );
+      for (const hold of holds) expect((await hold.established).pods).toEqual({ c: 3 });
+      live.world.settings.flags |= ABI.S_ASK_KERNEL;
+      const owned = live.world.counter('kernel_owned');
+      live.attach('tcx');
+      live.attachXdp('generic');
+      for (const { family, proto, from } of everyone) {
+        const result = await from.call(proto, moved(family), PORT, { count: 20 });
+        expect(result.pods).toEqual({ b: 20 });
+      }
+      for (const hold of holds) {
+        const { exchanges, moved: changed } = await hold.stop();
+        expect(exchanges).toBeGreaterThan(3);
+        expect([hold.failures, changed]).toEqual([[], 0]);
+      }
+      expect(live.world.counter('kernel_owned')).toBeGreaterThan(owned);
     });
   });
 });

@@ -333,19 +333,12 @@ root.describe('tc', () => {
       });
 
       test('a backend that is gone: picked again in the same entry, and never left half', () => {
-        const { key: _, backends } = world.addService({
-          ...{
-            address: ip('10.96.7.' + (proto === 'tcp' ? 1 : 2), 'fd96::7:' + (proto === 'tcp' ? 1 : 2))[
-              family
-            ],
-          },
-          ...{ port: 80, protocol: proto === 'tcp' ? 'TCP' : 'UDP' },
-          backends: [
-            [NET.backend(family, 6), 8080],
-            [NET.backend(family, 7), 8080],
-          ],
+        const host = proto === 'tcp' ? 1 : 2;
+        const dst = ip(`10.96.7.${host}`, `fd96::7:${host}`);
+        const { backends } = world.addService({
+          ...{ address: dst[family], port: 80, protocol: proto === 'tcp' ? 'TCP' : 'UDP' },
+          backends: [6, 7].map((n) => [NET.backend(family, n), 8080] as const),
         });
-        const dst = ip('10.96.7.' + (proto === 'tcp' ? 1 : 2), 'fd96::7:' + (proto === 'tcp' ? 1 : 2));
         const first = dissect(ingress(packet(to(dst))).data).dst;
         const gone = first === NET.backend(family, 6) ? 0 : 1;
         const [entry] = world.connections();
