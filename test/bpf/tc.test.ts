@@ -314,6 +314,64 @@ root.describe('tc', () => {
         });
       });
 
+      test('a client port used toward two frontends of one backend', () => {
+        ingress(packet(to(CLUSTER_IP)));
+        const taken = world.counter('tuple_taken');
+        const other = { ...to(LOCAL_ONLY), src: POD[family] };
+        if (proto === 'tcp') {
+          expect(ingress(packet(other)).verdict).toBe(TC.SHOT);
+          expect(world.counter('tuple_taken')).toBe(taken + 1);
+          // One that is over gives way.
+          egress(
+            packet(answer(dissect(ingress(packet(to(CLUSTER_IP, { flags: 'A' }))).data), { flags: 'R' })),
+          );
+        }
+        expect(dissect(ingress(packet(other)).data).dst).toBe(backend);
+        expect(world.connections()).toHaveLength(1);
+        const reply = egress(packet(answer(dissect(ingress(packet(other)).data))), up);
+        expect(dissect(reply.data)).toMatchObject({ src: LOCAL_ONLY[family], ...good });
+      });
+
+      test('a backend that is gone: picked again in the same entry, and never left half', () => {
+        const host = proto === 'tcp' ? 1 : 2;
+        const dst = ip(`10.96.7.${host}`, `fd96::7:${host}`);
+        const { backends } = world.addService({
+          ...{ address: dst[family], port: 80, protocol: proto === 'tcp' ? 'TCP' : 'UDP' },
+          backends: [6, 7].map((n) => [NET.backend(family, n), 8080] as const),
+        });
+        const first = dissect(ingress(packet(to(dst))).data).dst;
+        const gone = first === NET.backend(family, 6) ? 0 : 1;
+        const [entry] = world.connections();
+        world.tables.setBackendFlags(backends[gone]!, 0);
+        // The pool still names it, so it may be picked a few times more; then never again.
+        let last = first;
+        for (let i = 0; i < 60 && last === first; i++) last = dissect(ingress(packet(to(dst))).data).dst;
+        expect(last).not.toBe(first);
+        expect(world.connections()).toEqual([entry]);
+      });
+
+      test.each([
+        ['too large', { payload: new Uint8Array(1600) }],
+        ['at its last hop', { ttl: 1 }],
+      ])("a whole connection, %s: answered, and the quoted packet is the sender's own", (name, extra) => {
+        const asked = to(EXTERNAL, { src: NET.client[family] });
+        world.xdp('tp_xdp', packet(asked), up);
+        expect(world.connections()).toHaveLength(1);
+        const result = ingress(packet({ ...asked, flags: 'A', ...extra }));
+        // IPv4 datagrams may be fragmented, so XDP leaves those to the stack only where a link is smaller.
+        expect(result.verdict).toBe(TC.REDIRECT);
+        const reply = dissect(result.data);
+        expect(reply).toMatchObject({ src: NET.uplink[family], dst: NET.client[family], ...good });
+        const large = name === 'too large';
+        const [type, code] = family === 4 ? (large ? [3, 4] : [11, 0]) : large ? [2, 0] : [3, 0];
+        expect([reply.l4[0], reply.l4[1]]).toEqual([type, code]);
+        if (large) expect(new DataView(reply.l4.buffer, reply.l4.byteOffset).getUint32(4)).toBe(1500);
+        expect(dissectL3(reply.l4.subarray(8))).toMatchObject({
+          src: NET.client[family],
+          dst: EXTERNAL[family],
+        });
+      });
+
       test('drain: what is open goes on, nothing new is taken', () => {
         ingress(packet(to(CLUSTER_IP)));
         const flags = world.settings.flags;
