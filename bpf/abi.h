@@ -116,6 +116,8 @@ enum tp_conn_state {
 	TP_DYING = 3,
 };
 #define TP_STATE_MASK 15u
+/* tp_conn.frontend of an entry that is nobody's and waits for the collector. */
+#define TP_NOBODY 0xffffffffu
 
 enum tp_conn_flag {
 	/* The source is replaced at egress (split) or at once (whole). */
@@ -203,7 +205,7 @@ struct tp_prefix {
 enum tp_setting {
 	/* Nothing new is picked: another dataplane has taken over. */
 	TP_S_DRAIN = 1 << 0,
-	/* New connections of the node's own processes are translated at tc egress. */
+	/* What the node's own processes send to frontends is translated at tc egress (uplinks and lo). */
 	TP_S_NODE_EGRESS = 1 << 1,
 	/* Routes depend on the source: the next hop toward a backend is not shared by its connections. */
 	TP_S_SOURCE_ROUTES = 1 << 2,
@@ -214,6 +216,9 @@ enum tp_setting {
 	TP_S_SOCK_OPTOUT = 1 << 5,
 	/* Masquerade can tell pods from strangers. */
 	TP_S_DETECTOR = 1 << 6,
+	/* Connections that the kernel translates may be about: where we have no entry its conntrack is asked
+	 * (needs tp_knobs.has_ct_lookup), and what it translates passes untouched. */
+	TP_S_ASK_KERNEL = 1 << 7,
 };
 
 struct tp_settings {
@@ -314,6 +319,10 @@ enum tp_counter {
 	TP_N_NO_ROUTE,
 	TP_N_XDP_FORWARDED,
 	TP_N_ICMP_TRANSLATED,
+	/* Passed untouched because the kernel translates it. */
+	TP_N_KERNEL_OWNED,
+	/* Packets of whole connections that were answered with "time exceeded" or "too big". */
+	TP_N_ICMP_ANSWERED,
 	TP_COUNTERS,
 };
 
@@ -337,7 +346,9 @@ struct tp_knobs {
 	__u8 has_redirect_neigh;
 	/* XDP: packets whose checksum looks partial go to tc. */
 	__u8 partial_checksums;
-	__u32 spare;
+	/* bpf_skb_ct_lookup and bpf_xdp_ct_lookup (kernel 6.0, module nf_conntrack). */
+	__u8 has_ct_lookup;
+	__u8 spare[3];
 };
 TP_STATIC_ASSERT(sizeof(struct tp_knobs) == 56, "no holes");
 

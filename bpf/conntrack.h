@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* The connection table: sets of four entries in an array, claimed by compare-and-swap. Nothing evicts an entry;
  * only the collector in user space takes one down, in two steps with a grace between them, so a program that
- * holds a pointer never sees the entry change hands. */
+ * holds a pointer never sees the entry change hands. An entry whose backend is not to be used any more gets
+ * another one in place (conn_retake), for the same client and frontend: whoever still holds the pointer then
+ * writes of the same two ends. One that cannot be filled again is left to the collector (conn_park). */
 #ifndef TRIPLANE_CONNTRACK_H
 #define TRIPLANE_CONNTRACK_H
 
@@ -150,24 +152,50 @@ TP_RARE __u32 conn_claim(__u64 hash)
 	return 0;
 }
 
-/* Whether another processor works on the same connection at this moment: an entry with our tag, but not ours.
- * Each looks after it has claimed, so of two at least one sees the other. */
-static __always_inline int conn_contended(__u32 index, __u64 hash)
+/* An entry that conn_park() left to the collector: nobody's, though the tag is still there. */
+static __always_inline int conn_is_parked(const struct tp_conn *c)
 {
-	struct tp_conn_set *set = conn_set(index / TP_CONN_WAYS);
-	__u32 same = 0;
-
-	if (!set)
-		return 1;
-#pragma unroll
-	for (__u32 way = 0; way < TP_CONN_WAYS; way++)
-		same += (set->way[way].state & ~TP_STATE_MASK) == conn_tag(hash);
-	return same != 1;
+	return (c->state & TP_STATE_MASK) == TP_DYING && c->frontend == TP_NOBODY;
 }
 
+/* Whether another processor works on the same connection at this moment: an entry with our tag, but not ours, in
+ * any set where the connection may be. Each looks after it has claimed, so of two at least one sees the other. */
+TP_RARE int conn_contended(__u32 index, __u64 hash)
+{
+	for (__u32 try = 0; try < TP_CONN_TRIES * TP_CONN_WAYS; try++) {
+		__u32 where = conn_where(hash, try / TP_CONN_WAYS), way = try % TP_CONN_WAYS;
+		struct tp_conn_set *set = conn_set(where);
+		struct tp_conn *c;
+
+		if (!set)
+			return 1;
+		c = &set->way[way];
+		if (where * TP_CONN_WAYS + way != index && (c->state & ~TP_STATE_MASK) == conn_tag(hash) &&
+		    c->state != TP_FREE && !conn_is_parked(c))
+			return 1;
+		if (way == TP_CONN_WAYS - 1 && !set->way[0].spilled)
+			return 0;
+	}
+	return 0;
+}
+
+/* Gives back an entry that was never published: nobody else can hold it. */
 static __always_inline void conn_free(struct tp_conn *c)
 {
 	cas32(&c->state, c->state, TP_FREE);
+}
+
+/* Leaves a busy entry that once was live to the collector: it is found by nothing any more, but other processors may
+ * still hold it, so it may not be claimed before the collector's grace is over. */
+static __always_inline void conn_park(struct tp_conn *c)
+{
+	__u32 tag = c->state & ~TP_STATE_MASK;
+
+	c->frontend = TP_NOBODY;
+	c->flags = 0;
+	c->nat_port = 0;
+	c->seen_forward |= TP_SEEN_RST;
+	cas32(&c->state, tag | TP_BUSY, tag | TP_DYING);
 }
 
 static __always_inline void conn_publish(struct tp_conn *c, __u64 hash)

@@ -131,6 +131,21 @@ static __always_inline int reported_by(const struct packet *p, const struct tp_a
 	return same_addr(&p->src, addr, p->family);
 }
 
+/* Sends a translated error on; none is made about an error (RFC 1122, 3.2.2). */
+static __always_inline int send_error(struct __sk_buff *skb, const struct packet *p)
+{
+	struct route r = {};
+
+	if (!has_way(skb_route(skb, p, &p->src, &p->dst, &r))) {
+		count(TP_N_NO_ROUTE);
+		return TC_ACT_SHOT;
+	}
+	if (p->ttl <= 1)
+		return TC_ACT_SHOT;
+	skb_decrement_ttl(skb, p);
+	return bpf_redirect_neigh(r.ifindex, NULL, 0, 0);
+}
+
 /* About a packet that we sent to a backend from a NAT port: it comes to the NAT address. */
 static __always_inline int icmp_to_nat(struct __sk_buff *skb, struct packet *p, struct packet *q,
 				       struct conn_ref *ref)
@@ -149,7 +164,7 @@ static __always_inline int icmp_to_nat(struct __sk_buff *skb, struct packet *p, 
 		return TC_ACT_UNSPEC;
 	set_quoted(skb, p, q, SIDE_DST, &f->addr, f->port);
 	count(TP_N_ICMP_TRANSLATED);
-	return c->flags & TP_C_NODE ? TC_ACT_UNSPEC : skb_send(skb, p);
+	return c->flags & TP_C_NODE ? TC_ACT_UNSPEC : send_error(skb, p);
 }
 
 /* About an answer that we sent to a client from a frontend: it comes to the frontend's address. */
@@ -168,7 +183,7 @@ static __always_inline int icmp_to_frontend(struct __sk_buff *skb, struct packet
 	set_quoted(skb, p, q, SIDE_DST, &c->nat_addr, c->nat_port);
 	set_outer(skb, p, SIDE_SRC, &c->nat_addr);
 	count(TP_N_ICMP_TRANSLATED);
-	return skb_send(skb, p);
+	return send_error(skb, p);
 }
 
 /* The connection to a frontend whose answer is quoted: the quoted packet turned round is its forward key. */

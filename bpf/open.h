@@ -19,28 +19,74 @@ struct opening {
 	__u32 conn;
 	/* Whole connections: the next hop as index + 1. */
 	__u32 hop;
-	__u32 spare;
+	/* An entry of the same client and frontend that is to be used again, as index + 1. */
+	__u32 retake;
 };
+
+/* Takes a live entry whose backend is not to be used any more out of the indexes, for its own client and frontend
+ * to be filled anew. 0: another processor was first. */
+TP_RARE int conn_retake(__u32 index)
+{
+	struct tp_conn *c = conn_at(index);
+	__u32 tag;
+
+	if (!c)
+		return 0;
+	tag = c->state & ~TP_STATE_MASK;
+	if (!cas32(&c->state, tag | TP_LIVE, tag | TP_BUSY))
+		return 0;
+	conn_unlink(c, index);
+	count(TP_N_REPICKED);
+	return 1;
+}
+
+/* An entry of our own, index + 1; 0: none, counted. */
+static __always_inline __u32 open_claim(const struct opening *o)
+{
+	struct tp_conn *c;
+	__u32 claimed;
+
+	if (o->retake) {
+		if (conn_retake(o->retake - 1))
+			return o->retake;
+		count(TP_N_BUSY);
+		return 0;
+	}
+	claimed = conn_claim(o->hash);
+	if (!claimed) {
+		count(TP_N_CONNS_FULL);
+		return 0;
+	}
+	if (!conn_contended(claimed - 1, o->hash))
+		return claimed;
+	c = conn_at(claimed - 1);
+	if (c)
+		conn_free(c);
+	count(TP_N_BUSY);
+	return 0;
+}
+
+/* The entry cannot be filled after all. */
+static __always_inline void open_abandon(const struct opening *o, struct tp_conn *c)
+{
+	if (o->retake)
+		conn_park(c);
+	else
+		conn_free(c);
+}
 
 /* Claims and fills an entry; it stays invisible until conn_publish(). */
 static __always_inline struct tp_conn *open_entry(struct opening *o, const struct packet *p)
 {
-	__u32 claimed = conn_claim(o->hash);
+	__u32 claimed = open_claim(o);
 	struct tp_conn *c;
 
-	if (!claimed) {
-		count(TP_N_CONNS_FULL);
+	if (!claimed)
 		return NULL;
-	}
 	o->conn = claimed - 1;
 	c = conn_at(o->conn);
 	if (!c)
 		return NULL;
-	if (conn_contended(o->conn, o->hash)) {
-		conn_free(c);
-		count(TP_N_BUSY);
-		return NULL;
-	}
 	conn_fill(c, p, o->frontend);
 	c->backend = o->backend;
 	return c;
@@ -69,8 +115,18 @@ static __always_inline int open_pair(struct tp_conn *c, const struct opening *o)
 	return GO_ON;
 }
 
-/* Whether another connection has the same client and backend (one client port used toward two frontends). */
-TP_RARE int tuple_taken(const struct packet *p, __u32 backend)
+/* The way back to a split connection. A process of this node gets both translations at once, by its NAT port. */
+static __always_inline int open_ends(struct tp_conn *c, const struct opening *o)
+{
+	if (o->origin != FROM_NODE)
+		return open_pair(c, o);
+	c->flags |= TP_C_NODE;
+	return GO_ON;
+}
+
+/* Whether another connection than `except` (index + 1) has the same client and backend (one client port used
+ * toward two frontends). */
+TP_RARE int tuple_taken(const struct packet *p, __u32 backend, __u32 except)
 {
 	struct tp_backend *b = backend_at(backend);
 	__u64 hash;
@@ -85,7 +141,7 @@ TP_RARE int tuple_taken(const struct packet *p, __u32 backend)
 
 		if (!slot || !*slot)
 			return 0;
-		if (SLOT_TAG(*slot) != SLOT_TAG(hash))
+		if (SLOT_TAG(*slot) != SLOT_TAG(hash) || (__u32)*slot == except)
 			continue;
 		c = conn_at(SLOT_INDEX(*slot));
 		theirs = c ? backend_at(c->backend) : NULL;
@@ -114,7 +170,7 @@ static __always_inline int open_pick(struct opening *o, const struct packet *p)
 static __always_inline int open_untaken(struct opening *o, const struct packet *p)
 {
 	for (int try = 0; try < TP_PICK_TRIES; try++) {
-		if (!tuple_taken(p, o->backend))
+		if (!tuple_taken(p, o->backend, o->retake))
 			return GO_ON;
 		if (open_pick(o, p) != GO_ON)
 			return V_DROP;
@@ -131,7 +187,7 @@ TP_RARE int open_split(struct opening *o, const struct packet *p)
 	struct tp_backend *b;
 	struct tp_conn *c;
 
-	if (!o || !p || !set || open_untaken(o, p) != GO_ON)
+	if (!o || !p || !set || (o->origin != FROM_NODE && open_untaken(o, p) != GO_ON))
 		return V_DROP;
 	f = frontend_at(o->frontend);
 	b = backend_at(o->backend);
@@ -140,9 +196,9 @@ TP_RARE int open_split(struct opening *o, const struct packet *p)
 	c = open_entry(o, p);
 	if (!c)
 		return V_DROP;
-	if ((masquerades(set, f, b, p, o->origin) && open_nat_port(c, o) != GO_ON) || open_pair(c, o) != GO_ON) {
+	if ((masquerades(set, f, b, p, o->origin) && open_nat_port(c, o) != GO_ON) || open_ends(c, o) != GO_ON) {
 		conn_unlink(c, o->conn);
-		conn_free(c);
+		open_abandon(o, c);
 		return V_DROP;
 	}
 	conn_publish(c, o->hash);
@@ -166,7 +222,8 @@ TP_RARE int open_whole(struct opening *o, const struct packet *p)
 	if (!c)
 		return V_DROP;
 	if (hop_nat_addr(hop, &c->nat_addr, p->family) != GO_ON || open_nat_port(c, o) != GO_ON) {
-		conn_free(c);
+		conn_unlink(c, o->conn);
+		open_abandon(o, c);
 		return V_DROP;
 	}
 	c->flags |= TP_C_WHOLE;
@@ -175,23 +232,6 @@ TP_RARE int open_whole(struct opening *o, const struct packet *p)
 	conn_publish(c, o->hash);
 	count(TP_N_NEW);
 	return GO_ON;
-}
-
-/* Takes an entry down whose backend is not to be used any more. */
-TP_RARE int conn_retire(__u32 index)
-{
-	struct tp_conn *c = conn_at(index);
-	__u32 tag;
-
-	if (!c)
-		return 0;
-	tag = c->state & ~TP_STATE_MASK;
-	if (!cas32(&c->state, tag | TP_LIVE, tag | TP_BUSY))
-		return 0;
-	conn_unlink(c, index);
-	conn_free(c);
-	count(TP_N_REPICKED);
-	return 1;
 }
 
 #endif

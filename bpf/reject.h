@@ -5,7 +5,7 @@
  * The packet's checksum may have been partial, and then the device will still sum from the old transport header
  * on and write where the old checksum was. So a reset stands where the TCP header stood and has a partial sum
  * again; an ICMP message stands where the UDP header stood, whose checksum falls on bytes of the ICMP header that
- * mean nothing, and a right ICMP sum makes the device write "zero" there, which leaves it right. */
+ * mean nothing: see answer_icmp(). */
 #ifndef TRIPLANE_REJECT_H
 #define TRIPLANE_REJECT_H
 
@@ -81,6 +81,12 @@ static __always_inline int plain_header(const struct packet *p)
 	return p->l4 - p->l3 == (p->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
 }
 
+/* Back to where the packet came from: onto the wire, or, for the node's own, in again. */
+static __always_inline int send_back(struct __sk_buff *skb)
+{
+	return bpf_redirect(skb->ifindex, skb->ingress_ifindex ? 0 : BPF_F_INGRESS);
+}
+
 TP_RARE int reject_tcp(struct __sk_buff *skb, const struct packet *p)
 {
 	struct reset was, r = {};
@@ -101,14 +107,22 @@ TP_RARE int reject_tcp(struct __sk_buff *skb, const struct packet *p)
 	write_ip(skb, p, IPPROTO_TCP, sizeof(r));
 	swap_macs(skb);
 	count(TP_N_REJECTED);
-	return bpf_redirect(skb->ifindex, 0);
+	return send_back(skb);
 }
 
-struct unreachable {
+struct icmp_error {
 	__u8 type, code;
 	__be16 check;
-	__be32 unused;
+	__be32 rest;
 	__u8 quote[TP_QUOTE_BYTES];
+};
+
+/* What an ICMP error says, and who says it. */
+struct icmp_reason {
+	struct tp_addr from;
+	__be32 rest;
+	__u8 type, code;
+	__u16 spare;
 };
 
 /* Zeroes what lies behind `length` so that sums over the whole array are right. */
@@ -119,13 +133,22 @@ static __always_inline __u32 quote_length(const struct packet *p)
 	return length & ~1u;
 }
 
-TP_RARE int reject_udp(struct __sk_buff *skb, const struct packet *p)
+/* Turns the packet into an ICMP error about itself. Where its sum is partial the device will write over two bytes of
+ * the message: with UDP they are in the field that port unreachable leaves unused, and get a start value that
+ * makes the device write zero; of anything else, nothing is sent. */
+TP_RARE int answer_icmp(struct __sk_buff *skb, const struct packet *p, const struct icmp_reason *why)
 {
-	struct unreachable u = {};
+	struct icmp_error u = {};
+	struct packet back = {};
 	__u32 quote, length;
 	__u64 sum = 0;
+	__u16 check;
+	int partial;
 
-	if (!p || !plain_header(p))
+	if (!p || !why || !plain_header(p) || bpf_skb_load_bytes(skb, check_offset(p), &check, 2))
+		return TC_ACT_SHOT;
+	partial = is_partial(p, check, p->l3_len - (p->l4 - p->l3));
+	if (partial && (p->proto != IPPROTO_UDP || why->rest))
 		return TC_ACT_SHOT;
 	quote = quote_length(p);
 	keep(quote);
@@ -133,19 +156,36 @@ TP_RARE int reject_udp(struct __sk_buff *skb, const struct packet *p)
 		return TC_ACT_SHOT;
 	length = 8 + quote;
 	keep(length);
-	u.type = p->family == 4 ? ICMP_DEST_UNREACH : 1;
-	u.code = p->family == 4 ? 3 : 4;
+	u.type = why->type;
+	u.code = why->code;
+	u.rest = why->rest;
 	if (p->family == 6)
-		sum = csum_pseudo(&p->dst, &p->src, length, IPPROTO_ICMPV6, 6);
+		sum = csum_pseudo(&why->from, &p->src, length, IPPROTO_ICMPV6, 6);
 	u.check = ~csum_fold(bpf_csum_diff(NULL, 0, (__be32 *)&u, sizeof(u), sum));
+	if (partial)
+		u.rest = bpf_htonl(bpf_ntohs(sum));
 	if (bpf_skb_change_tail(skb, p->l4 + length, 0))
 		return TC_ACT_SHOT;
 	if (length < 36 || length > sizeof(u) || bpf_skb_store_bytes(skb, p->l4, &u, length, 0))
 		return TC_ACT_SHOT;
-	write_ip(skb, p, p->family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6, length);
+	copy_addr(&back.src, &p->src);
+	copy_addr(&back.dst, &why->from);
+	back.family = p->family;
+	back.l3 = p->l3;
+	write_ip(skb, &back, p->family == 4 ? IPPROTO_ICMP : IPPROTO_ICMPV6, length);
 	swap_macs(skb);
+	return send_back(skb);
+}
+
+static __always_inline int reject_udp(struct __sk_buff *skb, const struct packet *p)
+{
+	struct icmp_reason why = {};
+
+	why.type = p->family == 4 ? ICMP_DEST_UNREACH : 1;
+	why.code = p->family == 4 ? 3 : 4;
+	copy_addr(&why.from, &p->dst);
 	count(TP_N_REJECTED);
-	return bpf_redirect(skb->ifindex, 0);
+	return answer_icmp(skb, p, &why);
 }
 
 SEC("tc")
@@ -156,6 +196,42 @@ int tp_reject(struct __sk_buff *skb)
 	if (skb_parse(skb, &p) != PACKET_FLOW)
 		return TC_ACT_SHOT;
 	return p.proto == IPPROTO_TCP ? reject_tcp(skb, &p) : reject_udp(skb, &p);
+}
+
+/* The address of the device that the packet came by: who says that it cannot go on (RFC 1812, 4.3.2.4). */
+static __always_inline void answer_from(struct __sk_buff *skb, const struct packet *p, struct tp_addr *from)
+{
+	__u32 ifindex = skb->ifindex;
+	struct tp_device *device = bpf_map_lookup_elem(&tp_devices, &ifindex);
+
+	copy_addr(from, &p->dst);
+	if (device && p->family == 4 && device->nat4)
+		from->w[0] = device->nat4;
+	if (device && p->family == 6 && !no_addr(&device->nat6))
+		copy_addr(from, &device->nat6);
+}
+
+/* A packet of a whole connection that cannot go on, untouched so far: cb[0] is the MTU that it exceeds, 0: its time
+ * is over. Fragments are not answered (RFC 1122, 3.2.2). */
+SEC("tc")
+int tp_stuck(struct __sk_buff *skb)
+{
+	struct icmp_reason why = {};
+	__u32 mtu = skb->cb[0];
+	struct packet p = {};
+
+	if (skb_parse(skb, &p) != PACKET_FLOW)
+		return TC_ACT_SHOT;
+	if (p.family == 4) {
+		why.type = mtu ? ICMP_DEST_UNREACH : ICMP_TIME_EXCEEDED;
+		why.code = mtu ? 4 : 0;
+	} else {
+		why.type = mtu ? 2 : 3;
+	}
+	why.rest = bpf_htonl(mtu);
+	answer_from(skb, &p, &why.from);
+	count(TP_N_ICMP_ANSWERED);
+	return answer_icmp(skb, &p, &why);
 }
 
 #endif

@@ -8,6 +8,7 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
+#include "kernel.h"
 #include "open.h"
 #include "skb.h"
 
@@ -17,6 +18,8 @@ enum tail {
 	TAIL_INGRESS_ICMP,
 	TAIL_EGRESS_ICMP,
 	TAIL_REJECT,
+	TAIL_STUCK,
+	TAIL_NODE,
 	TAILS,
 };
 
@@ -25,6 +28,8 @@ int tp_out_rare(struct __sk_buff *skb);
 int tp_in_icmp(struct __sk_buff *skb);
 int tp_out_icmp(struct __sk_buff *skb);
 int tp_reject(struct __sk_buff *skb);
+int tp_stuck(struct __sk_buff *skb);
+int tp_node(struct __sk_buff *skb);
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
@@ -38,38 +43,94 @@ struct {
 		[TAIL_INGRESS_ICMP] = (void *)&tp_in_icmp,
 		[TAIL_EGRESS_ICMP] = (void *)&tp_out_icmp,
 		[TAIL_REJECT] = (void *)&tp_reject,
+		[TAIL_STUCK] = (void *)&tp_stuck,
+		[TAIL_NODE] = (void *)&tp_node,
 	},
 };
 
-/* Sends a whole connection's packet on its way: translated already, so never to the stack, which would take its
- * source for its own. */
-TP_RARE int skb_send(struct __sk_buff *skb, const struct packet *p)
+/* Where a packet goes from here that passes the stack by. */
+struct route {
+	__u32 ifindex;
+	/* 0: not known. */
+	__u32 mtu;
+};
+
+/* Asks for the way from `from` to `to`: a BPF_FIB_LKUP_RET_*, or less than zero. */
+TP_RARE int skb_route(struct __sk_buff *skb, const struct packet *p, const struct tp_addr *from,
+		      const struct tp_addr *to, struct route *r)
 {
 	struct bpf_fib_lookup fib = {};
 	long rc;
 
-	if (!p)
-		return TC_ACT_SHOT;
+	if (!p || !from || !to || !r)
+		return -1;
 	fib.ifindex = skb->ifindex;
 	fib.l4_protocol = p->proto;
+	/* Any length asks for the path's MTU, which comes back in its place. */
+	fib.tot_len = 1;
 	if (p->family == 4) {
 		fib.family = TP_AF_INET;
-		fib.ipv4_src = p->src.w[0];
-		fib.ipv4_dst = p->dst.w[0];
+		fib.ipv4_src = from->w[0];
+		fib.ipv4_dst = to->w[0];
 	} else {
 		fib.family = TP_AF_INET6;
-		__builtin_memcpy(fib.ipv6_src, &p->src, 16);
-		__builtin_memcpy(fib.ipv6_dst, &p->dst, 16);
+		__builtin_memcpy(fib.ipv6_src, from, 16);
+		__builtin_memcpy(fib.ipv6_dst, to, 16);
 	}
 	rc = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
-	if (rc != BPF_FIB_LKUP_RET_SUCCESS && rc != BPF_FIB_LKUP_RET_NO_NEIGH) {
+	r->ifindex = fib.ifindex;
+	r->mtu = fib.mtu_result > 1 ? fib.mtu_result : 0;
+	return rc;
+}
+
+static __always_inline int has_way(int rc)
+{
+	return rc == BPF_FIB_LKUP_RET_SUCCESS || rc == BPF_FIB_LKUP_RET_NO_NEIGH;
+}
+
+/* Bytes of one packet on the wire from l3 on: what receive offload has merged goes out in pieces again. */
+static __always_inline __u32 wire_length(struct __sk_buff *skb, const struct packet *p)
+{
+	__u32 header = p->l4 - p->l3 + sizeof(struct udphdr);
+	__u8 offset = 0;
+
+	if (!skb->gso_size)
+		return p->l3_len;
+	if (p->proto == IPPROTO_TCP) {
+		bpf_skb_load_bytes(skb, p->l4 + 12, &offset, 1);
+		header = p->l4 - p->l3 + (offset >> 4) * 4;
+	}
+	return header + skb->gso_size;
+}
+
+/* Gives a whole connection's packet both of its new ends and sends it on: never to the stack, which would take its
+ * source for its own. */
+TP_RARE int skb_send(struct __sk_buff *skb, struct packet *p, const struct end *from, const struct end *to)
+{
+	struct route r = {};
+
+	if (!p || !from || !to)
+		return TC_ACT_SHOT;
+	if (!has_way(skb_route(skb, p, &from->addr, &to->addr, &r))) {
 		count(TP_N_NO_ROUTE);
 		return TC_ACT_SHOT;
 	}
-	if (p->ttl <= 1)
+	if (p->ttl <= 1 || (r.mtu && wire_length(skb, p) > r.mtu)) {
+		skb->cb[0] = p->ttl <= 1 ? 0 : r.mtu;
+		bpf_tail_call(skb, &tp_tails, TAIL_STUCK);
 		return TC_ACT_SHOT;
+	}
+	skb_set_end(skb, p, from);
+	skb_set_end(skb, p, to);
 	skb_decrement_ttl(skb, p);
-	return bpf_redirect_neigh(fib.ifindex, NULL, 0, 0);
+	return bpf_redirect_neigh(r.ifindex, NULL, 0, 0);
+}
+
+static __always_inline void make_end(struct end *end, int side, const struct tp_addr *addr, __u16 port)
+{
+	copy_addr(&end->addr, addr);
+	end->port = port;
+	end->side = side;
 }
 
 static __always_inline int refuse(struct __sk_buff *skb, int verdict)
@@ -94,7 +155,8 @@ TP_RARE int tc_open(const struct packet *p, struct opening *o, __u32 ifindex)
 	f = frontend_at(o->frontend);
 	if (!f)
 		return V_PASS;
-	o->origin = origin_for(set, f, p, ifindex);
+	if (o->origin != FROM_NODE)
+		o->origin = origin_for(set, f, p, ifindex);
 	verdict = answer_new(set, f, p, o->origin, &o->pool);
 	if (verdict != GO_ON)
 		return verdict;
@@ -103,9 +165,9 @@ TP_RARE int tc_open(const struct packet *p, struct opening *o, __u32 ifindex)
 
 /* The connection of a packet to a frontend, made if need be; ref->conn is set if GO_ON is returned. */
 static __always_inline int tc_connection(struct __sk_buff *skb, struct packet *p, __u32 frontend,
-					 struct conn_ref *ref, int family)
+					 struct conn_ref *ref, int family, int origin)
 {
-	struct opening o = { .frontend = frontend };
+	struct opening o = { .frontend = frontend, .origin = origin };
 	const struct tp_settings *set = settings();
 	struct tp_backend *b;
 	int verdict;
@@ -114,13 +176,15 @@ static __always_inline int tc_connection(struct __sk_buff *skb, struct packet *p
 	conn_find(ref, p, o.hash, frontend, family);
 	if (ref->conn && set) {
 		b = backend_at(ref->conn->backend);
-		if (b && (!conn_needs_pick(ref->conn, b, p) || (set->flags & TP_S_DRAIN))) {
+		if (b && (p->headless || !conn_needs_pick(ref->conn, b, p) || (set->flags & TP_S_DRAIN))) {
 			conn_saw_forward(ref->conn, p);
 			return GO_ON;
 		}
-		conn_retire(ref->index);
+		o.retake = ref->index + 1;
 	}
 	if (p->headless)
+		return V_PASS;
+	if (!o.retake && origin != FROM_NODE && set && asks_kernel(set) && skb_kernel_owns(skb, p))
 		return V_PASS;
 	verdict = tc_open(p, &o, skb->ifindex);
 	if (verdict != GO_ON)
@@ -134,7 +198,7 @@ static __always_inline int to_frontend_tc(struct __sk_buff *skb, struct packet *
 {
 	struct conn_ref ref = {};
 	struct tp_backend *b;
-	int verdict = tc_connection(skb, p, frontend, &ref, family);
+	int verdict = tc_connection(skb, p, frontend, &ref, family, FROM_STRANGER);
 
 	if (verdict != GO_ON || !ref.conn)
 		return refuse(skb, verdict);
@@ -142,17 +206,31 @@ static __always_inline int to_frontend_tc(struct __sk_buff *skb, struct packet *
 	if (!b)
 		return TC_ACT_SHOT;
 	if (ref.conn->flags & TP_C_WHOLE) {
-		set_end(skb, p, SIDE_SRC, &ref.conn->nat_addr, ref.conn->nat_port);
-		set_end(skb, p, SIDE_DST, &b->addr, b->port);
-		return skb_send(skb, p);
+		struct end src = {}, dst = {};
+
+		make_end(&src, SIDE_SRC, &ref.conn->nat_addr, ref.conn->nat_port);
+		make_end(&dst, SIDE_DST, &b->addr, b->port);
+		return skb_send(skb, p, &src, &dst);
 	}
 	set_end(skb, p, SIDE_DST, &b->addr, b->port);
 	return TC_ACT_UNSPEC;
 }
 
+#define LOOPBACK_IFINDEX 1
+
+/* In by lo, as what the node sends to itself comes in. IPv4 needs net.ipv4.conf.lo.accept_local there. */
+static __always_inline int skb_to_self(struct __sk_buff *skb)
+{
+	__u8 macs[12] = {};
+
+	bpf_skb_store_bytes(skb, 0, macs, 12, 0);
+	return bpf_redirect(LOOPBACK_IFINDEX, BPF_F_INGRESS);
+}
+
 /* An answer to one of our NAT ports. Split: the client gets its address back here, the frontend's at egress. */
 static __always_inline int to_nat_port_tc(struct __sk_buff *skb, struct packet *p, int family)
 {
+	struct end src = {}, dst = {};
 	struct tp_frontend *f;
 	struct conn_ref ref;
 
@@ -167,9 +245,14 @@ static __always_inline int to_nat_port_tc(struct __sk_buff *skb, struct packet *
 	if (!f)
 		return TC_ACT_UNSPEC;
 	conn_saw_reply(ref.conn, p);
-	set_end(skb, p, SIDE_SRC, &f->addr, f->port);
-	set_end(skb, p, SIDE_DST, &ref.conn->client, ref.conn->client_port);
-	return ref.conn->flags & TP_C_NODE ? TC_ACT_UNSPEC : skb_send(skb, p);
+	make_end(&src, SIDE_SRC, &f->addr, f->port);
+	make_end(&dst, SIDE_DST, &ref.conn->client, ref.conn->client_port);
+	if (!(ref.conn->flags & TP_C_NODE))
+		return skb_send(skb, p, &src, &dst);
+	skb_set_end(skb, p, &src);
+	skb_set_end(skb, p, &dst);
+	/* A NodePort of the node's own: from one of its addresses to the same, which only lo may bring. */
+	return same_addr(&f->addr, &ref.conn->client, family) ? skb_to_self(skb) : TC_ACT_UNSPEC;
 }
 
 /* Whether an address lies where cluster IPs and service CIDRs are; nearly no packet's does. */
@@ -264,12 +347,30 @@ static __always_inline int leave_masqueraded(struct __sk_buff *skb, struct packe
 	return TC_ACT_UNSPEC;
 }
 
+/* Whether the packet was sent by a process of this node (forwarded ones have come by a device) to one of our
+ * frontends or, by a server of this node, to one of our NAT ports. */
+static __always_inline int is_for_node(struct __sk_buff *skb, const struct packet *p, int family)
+{
+	const struct tp_settings *set;
+	__u32 frontend = 0;
+
+	if (skb->ingress_ifindex)
+		return 0;
+	set = settings();
+	if (!set || !(set->flags & TP_S_NODE_EGRESS))
+		return 0;
+	return is_nat_port(p->dport) || frontend_find(p, family, &frontend);
+}
+
 static __always_inline int egress_flow(struct __sk_buff *skb, struct packet *p, int family)
 {
 	struct tp_frontend *f;
 	struct conn_ref ref;
-	int direction = pair_find(&ref, p, family);
+	int direction;
 
+	if (is_for_node(skb, p, family))
+		bpf_tail_call(skb, &tp_tails, TAIL_NODE);
+	direction = pair_find(&ref, p, family);
 	if (direction == FORWARD)
 		return ref.conn->flags & TP_C_MASQ ? leave_masqueraded(skb, p, ref.conn) : TC_ACT_UNSPEC;
 	if (direction != REPLY)
@@ -335,4 +436,5 @@ int tp_out_rare(struct __sk_buff *skb)
 }
 
 #include "icmp.h"
+#include "node.h"
 #include "reject.h"

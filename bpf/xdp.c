@@ -5,6 +5,7 @@
 #include <linux/bpf.h>
 
 #include "csum.h"
+#include "kernel.h"
 #include "open.h"
 
 /* The addresses and ports that a packet is to have. */
@@ -232,6 +233,18 @@ static __always_inline int send_reply(struct frame *fr, struct packet *p, const 
 	return forward(fr, p, &to, hop, family);
 }
 
+/* IPv4 datagrams that arrive larger than the next link carries are fragmented (RFC 791, 2.3), which only the stack
+ * can do: such connections are split. TCP hears of it by ICMP. */
+static __always_inline int stack_may_fragment(struct xdp_md *ctx, const struct packet *p, const struct tp_hop *hop)
+{
+	__u32 mtu = 0;
+
+	if (p->family != 4 || p->proto != IPPROTO_UDP)
+		return 0;
+	bpf_check_mtu(ctx, 0, &mtu, 0, 0);
+	return mtu > hop->mtu;
+}
+
 /* A connection that nobody has seen: made here if XDP can forward it, or made here for tc (so that the choice of
  * backend is made once), or left to tc altogether. GO_ON: o->conn is a whole connection; else an XDP action. */
 #define XDP_GO_ON -1
@@ -250,6 +263,8 @@ TP_RARE int xdp_open(struct xdp_md *ctx, struct packet *p, struct opening *o)
 	if (!f)
 		return XDP_PASS;
 	o->origin = origin_for(set, f, p, ctx->ingress_ifindex);
+	if (!o->retake && asks_kernel(set) && xdp_kernel_owns(ctx, p))
+		return XDP_PASS;
 	verdict = answer_new(set, f, p, o->origin, &o->pool);
 	if (verdict == V_GUARDED)
 		return XDP_DROP;
@@ -262,6 +277,8 @@ TP_RARE int xdp_open(struct xdp_md *ctx, struct packet *p, struct opening *o)
 		return XDP_PASS;
 	o->hop = b->flags & TP_B_LOCAL ? 0 : xdp_backend_hop(ctx, p, o->backend);
 	hop = hop_if_true(o->hop, set->route_gen);
+	if (hop && stack_may_fragment(ctx, p, hop))
+		hop = NULL;
 	if (!hop || (p->family == 4 ? !hop->nat4 : no_addr(&hop->nat6))) {
 		open_split(o, p);
 		return XDP_PASS;
@@ -303,7 +320,7 @@ static __always_inline int to_frontend(struct frame *fr, struct packet *p, __u32
 	if (!b)
 		return XDP_PASS;
 	if (conn_needs_pick(ref.conn, b, p) && !(set->flags & TP_S_DRAIN)) {
-		conn_retire(ref.index);
+		o.retake = ref.index + 1;
 		return to_new(fr, p, &o, set, family);
 	}
 	conn_saw_forward(ref.conn, p);

@@ -28,6 +28,26 @@ static Napi::Value Structs(const Napi::CallbackInfo &info) {
   return all;
 }
 
+static bool HasFunction(const btf *types, const char *name) {
+  return types && btf__find_by_name_kind(types, name, BTF_KIND_FUNC) > 0;
+}
+
+// bpfKernelHas(function, module): whether the kernel, or that module where it is loaded, has a function that
+// programs could call, as its types say.
+static Napi::Value KernelHas(const Napi::CallbackInfo &info) {
+  std::string name = info[0].As<Napi::String>(), module = info[1].As<Napi::String>();
+  btf *kernel = btf__load_vmlinux_btf();
+  bool found = HasFunction(kernel, name.c_str());
+  if (kernel && !found) {
+    btf *types = btf__load_module_btf(module.c_str(), kernel);
+    found = HasFunction(types, name.c_str());
+    btf__free(types);
+  }
+  btf__free(kernel);
+  return Napi::Boolean::New(info.Env(), found);
+}
+
 void InitBpfBtf(Napi::Env env, Napi::Object exports) {
+  exports.Set("bpfKernelHas", Napi::Function::New(env, KernelHas));
   exports.Set("bpfStructs", Napi::Function::New(env, Structs));
 }

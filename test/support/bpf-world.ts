@@ -20,6 +20,7 @@ import {
   type BpfObject,
   bpfNative,
   bpfObjectPath,
+  kernelOffersConntrack,
   loadBpf,
   type MapHandle,
 } from '../../src/dataplane/ebpf/native.ts';
@@ -286,6 +287,7 @@ export async function loadWorld(
     netnsCookie: true,
     redirectNeigh: true,
     partialChecksums: true,
+    ctLookup: kernelOffersConntrack(),
     ...options,
   };
   const object = await loadBpf({

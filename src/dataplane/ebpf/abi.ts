@@ -87,7 +87,8 @@ export const LAYOUTS = {
       has_netns_cookie: 49,
       has_redirect_neigh: 50,
       partial_checksums: 51,
-      spare: 52,
+      has_ct_lookup: 52,
+      spare: 53,
     },
   },
 } as const;
@@ -132,7 +133,11 @@ export const ABI = {
   S_SOCK_POD: 16,
   S_SOCK_OPTOUT: 32,
   S_DETECTOR: 64,
+  S_ASK_KERNEL: 128,
 } as const;
+
+/** tp_conn.frontend of an entry that is nobody's and waits for the collector. */
+export const NOBODY = 0xffff_ffff;
 
 /** A slot that was used and left: neither free nor an index. */
 export const TOMB = 0xffff_ffffn;
@@ -155,6 +160,8 @@ export const COUNTERS = [
   'no_route',
   'xdp_forwarded',
   'icmp_translated',
+  'kernel_owned',
+  'icmp_answered',
 ] as const;
 export type CounterName = (typeof COUNTERS)[number];
 

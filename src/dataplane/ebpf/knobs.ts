@@ -60,6 +60,8 @@ export interface Knobs {
   readonly redirectNeigh: boolean;
   /** XDP: leave packets whose checksum looks unfinished to tc. */
   readonly partialChecksums: boolean;
+  /** The kernel offers its connection tracking to programs (kernelOffersConntrack()). Default: no. */
+  readonly ctLookup?: boolean;
 }
 
 export function newSeed(): Uint8Array {
@@ -126,5 +128,6 @@ export function encodeKnobs(knobs: Knobs): Uint8Array {
   out[members.has_netns_cookie] = Number(knobs.netnsCookie);
   out[members.has_redirect_neigh] = Number(knobs.redirectNeigh);
   out[members.partial_checksums] = Number(knobs.partialChecksums);
+  out[members.has_ct_lookup] = Number(knobs.ctLookup ?? false);
   return out;
 }

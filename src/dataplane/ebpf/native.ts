@@ -72,11 +72,19 @@ export interface BpfNative {
   bpfGet(path: string): number;
   bpfClose(fd: number): void;
   bpfHashFrontend(seed: Uint8Array, keys: Uint8Array, out: Uint8Array): void;
+  bpfKernelHas(name: string, module: string): boolean;
   bpfStructs(path: string): Record<string, { bytes: number; members: Record<string, number> }>;
 }
 
 export function bpfNative(): BpfNative {
   return loadNative() as unknown as BpfNative;
+}
+
+/** Whether programs can ask the kernel's connection tracking (Knobs.ctLookup): since 6.0, nf_conntrack loaded. */
+export function kernelOffersConntrack(): boolean {
+  return ['bpf_skb_ct_lookup', 'bpf_xdp_ct_lookup'].every((name) =>
+    bpfNative().bpfKernelHas(name, 'nf_conntrack'),
+  );
 }
 
 /** The object that `npm run build` makes of bpf/. */
