@@ -205,7 +205,9 @@ export class Lab {
       ...[
         '--admin-socket',
         adminSocket,
-        ...(cgroup ? ['--cgroup-root', cgroup, '--bpf-root', this.#pins(node)] : []),
+        ...['--bpf-root', this.#pins(node)],
+        // Without a tree of its own, socket programs would stand on the whole machine's.
+        ...(cgroup ? ['--cgroup-root', cgroup] : ['--socket-lb', 'off']),
         ...(options.args ?? []),
       ],
     ];

@@ -12,7 +12,7 @@ import { type DeviceChoice, type DeviceRole, deviceRoles } from './device-roles.
 import { DeviceRows } from './device-rows.ts';
 import { Devices } from './devices.ts';
 import { Drain } from './drain.ts';
-import { type Loaded, loadKernel } from './kernel.ts';
+import { type Loaded, loadKernel, requireBpf } from './kernel.ts';
 import { DEFAULT_SIZES, type PortRange, type Sizes } from './knobs.ts';
 import { Links, type XdpMode } from './links.ts';
 import { writeMeta } from './meta.ts';
@@ -81,6 +81,7 @@ export class EbpfDataplane implements Dataplane {
       ...options,
     };
     // What is missing is said at once, so that `auto` can go on to the next mode.
+    requireBpf();
     prepareRoot(this.#options.root);
   }
 

@@ -6,7 +6,7 @@ import { ABI, LAYOUTS } from './abi.ts';
 import { kernelHz } from './clock.ts';
 import { encodeKnobs, mapEntries, newSeed, type PortRange, type Sizes } from './knobs.ts';
 import { TableMaps } from './maps.ts';
-import { type Meta, netnsIdentity, readMeta } from './meta.ts';
+import { type Meta, netnsIdentity, readMeta, writeMeta } from './meta.ts';
 import { type BpfObject, bpfNative, bpfObjectPath, loadBpf, type MapHandle } from './native.ts';
 import { lifeNative } from './native-life.ts';
 import { Generation, generations } from './pins.ts';
@@ -83,8 +83,19 @@ function adoptable({ root, sizes, natPorts }: LoadOptions): { generation: Genera
   return same ? { generation, meta } : null;
 }
 
-/** Throws TP_NO_FEATURE or TP_NO_PRIVILEGE. */
+/** Two agents over one set of maps would take each other's services away. */
+function refuseForeign(root: string): void {
+  for (const number of generations(root)) {
+    const meta = generationMeta(new Generation(root, number));
+    if (!meta || meta.netns === netnsIdentity()) continue;
+    const remedy = 'give each its own --bpf-root, or run triplane cleanup there';
+    throw new TriplaneError('TP_LOCKED', `the pins in ${root} serve another network namespace: ${remedy}`);
+  }
+}
+
+/** Throws TP_NO_FEATURE, TP_NO_PRIVILEGE or TP_LOCKED. */
 export async function loadKernel(options: LoadOptions): Promise<Loaded> {
+  refuseForeign(options.root);
   const found = adoptable(options);
   const older = generations(options.root).filter((number) => {
     if (number === found?.generation.number) return false;
@@ -105,6 +116,8 @@ export async function loadKernel(options: LoadOptions): Promise<Loaded> {
     rodata: knobsOf(meta),
   });
   const maps = TableMaps.of(object, seedOf(meta));
+  // Not yet complete, but from now on it says whose it is.
+  if (!found) writeMeta(maps.meta, meta);
   return { generation, object, maps, meta, origin: found ? 'adopted' : 'new', older };
 }
 
@@ -125,6 +138,11 @@ function newMeta({ root, sizes, natPorts }: LoadOptions): Meta {
     reservedBefore: null,
     clsact: [],
   };
+}
+
+/** Throws TP_NO_FEATURE or TP_NO_PRIVILEGE where no program of any kind can be loaded. */
+export function requireBpf(): void {
+  readHz();
 }
 
 function readHz(): number {
