@@ -27,7 +27,8 @@ bool AddExpressions(nftnl_rule *rule, ByteReader &in);
 
 // A number for one element, to be added up over a set: equal sets have equal sums whatever their order.
 // `verdict_chain` is the data of verdict maps ("drop" or a chain's name).
-uint64_t ElementHash(const uint8_t *key, size_t key_len, const uint8_t *data, size_t data_len);
+uint64_t ElementHash(const uint8_t *key, size_t key_len, const uint8_t *data, size_t data_len,
+                     const std::string &comment);
 
 // The handle that TypeScript holds.
 class NftSocket : public Napi::ObjectWrap<NftSocket> {

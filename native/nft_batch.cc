@@ -85,12 +85,15 @@ class CommitWorker : public Napi::AsyncWorker {
 };
 }  // namespace
 
-uint64_t ElementHash(const uint8_t *key, size_t key_len, const uint8_t *data, size_t data_len) {
-  // FNV-1a over both, then a finalizer, so that sums of similar elements do not cancel out.
+uint64_t ElementHash(const uint8_t *key, size_t key_len, const uint8_t *data, size_t data_len,
+                     const std::string &comment) {
+  // FNV-1a over all, then a finalizer, so that sums of similar elements do not cancel out.
   uint64_t h = 14695981039346656037ull;
   for (size_t i = 0; i < key_len; i++) h = (h ^ key[i]) * 1099511628211ull;
   h = (h ^ 0xff) * 1099511628211ull;
   for (size_t i = 0; i < data_len; i++) h = (h ^ data[i]) * 1099511628211ull;
+  h = (h ^ 0xff) * 1099511628211ull;
+  for (char c : comment) h = (h ^ static_cast<uint8_t>(c)) * 1099511628211ull;
   h ^= h >> 33;
   h *= 0xff51afd7ed558ccdull;
   h ^= h >> 33;

@@ -137,8 +137,9 @@ bool BatchBuilder::AddElement(ByteReader &in, uint8_t kind, uint32_t owner) {
   mnl_attr_nest_end(nlh, element);
 
   uint64_t hash = layout.data_len == kVerdictData
-                      ? ElementHash(key, layout.key_len, reinterpret_cast<const uint8_t *>(chain.data()), chain.size())
-                      : ElementHash(key, layout.key_len, data, static_cast<size_t>(layout.data_len));
+                      ? ElementHash(key, layout.key_len, reinterpret_cast<const uint8_t *>(chain.data()), chain.size(),
+                            comment)
+                      : ElementHash(key, layout.key_len, data, static_cast<size_t>(layout.data_len), comment);
   sums_[set] += kind == kAddElement ? hash : ~hash + 1;
   return true;
 }

@@ -192,7 +192,8 @@ class ElementReader : public ReadWorker {
       data = static_cast<const uint8_t *>(mnl_attr_get_payload(value));
       data_len = static_cast<size_t>(layout_.data_len);
     }
-    sum_ += ElementHash(key_bytes, key_len, data, data_len);
+    const std::string comment = Comment(element.at[NFTA_SET_ELEM_USERDATA]);
+    sum_ += ElementHash(key_bytes, key_len, data, data_len, comment);
     if (sums_only_) return;
     packed_.push_back(flags & NFT_SET_ELEM_INTERVAL_END ? 1 : 0);
     Append(key_bytes, key_len);
@@ -201,7 +202,7 @@ class ElementReader : public ReadWorker {
     } else {
       Append(data, data_len);
     }
-    AppendText(Comment(element.at[NFTA_SET_ELEM_USERDATA]));
+    AppendText(comment);
   }
 
   // "" is drop, a name is goto; any other verdict is not ours.
@@ -247,7 +248,7 @@ class RuleReader : public ReadWorker {
       uint64_t hash = 0;
       if (expressions) {
         hash = ElementHash(static_cast<const uint8_t *>(mnl_attr_get_payload(expressions)),
-                           mnl_attr_get_payload_len(expressions), nullptr, 0);
+                           mnl_attr_get_payload_len(expressions), nullptr, 0, "");
       }
       rows_.emplace_back(Text(rule.at[NFTA_RULE_CHAIN]), hash);
     });

@@ -75,6 +75,17 @@ async function familyLines(socket: NftSocket, family: Family): Promise<string[]>
   for (const [set, elements] of sets) {
     const { name } = setLayouts(family)[set]!;
     if (set === SET.pools || set === SET.members || set === SET.slots || set === SET.picks) continue;
+    if (set === SET.memberIds) {
+      // Which ids they are depends on history; that each is a member's does not.
+      const members = new Set(sets.get(SET.members)!.map((e) => e.key));
+      const size = addressSize(family);
+      const own = elements.map(({ key }) => {
+        if (!members.has(key)) throw new Error(`member id ${hex(key)} is nobody's`);
+        return `${name} ${poolName.get(poolNumber(bytes(key.slice(1)).subarray(0, size)))}`;
+      });
+      lines.push(...own.sort());
+      continue;
+    }
     const pooled = set === SET.services || set === SET.outside;
     const data = (e: ElementValue) => {
       const number = pooled ? poolNumber(bytes(e.data)) : 0;

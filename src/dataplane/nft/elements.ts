@@ -144,7 +144,8 @@ export function writeElement(
   out.length += out.bytes.write(e.key, out.length, 'latin1');
   if (layout.dataBytes < 0) out.text(e.data);
   else out.length += out.bytes.write(e.data, out.length, 'latin1');
-  out.text(op === OP.addElement ? e.comment : '');
+  // A removal carries it for the sums only.
+  out.text(e.comment);
 }
 
 /** Decodes a dump (or any run of flags, key, data, comment) into elements. */

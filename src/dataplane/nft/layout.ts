@@ -53,7 +53,9 @@ export const SET = {
   pods: 13,
   serviceCIDRs: 14,
   affinity: 15,
-  ranges: 16,
+  memberIds: 16,
+  outsideFrontends: 17,
+  ranges: 18,
 } as const;
 
 /** How many leading layouts always exist; those of ranges exist while a prefix length is in use. */
@@ -95,6 +97,9 @@ function makeLayouts(family: Family): SetLayout[] {
     { name: 'pods', keyBytes: address, dataBytes: 0 },
     { name: 'service-cidrs', keyBytes: address, dataBytes: 0 },
     { name: 'affinity', keyBytes: 2 * address, dataBytes: 2, dynamic: true },
+    // What `members` and `outside` hold as keys: before Linux 6.9 a rule cannot ask whether a map has a key.
+    { name: 'member-ids', keyBytes: address + 4, dataBytes: 0 },
+    { name: 'outside-frontends', keyBytes: frontend, dataBytes: 0 },
   ];
   for (let bits = 0; bits <= address * 8; bits++) {
     layouts.push({ name: `ranges-${bits}`, keyBytes: frontend + address, dataBytes: 0 });

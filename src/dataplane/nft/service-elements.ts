@@ -63,6 +63,10 @@ function emitPool(
       slotOut.port(slot);
       slotOut.lonePort(member);
       sink.end();
+      const idOut = sink.begin(SET.memberIds);
+      idOut.pool(family, pool.number);
+      idOut.port(member);
+      sink.end();
     }
     const pair = sink.begin(SET.hairpin);
     pair.address(backend.address);
@@ -113,6 +117,10 @@ function emitFrontend(sink: ElementSink, state: PortState, frontend: Frontend): 
       poolOf(state, frontend.outside)?.number ?? 0,
     );
     sink.end('', comment);
+  }
+  if (frontend.outside !== frontend.inside) {
+    beginFrontend(sink, SET.outsideFrontends, frontend);
+    sink.end();
   }
   if (frontend.kind === 'ClusterIP') {
     sink.begin(SET.clusterIPs).address(frontend.address);

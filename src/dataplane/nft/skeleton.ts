@@ -98,6 +98,8 @@ function declarations(family: Family): string {
   map members { type ${type} . inet_service : ${type} . inet_service; comment "pool . slot (or member id) : backend"; }
   map slots { type ${type} . inet_service : inet_service; comment "pool . slot : member id, of pools with affinity"; }
   map affinity { type ${type} . ${type} : inet_service; size 1048576; flags dynamic,timeout; comment "client . pool : member id"; }
+  set member-ids { type ${type} . inet_service; comment "pool . member id, of pools with affinity"; }
+  set outside-frontends { type ${frontend}; comment "the keys of outside"; }
   set rejected { type ${frontend}; comment "frontends without endpoints"; }
   set dropped { type ${frontend}; comment "frontends without local endpoints, by policy"; }
   set masquerade-always { type ${frontend}; comment "original destinations"; }
@@ -129,7 +131,7 @@ function dispatchChains(family: Family, detector: LocalDetector): string {
     ct original ${ip} daddr ${poolRange} drop comment "pool addresses are ours alone"
     ${ip} daddr ${poolRange} return comment "another table of ours was here first"
     ${key} @guarded jump guard-check
-    ${key} @outside jump from-outside
+    ${key} @outside-frontends jump from-outside
     ${ip} daddr set ${key} map @services
     ${ip} daddr ${poolRange} goto draw
     jump check
@@ -168,7 +170,7 @@ ${setPort(family, () => '65535')}  }
   chain recall {
 ${setPort(family, () => `${ip} saddr . ${ip} daddr map @affinity`)}  }
   chain forget-gone {
-    ${ip} daddr . th dport @members return
+    ${ip} daddr . th dport @member-ids return
 ${setPort(family, () => '65535')}  }
   chain member-of-slot {
 ${setPort(family, (p) => `${ip} daddr . ${p} dport map @slots`)}  }
