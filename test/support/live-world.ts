@@ -108,7 +108,8 @@ export class LiveWorld {
     await applySettings([`netns ${this.#netns}`, 'sysctl net/ipv4/conf/lo/accept_local 1']);
     for (const device of DEVICES)
       this.world.setDevice(this.#indexes[device]!, node.addresses[4]!, node.addresses[6]!);
-    for (const family of [4, 6] as const) this.world.settings.setPrefixes('pod', family, [CLUSTER_CIDRS[family]]);
+    for (const family of [4, 6] as const)
+      this.world.settings.setPrefixes('pod', family, [CLUSTER_CIDRS[family]]);
     this.world.settings.flags = ABI.S_DETECTOR | ABI.S_NODE_EGRESS;
   }
 
@@ -128,7 +129,13 @@ export class LiveWorld {
     const program = this.world.programs[`tp_${point}`]!;
     const ifindex = this.ifindex(device);
     if (hook === 'tcx') {
-      this.#link(program, ifindex, point === 'ingress' ? ATTACH_TCX_INGRESS : ATTACH_TCX_EGRESS, 0, this.#netns);
+      this.#link(
+        program,
+        ifindex,
+        point === 'ingress' ? ATTACH_TCX_INGRESS : ATTACH_TCX_EGRESS,
+        0,
+        this.#netns,
+      );
       return;
     }
     const where = point === 'ingress' ? 1 : 2;
@@ -150,7 +157,9 @@ export class LiveWorld {
   /** A program on the other end of the uplink, without which a veth does not take what XDP sends. */
   attachFabric(program: number): void {
     const { namespace } = this.lab.plan.fabric;
-    const { stdout } = spawnSync('ip', ['-n', namespace, '-j', 'link', 'show', 'node0'], { encoding: 'utf8' });
+    const { stdout } = spawnSync('ip', ['-n', namespace, '-j', 'link', 'show', 'node0'], {
+      encoding: 'utf8',
+    });
     const [link] = JSON.parse(stdout) as { ifindex: number }[];
     this.#link(program, link!.ifindex, ATTACH_XDP, XDP_NATIVE, `/run/netns/${namespace}`);
   }
@@ -185,7 +194,13 @@ export class LiveWorld {
   }
 
   /** Sends `size` bytes and says how many came back, or what went wrong. */
-  async send(place: Place, proto: 'tcp' | 'udp', address: string, port: number, size: number): Promise<string> {
+  async send(
+    place: Place,
+    proto: 'tcp' | 'udp',
+    address: string,
+    port: number,
+    size: number,
+  ): Promise<string> {
     const family = address.includes(':') ? 6 : 4;
     const args = [proto, String(family), String(port), address, String(size)];
     const { stdout } = await place.exec([process.execPath, '-e', ASK, ...args]);
