@@ -122,6 +122,12 @@ root.describe('ebpf agents', () => {
     const web = await pod.call('tcp', serviceAddress(4, 10), WEB_PORT, { count: 40, timeoutMs: 5000 });
     expectNoFailure(web);
     expect(Object.keys(web.peers)).toEqual([pod.addresses[4]]);
+    const node = lab.node(pod.node);
+    for (const [address, port] of [
+      [serviceAddress(4, 10), WEB_PORT],
+      [node.addresses[4]!, WEB_NODE_PORT],
+    ] as const)
+      expectNoFailure(await node.call('tcp', address, port, { count: 40, timeoutMs: 5000 }));
     const hold = await pod.hold('udp', serviceAddress(4, 11), UDP_PORT, {
       connections: 3,
       durationMs: 30_000,

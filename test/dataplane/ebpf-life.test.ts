@@ -129,6 +129,9 @@ root.describe('the ebpf dataplane', () => {
     await expect.poll(() => existsSync(`${ROOT}/g1`), { timeout: 5000 }).toBe(false);
     expect(readEbpf(ROOT)!.services).toHaveLength(2);
     expect(await second.dataplane.verify(stateOf(A, B))).toEqual({ repaired: [] });
+    await second.dataplane.close();
+    cleanupEbpf(ROOT);
+    expect(readFileSync(PORTS, 'utf8').trim()).toBe('');
   });
 
   test('what somebody detached is attached again', async () => {

@@ -10,6 +10,7 @@ import {
 import { readLinks } from '../../node/rtnetlink.ts';
 import { generationMeta } from './kernel.ts';
 import { detachClsact } from './links.ts';
+import { restoreAcceptLocal } from './loopback.ts';
 import type { Meta } from './meta.ts';
 import { Generation, generations, removeRoot } from './pins.ts';
 
@@ -26,6 +27,7 @@ export function cleanupEbpf(root: string): string[] {
     const devices = new Set(readLinks('').map(({ index }) => index));
     for (const ifindex of meta.clsact)
       if (devices.has(ifindex) && detachClsact(ifindex, '')) removed.push(`tc filter on device ${ifindex}`);
+    if (restoreAcceptLocal(meta.acceptLocalBefore)) removed.push('accept_local of lo');
     if (restorePorts(meta)) removed.push('ports in ip_local_reserved_ports');
   }
   removeRoot(root);

@@ -12,6 +12,8 @@ import type { RtAddress, RtLink } from '../../node/rtnetlink.ts';
 export interface DeviceRole {
   readonly name: string;
   readonly attach: boolean;
+  /** What the node sends to its own addresses goes by here. */
+  readonly loopback: boolean;
   /** Traffic from outside the node comes in here: XDP is worth it. */
   readonly uplink: boolean;
   /** What arrives here is a pod's, as a detector by interface says. */
@@ -66,6 +68,7 @@ export function deviceRoles(
     roles.set(link.index, {
       name: link.name,
       attach,
+      loopback: (link.flags & IFF_LOOPBACK) !== 0,
       uplink: attach && isUplink(link),
       pods: isPods(link, master, detector),
       nat: { 4: nat(4), 6: nat(6) },

@@ -15,6 +15,7 @@ import { Drain } from './drain.ts';
 import { type Loaded, loadKernel, requireBpf } from './kernel.ts';
 import { DEFAULT_SIZES, type PortRange, type Sizes } from './knobs.ts';
 import { Links, type XdpMode } from './links.ts';
+import { acceptLocalOnLoopback } from './loopback.ts';
 import { writeMeta } from './meta.ts';
 import type { SocketLb } from './node-settings.ts';
 import { clusterIPs, NodeState } from './node-state.ts';
@@ -118,7 +119,10 @@ export class EbpfDataplane implements Dataplane {
     });
     await devices.begin();
     const { sourceRoutes } = devices;
-    const node = new NodeState(compiler, { socketLb, sourceRoutes, optouts: 'none' }, '');
+    // What another mode translated goes on there; maps that are taken over say whether there was any.
+    const asked = (loaded.maps.settings.words[0]! & ABI.S_ASK_KERNEL) !== 0;
+    const kernelConnections = loaded.origin === 'new' || asked ? 'some' : 'none';
+    const node = new NodeState(compiler, { socketLb, sourceRoutes, optouts: 'none', kernelConnections }, '');
     const drains = loaded.older.map((number) => new Drain(root, number, now));
     const links = new Links(loaded.generation, loaded.object.programs(), {
       xdp,
@@ -184,7 +188,9 @@ export class EbpfDataplane implements Dataplane {
       // /proc/sys is read-only in some containers: a local socket may then sit on a NAT port, which is looked for.
       this.#reservedBefore = loaded.meta.reservedBefore;
     }
+    this.#acceptLocalBefore = loaded.meta.acceptLocalBefore ?? acceptLocalOnLoopback();
   }
+  #acceptLocalBefore: string | null = null;
   #reservedBefore: string | null = null;
 
   #writeMeta({ loaded, links }: Running): void {
@@ -192,6 +198,7 @@ export class EbpfDataplane implements Dataplane {
       ...loaded.meta,
       complete: true,
       reservedBefore: this.#reservedBefore,
+      acceptLocalBefore: this.#acceptLocalBefore,
       clsact: links.clsactDevices(),
     };
     writeMeta(loaded.maps.meta, meta);
@@ -242,6 +249,11 @@ export class EbpfDataplane implements Dataplane {
   /** 'on': existing connections go on, nothing new is picked; for a switch to another mode. */
   setDrain(drain: 'on' | 'off'): void {
     this.#must().node.setDrain(drain);
+  }
+
+  /** 'none': the kernel translates nothing any more that was there before us, and is not asked. */
+  setKernelConnections(kernelConnections: 'none' | 'some'): void {
+    this.#must().node.setRules({ kernelConnections });
   }
 
   /** How full the tables are. Those of connections and affinity as of the last pass of collection. */

@@ -7,7 +7,14 @@ import { kernelHz } from './clock.ts';
 import { encodeKnobs, mapEntries, newSeed, type PortRange, type Sizes } from './knobs.ts';
 import { TableMaps } from './maps.ts';
 import { type Meta, netnsIdentity, readMeta, writeMeta } from './meta.ts';
-import { type BpfObject, bpfNative, bpfObjectPath, loadBpf, type MapHandle } from './native.ts';
+import {
+  type BpfObject,
+  bpfNative,
+  bpfObjectPath,
+  kernelOffersConntrack,
+  loadBpf,
+  type MapHandle,
+} from './native.ts';
 import { lifeNative } from './native-life.ts';
 import { Generation, generations } from './pins.ts';
 import { mapArray } from './tables.ts';
@@ -106,7 +113,8 @@ export async function loadKernel(options: LoadOptions): Promise<Loaded> {
   });
   const number = found ? found.generation.number : (older.at(-1) ?? 0) + 1;
   const generation = new Generation(options.root, number);
-  const meta = found?.meta ?? newMeta(options);
+  const before = older.map((one) => generationMeta(new Generation(options.root, one)));
+  const meta = found?.meta ?? newMeta(options, before.findLast((one) => one !== null) ?? null);
   generation.make();
   const object = await loadBpf({
     path: bpfObjectPath(),
@@ -125,7 +133,8 @@ export function seedOf(meta: Meta): Uint8Array {
   return Uint8Array.from(Buffer.from(meta.seed, 'hex'));
 }
 
-function newMeta({ root, sizes, natPorts }: LoadOptions): Meta {
+/** What was changed in the node's settings was changed by whoever came first. */
+function newMeta({ root, sizes, natPorts }: LoadOptions, before: Meta | null): Meta {
   return {
     layout: ABI.LAYOUT,
     root,
@@ -135,7 +144,8 @@ function newMeta({ root, sizes, natPorts }: LoadOptions): Meta {
     seed: Buffer.from(newSeed()).toString('hex'),
     hz: readHz(),
     complete: false,
-    reservedBefore: null,
+    reservedBefore: before?.reservedBefore ?? null,
+    acceptLocalBefore: before?.acceptLocalBefore ?? null,
     clsact: [],
   };
 }
@@ -169,5 +179,6 @@ function knobsOf(meta: Meta): Uint8Array {
     netnsCookie: has('getNetnsCookie'),
     redirectNeigh: has('redirectNeigh'),
     partialChecksums: true,
+    ctLookup: kernelOffersConntrack(),
   });
 }

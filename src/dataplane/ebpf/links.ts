@@ -4,7 +4,7 @@
  */
 import { existsSync, unlinkSync } from 'node:fs';
 import path from 'node:path';
-import { ATTACHMENTS, type Attachment } from './attach-table.ts';
+import { ATTACHMENTS, type Attachment, type DeviceSet } from './attach-table.ts';
 import {
   ATTACH_TCX_EGRESS,
   ATTACH_TCX_INGRESS,
@@ -89,7 +89,7 @@ export class Links {
         continue;
       }
       for (const [ifindex, role] of devices) {
-        if (!role.attach || (row.on === 'uplinks' && !role.uplink)) continue;
+        if (!isFor(row.on, role)) continue;
         const name = `${row.hook}_${ifindex}`;
         wanted.set(name, { name, row, ifindex });
       }
@@ -273,6 +273,11 @@ export class Links {
     for (const { link } of this.#held.values()) if (link >= 0) bpfNative().bpfClose(link);
     this.#held.clear();
   }
+}
+
+function isFor(on: DeviceSet, { attach, uplink, loopback }: DeviceRole): boolean {
+  if (loopback) return on === 'all-and-loopback';
+  return attach && (on !== 'uplinks' || uplink);
 }
 
 /** Takes our filters away from a device; the qdisc too, if nothing else is in it. */

@@ -18,6 +18,8 @@ export interface Meta {
   readonly complete: boolean;
   /** ip_local_reserved_ports as it was; null: not touched. */
   readonly reservedBefore: string | null;
+  /** net.ipv4.conf.lo.accept_local as it was; null: not touched. */
+  readonly acceptLocalBefore: string | null;
   /** Devices that have clsact filters of ours (kernels without tcx), by index. */
   readonly clsact: readonly number[];
 }

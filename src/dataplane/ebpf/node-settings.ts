@@ -14,6 +14,8 @@ export interface NodeRules {
   readonly socketLb: SocketLb;
   readonly sourceRoutes: 'none' | 'some';
   readonly optouts: 'none' | 'some';
+  /** Whether the kernel may still translate connections from before: then it is asked first. */
+  readonly kernelConnections: 'none' | 'some';
 }
 
 const FAMILIES = [4, 6] as const;
@@ -32,6 +34,7 @@ export function settingFlags(node: DesiredNode, rules: NodeRules): number {
   // What sockets did not translate (source ranges, sockets from before) is translated as it leaves.
   flags |= ABI.S_NODE_EGRESS;
   if (rules.sourceRoutes === 'some') flags |= ABI.S_SOURCE_ROUTES;
+  if (rules.kernelConnections === 'some') flags |= ABI.S_ASK_KERNEL;
   if (rules.optouts === 'some') flags |= ABI.S_SOCK_OPTOUT;
   return flags;
 }
