@@ -158,9 +158,8 @@ static __always_inline int conn_is_parked(const struct tp_conn *c)
 	return (c->state & TP_STATE_MASK) == TP_DYING && c->frontend == TP_NOBODY;
 }
 
-/* Whether another processor works on the same connection at this moment: an entry with our tag, but not ours, in
- * any set where the connection may be. Each looks after it has claimed, so of two at least one sees the other. */
-TP_RARE int conn_contended(__u32 index, __u64 hash)
+/* What conn_contended() does not see at once. */
+TP_RARE int conn_contended_far(__u32 index, __u64 hash)
 {
 	for (__u32 try = 0; try < TP_CONN_TRIES * TP_CONN_WAYS; try++) {
 		__u32 where = conn_where(hash, try / TP_CONN_WAYS), way = try % TP_CONN_WAYS;
@@ -177,6 +176,22 @@ TP_RARE int conn_contended(__u32 index, __u64 hash)
 			return 0;
 	}
 	return 0;
+}
+
+/* Whether another processor works on the same connection at this moment: an entry with our tag, but not ours, in
+ * any set where the connection may be. Each looks after it has claimed, so of two at least one sees the other. */
+static __always_inline int conn_contended(__u32 index, __u64 hash)
+{
+	struct tp_conn_set *set = conn_set(conn_where(hash, 0));
+	__u32 same = 0;
+
+	if (!set)
+		return 1;
+#pragma unroll
+	for (__u32 way = 0; way < TP_CONN_WAYS; way++)
+		same += (set->way[way].state & ~TP_STATE_MASK) == conn_tag(hash);
+	/* One is ours. */
+	return (same > 1 || set->way[0].spilled) && conn_contended_far(index, hash);
 }
 
 /* Gives back an entry that was never published: nobody else can hold it. */
