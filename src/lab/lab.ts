@@ -9,6 +9,7 @@
  * the process ends, whichever way; what SIGKILL leaves is removed by the next `down` or by the next lab of
  * the same name.
  */
+import { accessSync, constants } from 'node:fs';
 import path from 'node:path';
 import { TriplaneError } from '../model/errors.ts';
 import { Agent, type AgentOptions } from './agent.ts';
@@ -231,7 +232,8 @@ export class Lab {
   #pins(node: string): string {
     // The BPF file system takes no dot.
     const dir = `/sys/fs/bpf/triplane-${this.name}-${node}`.replaceAll('.', '_');
-    if (!this.#state.directories.includes(dir)) this.removeWithLab(dir);
+    // In a user namespace the BPF file system is out of reach, so there is nothing to remove either.
+    if (mayWrite('/sys/fs/bpf') && !this.#state.directories.includes(dir)) this.removeWithLab(dir);
     return dir;
   }
 
@@ -372,4 +374,13 @@ export function openLab(name: string): Lab {
   const state = readState(name);
   if (!state) throw new RangeError(`there is no lab ${name}: triplane lab up --name ${name} builds it`);
   return new Lab(state, 'visitor');
+}
+
+function mayWrite(dir: string): boolean {
+  try {
+    accessSync(dir, constants.W_OK);
+    return true;
+  } catch {
+    return false;
+  }
 }
