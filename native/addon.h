@@ -16,3 +16,4 @@ void InitNftMonitor(Napi::Env env, Napi::Object exports);
 void InitRtnetlink(Napi::Env env, Napi::Object exports);
 void InitConntrack(Napi::Env env, Napi::Object exports);
 void InitLock(Napi::Env env, Napi::Object exports);
+void InitIpvs(Napi::Env env, Napi::Object exports);

@@ -8,10 +8,10 @@ import { TriplaneError } from '../../model/errors.ts';
 import type { Family, ObjectKey } from '../../model/records.ts';
 import type { Refusal } from '../dataplane.ts';
 import { FamilyTable, type Segment } from './family-table.ts';
-import { TABLE } from './layout.ts';
 import { type CommitAnswer, NFPROTO, type NftSocket } from './native.ts';
 import { NO_OWNER, PackedWriter } from './packed.ts';
 import { writeChainRemoval } from './pick-classes.ts';
+import { NFT_SCHEME, type Scheme } from './scheme.ts';
 
 /** A netlink message around an element, beside the packed bytes: headers and attribute headers, at most. */
 const NETLINK_OVERHEAD = 3;
@@ -31,20 +31,33 @@ export interface FamilyResult {
   readonly refusals: Refusal[];
 }
 
+/** Objects outside of nftables that the elements lead to: there before them, gone only after them. */
+export interface Companion {
+  before(family: Family, segments: readonly Segment[], result: FamilyResult): Promise<void>;
+  /** The highest number of a pool that may still be in use there. */
+  lastPool(family: Family): number;
+  /** Only of what the kernel took. */
+  after(family: Family, segments: readonly Segment[], result: FamilyResult): Promise<void>;
+}
+
 export class FamilyKernel {
   readonly family: Family;
   readonly proto: number;
   readonly table: FamilyTable;
   readonly socket: NftSocket;
   /** The table that commits go to. */
-  name = TABLE;
+  name: string;
+  readonly companion: Companion | undefined;
   /** By set: the sum over the elements that the kernel should hold. */
   sums: BigUint64Array;
 
-  constructor(family: Family, socket: NftSocket) {
+  constructor(family: Family, socket: NftSocket, scheme: Scheme = NFT_SCHEME, companion?: Companion) {
     this.family = family;
     this.proto = NFPROTO[family];
-    this.table = new FamilyTable(family);
+    this.table = new FamilyTable(family, scheme);
+    this.name = scheme.table;
+    this.companion = companion;
+    if (companion) this.table.numbers.startAfter(companion.lastPool(family));
     this.socket = socket;
     this.sums = new BigUint64Array(this.table.layouts.length);
   }
@@ -75,12 +88,14 @@ export class FamilyKernel {
 
   private async commitSegments(segments: readonly Segment[], result: FamilyResult): Promise<void> {
     let left = segments;
+    await this.companion?.before(this.family, segments, result);
     for (let round = 0; left.some(hasWork); round++) {
       const batch = this.table.write(left);
       const answer = await this.send(batch.bytes, 'shared');
       if (answer.errno === '' && answer.refused.length === 0) {
         this.table.done(left);
         result.operations += batch.operations;
+        await this.companion?.after(this.family, left, result);
         return;
       }
       const bad = await this.whoIsRefused(batch.bytes, answer);
@@ -99,6 +114,7 @@ export class FamilyKernel {
       left = good;
     }
     this.table.done(left);
+    await this.companion?.after(this.family, left, result);
   }
 
   /** The same change once more, now that others are taken out of the batch. */

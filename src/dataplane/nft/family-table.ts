@@ -16,11 +16,12 @@ import {
   rangeBits,
   writeElement,
 } from './elements.ts';
-import { SET, type SetLayout, setLayouts } from './layout.ts';
+import { SET, type SetLayout } from './layout.ts';
 import { OP, PackedWriter } from './packed.ts';
 import { PickClasses } from './pick-classes.ts';
 import { nextPool, PoolNumbers, type PoolState } from './pool.ts';
-import { type ClassOf, emitNode, emitPort, type PoolKind, type PortState } from './service-elements.ts';
+import { NFT_SCHEME, type Scheme } from './scheme.ts';
+import { type ClassOf, emitNode, type PoolKind, type PortState } from './service-elements.ts';
 
 /** What stands behind an owner: a service's ports, or (owner '') the node. */
 export type OwnerState = { readonly ports: readonly PortState[] } | { readonly node: DesiredNode };
@@ -47,6 +48,7 @@ export interface Batch {
 
 export class FamilyTable {
   readonly family: Family;
+  readonly scheme: Scheme;
   readonly layouts: readonly SetLayout[];
   readonly numbers = new PoolNumbers();
   readonly picks: PickClasses;
@@ -57,9 +59,10 @@ export class FamilyTable {
   private readonly ranges = new Map<number, number>();
   private readonly classOf: ClassOf;
 
-  constructor(family: Family) {
+  constructor(family: Family, scheme: Scheme = NFT_SCHEME) {
     this.family = family;
-    this.layouts = setLayouts(family);
+    this.scheme = scheme;
+    this.layouts = scheme.layouts(family);
     this.picks = new PickClasses(family);
     this.classOf = (pick) => this.picks.numberOf(pick);
   }
@@ -67,11 +70,11 @@ export class FamilyTable {
   /** Emits the elements of an owner. */
   emit(sink: ElementSink, state: OwnerState): void {
     if ('node' in state) emitNode(sink, state.node);
-    else for (const port of state.ports) emitPort(sink, port, this.classOf);
+    else for (const port of state.ports) this.scheme.emitPort(sink, port, this.classOf);
   }
 
   private collect(state: OwnerState | undefined): ElementMap {
-    const sink = new ElementCollector(this.family);
+    const sink = new ElementCollector(this.family, this.layouts);
     if (state) this.emit(sink, state);
     return sink.map;
   }
@@ -163,7 +166,7 @@ export class FamilyTable {
 
   /** Adds to an element's use; true when it is to be sent: it is not shared, or came into or went out of use. */
   private count(set: number, key: () => string, data: () => string, by: 1 | -1): boolean {
-    if (set === SET.pools) this.picks.count(data(), by);
+    if (set === SET.pools && this.scheme.draws === 'rules') this.picks.count(data(), by);
     const bits = rangeBits(set);
     if (bits >= 0) bump(this.ranges, bits, by);
     if (!this.layouts[set]!.shared) return true;
@@ -194,7 +197,7 @@ export class FamilyTable {
     segments.forEach((segment, owner) => {
       for (const element of segment.difference?.removed ?? []) put(OP.delElement, -1, owner, element);
     });
-    const packer = new ElementPacker(this.family, body, (set, key, data) => this.count(set, key, data, 1));
+    const packer = this.packer(body);
     segments.forEach((segment, owner) => {
       packer.owner = owner;
       if (segment.difference)
@@ -244,7 +247,16 @@ export class FamilyTable {
         : { node: next };
     if ('ports' in state && state.ports.length === 0) return;
     this.owners.set(owner, state);
-    this.emit(new ElementPacker(this.family, out, (set, key, data) => this.count(set, key, data, 1)), state);
+    this.emit(this.packer(out), state);
+  }
+
+  private packer(out: PackedWriter): ElementPacker {
+    return new ElementPacker(
+      this.family,
+      out,
+      (set, key, data) => this.count(set, key, data, 1),
+      this.layouts,
+    );
   }
 
   /** All owners, for a second look at their elements. */

@@ -6,9 +6,9 @@ import type { Family } from '../../model/records.ts';
 import type { ApplyResult, Dataplane, Refusal, VerifyResult } from '../dataplane.ts';
 import { adoptTable } from './adopt.ts';
 import { parsePickChain, writeNamed, writeTableFlags } from './chains.ts';
-import { FamilyKernel, type OwnerChange } from './family-kernel.ts';
+import { type Companion, FamilyKernel, type OwnerChange } from './family-kernel.ts';
 import { comparableSets, hasAllSets, staticDigest } from './kernel-image.ts';
-import { MARKER_PREFIX, NEXT_TABLE, shortHash, TABLE } from './layout.ts';
+import { MARKER_PREFIX, shortHash } from './layout.ts';
 import {
   type NameAnswer,
   NFPROTO,
@@ -18,7 +18,7 @@ import {
   openNftSocket,
 } from './native.ts';
 import { OP } from './packed.ts';
-import { skeletonText } from './skeleton.ts';
+import { NFT_SCHEME, type Scheme } from './scheme.ts';
 import { applySkeleton } from './skeleton-loader.ts';
 
 /** A change of so many services is made without the kernel telling us of our own elements one by one. */
@@ -32,6 +32,9 @@ export interface NftOptions {
   readonly netns?: string;
   /** Called when somebody else changed a table of ours; the agent then calls verify(). */
   readonly onForeignChange?: () => void;
+  /** The kind of table; default: that of the nft mode. */
+  readonly scheme?: Scheme;
+  readonly companion?: Companion;
 }
 
 const FAMILIES = [4, 6] as const;
@@ -43,13 +46,17 @@ export class NftDataplane implements Dataplane {
   private readonly monitor: NftMonitor;
   private kernels: FamilyKernel[] = [];
   private node: DesiredNode | null = null;
+  private readonly scheme: Scheme;
+  private readonly companion: Companion | undefined;
 
   constructor(options: NftOptions = {}) {
     this.netns = options.netns ?? '';
+    this.scheme = options.scheme ?? NFT_SCHEME;
+    this.companion = options.companion;
     try {
       this.socket = openNftSocket(this.netns);
       const own = this.socket.portId();
-      this.monitor = openNftMonitor(this.netns, TABLE, (portId) => {
+      this.monitor = openNftMonitor(this.netns, this.scheme.table, (portId) => {
         if (portId !== own) options.onForeignChange?.();
       });
     } catch (error) {
@@ -69,12 +76,12 @@ export class NftDataplane implements Dataplane {
     const missing: Family[] = [];
     const kernels = new Map<Family, FamilyKernel>();
     for (const family of FAMILIES) {
-      const kernel = new FamilyKernel(family, this.socket);
-      const names = await this.names(family, TABLE);
+      const kernel = this.kernelOf(family);
+      const names = await this.names(family, this.scheme.table);
       if (await this.isOurs(kernel, names)) {
         kernels.set(family, kernel);
         results.push(await adoptTable(kernel, names, changes));
-        await this.dropTable(family, NEXT_TABLE);
+        await this.dropTable(family, this.scheme.nextTable);
       } else {
         missing.push(family);
       }
@@ -87,6 +94,15 @@ export class NftDataplane implements Dataplane {
     return merge(results);
   }
 
+  private kernelOf(family: Family): FamilyKernel {
+    return new FamilyKernel(family, this.socket, this.scheme, this.companion);
+  }
+
+  /** What each family's table holds, as far as we know; empty before start(). */
+  tables(): readonly FamilyKernel[] {
+    return this.kernels;
+  }
+
   private names(family: Family, table: string): Promise<NameAnswer> {
     return this.socket.dumpNames(NFPROTO[family], table).catch((error) => {
       throw asTriplaneError(error);
@@ -95,13 +111,13 @@ export class NftDataplane implements Dataplane {
 
   /** Awake, of this very skeleton, and with its static rules untouched. */
   private async isOurs(kernel: FamilyKernel, names: NameAnswer): Promise<boolean> {
-    if (names.tableFlags !== 0 || !hasAllSets(kernel.family, names)) return false;
-    const rules = await this.socket.dumpRules(kernel.proto, TABLE);
+    if (names.tableFlags !== 0 || !hasAllSets(kernel.table.layouts, names)) return false;
+    const rules = await this.socket.dumpRules(kernel.proto, this.scheme.table);
     return names.chains.includes(this.marker(kernel.family, staticDigest(names, rules)));
   }
 
   private marker(family: Family, digest: string): string {
-    return `${MARKER_PREFIX}${shortHash(skeletonText(TABLE, family, this.node!.detector))}-${digest}`;
+    return `${MARKER_PREFIX}${shortHash(this.scheme.skeleton(this.scheme.table, family, this.node!.detector))}-${digest}`;
   }
 
   private async build(
@@ -111,11 +127,12 @@ export class NftDataplane implements Dataplane {
   ): Promise<[Family, FamilyKernel, ApplyResult][]> {
     const replaced: Family[] = [];
     for (const family of families)
-      if ((await this.names(family, TABLE)).tableFlags === 0) replaced.push(family);
+      if ((await this.names(family, this.scheme.table)).tableFlags === 0) replaced.push(family);
     // An old table goes on carrying traffic until a complete one takes over under another name; then ours is
     // made once more under its own.
-    if (replaced.length > 0) await this.buildAs(NEXT_TABLE, TABLE, replaced, state, changes);
-    return this.buildAs(TABLE, NEXT_TABLE, families, state, changes);
+    if (replaced.length > 0)
+      await this.buildAs(this.scheme.nextTable, this.scheme.table, replaced, state, changes);
+    return this.buildAs(this.scheme.table, this.scheme.nextTable, families, state, changes);
   }
 
   private async buildAs(
@@ -128,12 +145,12 @@ export class NftDataplane implements Dataplane {
     if (families.length === 0) return [];
     for (const family of families) await this.dropTable(family, table);
     await applySkeleton(
-      families.map((family) => skeletonText(table, family, state.node.detector)).join(''),
+      families.map((family) => this.scheme.skeleton(table, family, state.node.detector)).join(''),
       this.netns,
     );
     const built: [Family, FamilyKernel, ApplyResult][] = [];
     for (const family of families) {
-      const kernel = new FamilyKernel(family, this.socket);
+      const kernel = this.kernelOf(family);
       kernel.name = table;
       const digest = staticDigest(
         await this.names(family, table),
@@ -153,7 +170,7 @@ export class NftDataplane implements Dataplane {
 
   private async dropTable(family: Family, table: string): Promise<void> {
     if ((await this.names(family, table)).tableFlags < 0) return;
-    await new FamilyKernel(family, this.socket).must((out) => writeNamed(out, OP.delTable, table));
+    await this.kernelOf(family).must((out) => writeNamed(out, OP.delTable, table));
   }
 
   async apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {
@@ -213,7 +230,7 @@ export class NftDataplane implements Dataplane {
   }
 
   private async differences(kernel: FamilyKernel): Promise<string[]> {
-    const names = await this.names(kernel.family, TABLE);
+    const names = await this.names(kernel.family, this.scheme.table);
     if (names.tableFlags < 0) return ['the table was gone'];
     if (!(await this.isOurs(kernel, names))) return ['chains, rules or sets were changed'];
     const found: string[] = [];
@@ -224,7 +241,7 @@ export class NftDataplane implements Dataplane {
       if (parsePickChain(name) && !inUse.has(name) && !picks.idle.has(name))
         found.push(`chain ${name} is not used`);
     }
-    for (const set of comparableSets(kernel.family, names)) {
+    for (const set of comparableSets(kernel.table.layouts, names)) {
       if (!(await this.holdsExpected(kernel, set)))
         found.push(`elements of ${kernel.table.layouts[set]!.name} were changed`);
     }
@@ -235,7 +252,13 @@ export class NftDataplane implements Dataplane {
   private async holdsExpected(kernel: FamilyKernel, set: number): Promise<boolean> {
     for (let look = 0; look < LOOKS_MAX; look++) {
       if (look > 0) await sleep(LOOK_AGAIN_MS);
-      const answer = await this.socket.dumpElements(kernel.proto, TABLE, kernel.table.layouts, set, true);
+      const answer = await this.socket.dumpElements(
+        kernel.proto,
+        this.scheme.table,
+        kernel.table.layouts,
+        set,
+        true,
+      );
       if (answer.strange === 0 && answer.sum === kernel.sums[set]) return true;
     }
     return false;
@@ -279,12 +302,12 @@ function asTriplaneError(error: unknown): unknown {
 }
 
 /** Removes every table of ours, in both families. Returns the names of those that were there. */
-export async function cleanupNft(netns = ''): Promise<string[]> {
+export async function cleanupNft(netns = '', scheme: Scheme = NFT_SCHEME): Promise<string[]> {
   const socket = openNftSocket(netns);
   try {
     const removed: string[] = [];
     for (const family of FAMILIES) {
-      for (const table of [TABLE, NEXT_TABLE]) {
+      for (const table of [scheme.table, scheme.nextTable]) {
         if ((await socket.dumpNames(NFPROTO[family], table)).tableFlags < 0) continue;
         await new FamilyKernel(family, socket).must((out) => writeNamed(out, OP.delTable, table));
         removed.push(`${family === 4 ? 'ip' : 'ip6'} ${table}`);

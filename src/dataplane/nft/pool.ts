@@ -41,6 +41,10 @@ export class PoolNumbers {
     if (number > this.last) this.last = number;
     return true;
   }
+  /** Numbers up to this one may be in use where we do not see it. */
+  startAfter(number: number): void {
+    this.last = Math.max(this.last, Math.min(number, POOL_NUMBER_MAX));
+  }
   release(number: number): void {
     this.used.delete(number);
   }

@@ -21,7 +21,7 @@ interface Words {
   readonly portUnreachable: string;
 }
 
-const WORDS: Record<Family, Words> = {
+export const WORDS: Record<Family, Words> = {
   4: {
     ip: 'ip',
     type: 'ipv4_addr',
@@ -39,7 +39,7 @@ const WORDS: Record<Family, Words> = {
 };
 
 /** The rule fragment that is true for packets of pods; null when pods cannot be told. */
-function podMatch(family: Family, detector: LocalDetector): string | null {
+export function podMatch(family: Family, detector: LocalDetector): string | null {
   switch (detector.by) {
     case 'cidr':
       return `${WORDS[family].ip} saddr @pods`;
@@ -65,7 +65,7 @@ function interfaceName(name: string): string {
 const PROTOCOLS = ['tcp', 'udp', 'sctp'] as const;
 
 /** The same rule for each protocol: nft 1.0 wants to know it where a rule writes a port or uses one for NAT. */
-function each(rule: (protocol: string) => string): string {
+export function each(rule: (protocol: string) => string): string {
   return PROTOCOLS.map((protocol) => `    ${rule(protocol)}\n`).join('');
 }
 
