@@ -5,7 +5,7 @@
  */
 import type { LocalDetector } from '../../model/desired.ts';
 import type { Family } from '../../model/records.ts';
-import { each, podMatch, WORDS } from '../nft/skeleton.ts';
+import { each, podMatch, setPort, WORDS } from '../nft/skeleton.ts';
 
 interface Keys {
   readonly ip: string;
@@ -123,25 +123,34 @@ ${each((p) => `meta l4proto ${p} ${ip} daddr @addresses drop`)}  }
 }
 
 /** Persistence of IPVS keeps a marked packet's port: the rules translate it, in every packet, both ways. */
-function portChains({ key, original }: Keys): string {
-  const there = each(
-    (p) => `ct direction original meta l4proto ${p} ${p} dport set ${key.replace('th', p)} map @ports`,
-  );
+function portChains(family: Family, { ip, original }: Keys): string {
   const back = each(
-    (p) => `ct direction reply meta l4proto ${p} ${original} @ports ${p} sport set ct original proto-dst`,
+    (p) => `${p === 'udp' && family === 4 ? 'udp checksum != 0 ' : ''}${p} sport set ct original proto-dst`,
   );
+  // As setPort() does for the way there: a datagram without a checksum keeps none.
+  const plain = family === 4 ? '    udp checksum 0 @th,0,16 set ct original proto-dst\n' : '';
   return `  chain ports-input {
     type filter hook input priority 91; policy accept;
-${there}  }
+    ct direction original jump set-port
+  }
   chain ports-output {
     type filter hook output priority -104; policy accept;
-${there}  }
+    ct direction original jump set-port
+  }
+  chain set-port {
+${setPort(family, (p) => `${ip} daddr . meta l4proto . ${p} dport map @ports`)}  }
   chain ports-back-input {
     type filter hook input priority 109; policy accept;
-${back}  }
-  chain ports-back {
+    ct direction reply jump ports-back
+  }
+  chain ports-back-output {
     type filter hook postrouting priority 150; policy accept;
-${back}  }
+    ct direction reply jump ports-back
+  }
+  chain ports-back {
+${each((p) => `meta l4proto ${p} ${original} @ports goto port-back`)}  }
+  chain port-back {
+${plain}${back}  }
 `;
 }
 
@@ -157,7 +166,7 @@ ${each((p) => `meta l4proto ${p} ${original} @masquerade-always masquerade fully
   chain masquerade-strangers {
 ${pod ? `    ${pod} return\n    masquerade fully-random\n` : ''}  }
   chain masquerade-node {
-    fib saddr type local masquerade fully-random
+${pod ? `    ${pod} return\n` : ''}    fib saddr type local masquerade fully-random
   }
 `;
 }
@@ -167,6 +176,6 @@ export function skeletonText(table: string, family: Family, detector: LocalDetec
   const keys = keysOf(family, detector);
   return `table ${keys.ip} ${table} {
   flags dormant;
-${declarations(keys)}${enterChains(keys)}${leaveChains(keys)}${portChains(keys)}${sourceChains(keys)}}
+${declarations(keys)}${enterChains(keys)}${leaveChains(keys)}${portChains(family, keys)}${sourceChains(keys)}}
 `;
 }

@@ -14,13 +14,14 @@ import {
   writePickChain,
   writeRangeSet,
 } from './chains.ts';
-import { ElementCollector, type ElementValue, writeElement } from './elements.ts';
+import { ElementCollector, type ElementValue, sameElement, writeElement } from './elements.ts';
 import type { FamilyKernel, FamilyResult, OwnerChange } from './family-kernel.ts';
 import type { Segment } from './family-table.ts';
 import { comparableSets, PoolImage, readSet } from './kernel-image.ts';
 import { GUARD_CHECK, SET } from './layout.ts';
 import { type NameAnswer, sumsOf } from './native.ts';
 import { NO_OWNER, OP, PackedWriter } from './packed.ts';
+import { isRangeSet } from './range-pairs.ts';
 
 /** Elements are hashed in runs of about so many bytes. */
 const RUN_BYTES = 1 << 20;
@@ -108,6 +109,9 @@ function writeDifference(
   ownerNames: string[],
 ): number {
   const layout = kernel.table.layouts[set]!;
+  // Bounds of ranges can only be replaced in pairs (see range-pairs.ts), and a stray one has none: start anew.
+  const anew = isRangeSet(set);
+  const known = anew ? new Map<string, ElementValue>() : held;
   const added: { element: ElementValue; owner: number }[] = [];
   const seen = new Set<string>();
   const expect = (elements: Iterable<[string, ElementValue]>, owner: string) => {
@@ -115,8 +119,8 @@ function writeDifference(
     for (const [key, element] of elements) {
       if (element.set !== set || seen.has(key)) continue;
       seen.add(key);
-      if (held.get(key)?.data === element.data) {
-        held.delete(key);
+      if (sameElement(known.get(key), element)) {
+        known.delete(key);
         continue;
       }
       if (place < 0) place = ownerNames.push(owner) - 1;
@@ -131,9 +135,16 @@ function writeDifference(
       expect(collector.map, owner);
     }
   }
-  for (const element of held.values()) writeElement(out, OP.delElement, NO_OWNER, layout, element);
+  if (anew && held.size > 0) writeSetFlush(out, set);
+  for (const element of known.values()) writeElement(out, OP.delElement, NO_OWNER, layout, element);
   for (const { element, owner } of added) writeElement(out, OP.addElement, owner, layout, element);
   return held.size + added.length;
+}
+
+function writeSetFlush(out: PackedWriter, set: number): void {
+  out.u8(OP.flushSet);
+  out.u32(NO_OWNER);
+  out.u8(set);
 }
 
 function* pickElements(kernel: FamilyKernel): Generator<[string, ElementValue]> {
@@ -167,7 +178,7 @@ function objects(
   for (const name of wanted) {
     const pick = parsePickChain(name)!;
     if (present.has(name)) {
-      if (ruleCount.get(name) === pickChainRules(pick)) continue;
+      if (ruleCount.get(name) === pickChainRules(family, pick)) continue;
       writeNamed(head, OP.flushChain, name);
     }
     writePickChain(head, family, pick);

@@ -29,6 +29,7 @@ const TRANSPORT_HEADER = 2;
 const REG = 8;
 const META_L4PROTO = 16;
 const CMP_EQ = 0;
+const CMP_NEQ = 1;
 const BYTEORDER_HTON = 1;
 const DYNSET_UPDATE = 1;
 const DYNSET_DELETE = 2;
@@ -46,6 +47,8 @@ const CHECKSUM: Record<keyof typeof PROTOCOL_NUMBER, { type: number; offset: num
   UDP: { type: CSUM_INET, offset: 6 },
   SCTP: { type: CSUM_SCTP, offset: 8 },
 };
+
+const NO_CHECKSUM = '\0\0';
 
 class RuleWriter {
   private readonly body = new PackedWriter(512);
@@ -70,6 +73,11 @@ class RuleWriter {
     this.body.text(bytes);
     return this;
   }
+  differs(register: number, bytes: string): this {
+    this.numbers(KIND.cmp, CMP_NEQ, register);
+    this.body.text(bytes);
+    return this;
+  }
   load(base: number, offset: number, size: number, register: number): this {
     return this.numbers(KIND.payloadLoad, base, offset, size, register);
   }
@@ -85,8 +93,7 @@ class RuleWriter {
   toPort(register: number): this {
     return this.numbers(KIND.byteorder, register, register, BYTEORDER_HTON, 2, 2);
   }
-  writePort(protocol: keyof typeof PROTOCOL_NUMBER, register: number): this {
-    const sum = CHECKSUM[protocol];
+  writePort(sum: { readonly type: number; readonly offset: number }, register: number): this {
     return this.numbers(
       KIND.payloadWrite,
       TRANSPORT_HEADER,
@@ -135,14 +142,21 @@ const HEADER: Record<Family, Header> = {
   6: { saddr: 8, daddr: 24, bytes: 16, registers: 4 },
 };
 
-/** [protocol == p] port := random slot below size. */
-function drawSlot(protocol: keyof typeof PROTOCOL_NUMBER, size: number): RuleWriter {
-  return new RuleWriter()
-    .l4proto(REG)
-    .equals(REG, String.fromCharCode(PROTOCOL_NUMBER[protocol]))
-    .random(REG, size)
-    .toPort(REG)
-    .writePort(protocol, REG);
+/** port := random slot below size, for each protocol. */
+function drawSlot(family: Family, size: number): RuleWriter[] {
+  const draw = (protocol: keyof typeof PROTOCOL_NUMBER) =>
+    new RuleWriter().l4proto(REG).equals(REG, String.fromCharCode(PROTOCOL_NUMBER[protocol]));
+  const slot = (rule: RuleWriter, sum: { readonly type: number; readonly offset: number }) =>
+    rule.random(REG, size).toPort(REG).writePort(sum, REG);
+  const udp = (rule: RuleWriter) => rule.load(TRANSPORT_HEADER, CHECKSUM.UDP.offset, 2, REG);
+  if (family === 6) return PROTOCOLS.map((protocol) => slot(draw(protocol), CHECKSUM[protocol]));
+  return [
+    slot(draw('TCP'), CHECKSUM.TCP),
+    // As skeleton.ts does: a datagram without a checksum keeps none.
+    slot(udp(draw('UDP')).equals(REG, NO_CHECKSUM), { type: CSUM_NONE, offset: 0 }),
+    slot(udp(draw('UDP')).differs(REG, NO_CHECKSUM), CHECKSUM.UDP),
+    slot(draw('SCTP'), CHECKSUM.SCTP),
+  ];
 }
 
 /** client . pool, with the member id that now stands in the port as data. */
@@ -176,15 +190,16 @@ export function parsePickChain(name: string): PickChain | null {
 }
 
 /** How many rules a chain made by writePickChain() has. */
-export function pickChainRules(pick: PickChain): number {
-  return pick.affinitySeconds > 0 ? 9 : 3;
+export function pickChainRules(family: Family, pick: PickChain): number {
+  const draws = family === 4 ? 4 : 3;
+  return pick.affinitySeconds > 0 ? 6 + draws : draws;
 }
 
 export function writePickChain(out: PackedWriter, family: Family, pick: PickChain): void {
   const name = pickChainName(pick);
   writeNamed(out, OP.addChain, name);
   if (pick.affinitySeconds === 0) {
-    for (const protocol of PROTOCOLS) drawSlot(protocol, pick.size).append(out, name);
+    for (const rule of drawSlot(family, pick.size)) rule.append(out, name);
     return;
   }
   const h = HEADER[family];
@@ -200,7 +215,7 @@ export function writePickChain(out: PackedWriter, family: Family, pick: PickChai
   // Not known, or known with a member that is gone: draw anew, and forget first, since an update would keep
   // the old member.
   remember(family, new RuleWriter(), DYNSET_DELETE, 0).append(out, name);
-  for (const protocol of PROTOCOLS) drawSlot(protocol, pick.size).append(out, name);
+  for (const rule of drawSlot(family, pick.size)) rule.append(out, name);
   writeStickyTail(out, family, name, pick.affinitySeconds);
 }
 

@@ -17,6 +17,11 @@ export interface ElementValue {
   readonly comment: string;
 }
 
+/** Whether one can stand for the other, both of one key. A comment counts: `triplane get` and restarts read it. */
+export function sameElement(a: ElementValue | undefined, b: ElementValue | undefined): boolean {
+  return a?.data === b?.data && a?.comment === b?.comment;
+}
+
 /** Elements by set and key. */
 export type ElementMap = Map<string, ElementValue>;
 

@@ -14,12 +14,14 @@ import {
   type ElementValue,
   mapKey,
   rangeBits,
+  sameElement,
   writeElement,
 } from './elements.ts';
 import { SET, type SetLayout } from './layout.ts';
 import { OP, PackedWriter } from './packed.ts';
 import { PickClasses } from './pick-classes.ts';
 import { nextPool, PoolNumbers, type PoolState } from './pool.ts';
+import { isRangeSet, newRanges } from './range-pairs.ts';
 import { NFT_SCHEME, type Scheme } from './scheme.ts';
 import { type ClassOf, emitNode, type PoolKind, type PortState } from './service-elements.ts';
 
@@ -123,10 +125,12 @@ export class FamilyTable {
   private difference(before: OwnerState, after: OwnerState | undefined): Segment['difference'] {
     const old = this.collect(before);
     const now = this.collect(after);
-    const removed: ElementValue[] = [];
-    const added: ElementValue[] = [];
-    for (const [key, element] of old) if (now.get(key)?.data !== element.data) removed.push(element);
-    for (const [key, element] of now) if (old.get(key)?.data !== element.data) added.push(element);
+    const removed: ElementValue[] = [...newRanges(now.values(), old.values())];
+    const added: ElementValue[] = [...newRanges(old.values(), now.values())];
+    for (const [key, element] of old)
+      if (!isRangeSet(element.set) && !sameElement(now.get(key), element)) removed.push(element);
+    for (const [key, element] of now)
+      if (!isRangeSet(element.set) && !sameElement(old.get(key), element)) added.push(element);
     return { removed, added };
   }
 
@@ -174,6 +178,18 @@ export class FamilyTable {
     return by > 0 ? use === 1 : use === 0;
   }
 
+  /** For one owner: false for a shared element that it has shown before. An owner counts as one user of it. */
+  private firstOf(): (set: number, key: () => string) => boolean {
+    const seen = new Set<string>();
+    return (set, key) => {
+      if (!this.layouts[set]!.shared) return true;
+      const name = mapKey(set, key());
+      if (seen.has(name)) return false;
+      seen.add(name);
+      return true;
+    };
+  }
+
   /** Packs segments into one batch, owners numbered by their place in `segments`. */
   write(segments: readonly Segment[]): Batch {
     this.picks.mark();
@@ -197,9 +213,11 @@ export class FamilyTable {
     segments.forEach((segment, owner) => {
       for (const element of segment.difference?.removed ?? []) put(OP.delElement, -1, owner, element);
     });
-    const packer = this.packer(body);
+    let first = this.firstOf();
+    const packer = this.packer(body, (set, key) => first(set, key));
     segments.forEach((segment, owner) => {
       packer.owner = owner;
+      first = this.firstOf();
       if (segment.difference)
         for (const element of segment.difference.added) put(OP.addElement, 1, owner, element);
       else if (segment.after) this.emit(packer, segment.after);
@@ -247,14 +265,14 @@ export class FamilyTable {
         : { node: next };
     if ('ports' in state && state.ports.length === 0) return;
     this.owners.set(owner, state);
-    this.emit(this.packer(out), state);
+    this.emit(this.packer(out, this.firstOf()), state);
   }
 
-  private packer(out: PackedWriter): ElementPacker {
+  private packer(out: PackedWriter, first: (set: number, key: () => string) => boolean): ElementPacker {
     return new ElementPacker(
       this.family,
       out,
-      (set, key, data) => this.count(set, key, data, 1),
+      (set, key, data) => first(set, key) && this.count(set, key, data, 1),
       this.layouts,
     );
   }

@@ -5,10 +5,10 @@ import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
 import type { ApplyResult, Dataplane, Refusal, VerifyResult } from '../dataplane.ts';
 import { adoptTable } from './adopt.ts';
-import { parsePickChain, writeNamed, writeTableFlags } from './chains.ts';
+import { parsePickChain, pickChainRules, writeNamed, writeTableFlags } from './chains.ts';
 import { type Companion, FamilyKernel, type OwnerChange } from './family-kernel.ts';
 import { comparableSets, hasAllSets, staticDigest } from './kernel-image.ts';
-import { MARKER_PREFIX, shortHash } from './layout.ts';
+import { GUARD_CHECK, MARKER_PREFIX, shortHash } from './layout.ts';
 import {
   type NameAnswer,
   NFPROTO,
@@ -174,15 +174,7 @@ export class NftDataplane implements Dataplane {
   }
 
   async apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {
-    if (change.node && JSON.stringify(change.node.detector.by) !== JSON.stringify(this.node?.detector.by))
-      return this.start(state);
-    if (
-      change.node &&
-      change.node.detector.by !== 'cidr' &&
-      JSON.stringify(change.node.detector) !== JSON.stringify(this.node?.detector)
-    ) {
-      return this.start(state);
-    }
+    if (change.node && this.needsOtherRules(change.node)) return this.start(state);
     const changes: OwnerChange[] = [];
     if (change.node) changes.push({ owner: '', next: change.node });
     for (const owner of change.remove) changes.push({ owner, next: null });
@@ -191,6 +183,13 @@ export class NftDataplane implements Dataplane {
     return changes.length > QUIET_FROM_SERVICES
       ? this.quietly(() => this.applyOwners(changes, state))
       : this.applyOwners(changes, state);
+  }
+
+  /** Most changes of the detector are elements; some change what the static rules say, in one family or both. */
+  private needsOtherRules(next: DesiredNode): boolean {
+    const rules = (family: Family, node: DesiredNode | null) =>
+      node && this.scheme.skeleton(this.scheme.table, family, node.detector);
+    return FAMILIES.some((family) => rules(family, next) !== rules(family, this.node));
   }
 
   private async applyOwners(changes: readonly OwnerChange[], state: DesiredState): Promise<ApplyResult> {
@@ -241,11 +240,26 @@ export class NftDataplane implements Dataplane {
       if (parsePickChain(name) && !inUse.has(name) && !picks.idle.has(name))
         found.push(`chain ${name} is not used`);
     }
+    found.push(...(await this.changedChains(kernel)));
     for (const set of comparableSets(kernel.table.layouts, names)) {
       if (!(await this.holdsExpected(kernel, set)))
         found.push(`elements of ${kernel.table.layouts[set]!.name} were changed`);
     }
     return found;
+  }
+
+  /** Chains outside of the static rules, by their number of rules: what a flush or an added rule changes. */
+  private async changedChains(kernel: FamilyKernel): Promise<string[]> {
+    const { picks } = kernel.table;
+    const wanted = new Map(
+      picks.inUse().map((name) => [name, pickChainRules(kernel.family, parsePickChain(name)!)]),
+    );
+    wanted.set(GUARD_CHECK, kernel.table.rangeLengths().length + 1);
+    for (const { chain } of await this.socket.dumpRules(kernel.proto, this.scheme.table)) {
+      const left = wanted.get(chain);
+      if (left !== undefined) wanted.set(chain, left - 1);
+    }
+    return [...wanted].filter(([, left]) => left !== 0).map(([name]) => `rules of ${name} were changed`);
   }
 
   /** A dump that meets a hash table while it grows may show elements twice or not at all: look again before believing it. */

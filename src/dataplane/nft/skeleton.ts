@@ -6,6 +6,7 @@
  * never appear (they are elements).
  */
 
+import { detectorSpeaks } from '../../model/decide.ts';
 import type { LocalDetector } from '../../model/desired.ts';
 import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
@@ -38,8 +39,10 @@ export const WORDS: Record<Family, Words> = {
   },
 };
 
-/** The rule fragment that is true for packets of pods; null when pods cannot be told. */
+/** The rule fragment that is true for packets of pods; null when pods of this family cannot be told. */
 export function podMatch(family: Family, detector: LocalDetector): string | null {
+  // With CIDRs of the other family only, an empty set would make everybody a stranger; it is to be nobody.
+  if (!detectorSpeaks(detector, family)) return null;
   switch (detector.by) {
     case 'cidr':
       return `${WORDS[family].ip} saddr @pods`;
@@ -67,6 +70,17 @@ const PROTOCOLS = ['tcp', 'udp', 'sctp'] as const;
 /** The same rule for each protocol: nft 1.0 wants to know it where a rule writes a port or uses one for NAT. */
 export function each(rule: (protocol: string) => string): string {
   return PROTOCOLS.map((protocol) => `    ${rule(protocol)}\n`).join('');
+}
+
+/**
+ * Writes the destination port. IPv4 UDP may come without a checksum (RFC 768): then there is none to update, and
+ * an updated zero would be a wrong checksum. Written as raw bytes, the port leaves the checksum alone.
+ */
+export function setPort(family: Family, value: (protocol: string) => string): string {
+  const summed = each(
+    (p) => `${p === 'udp' && family === 4 ? 'udp checksum != 0 ' : ''}${p} dport set ${value(p)}`,
+  );
+  return family === 4 ? `    udp checksum 0 @th,16,16 set ${value('udp')}\n${summed}` : summed;
 }
 
 function declarations(family: Family): string {
@@ -123,7 +137,7 @@ ${pod ? `    ${pod} return\n` : ''}    fib saddr type local return
     ${ip} daddr ${poolRange} jump draw
   }
   chain draw {
-${each((p) => `${p} dport set ${ip} daddr map @pools`)}    th dport vmap @picks
+${setPort(family, () => `${ip} daddr map @pools`)}    th dport vmap @picks
   }
 `;
 }
@@ -132,11 +146,11 @@ ${each((p) => `${p} dport set ${ip} daddr map @pools`)}    th dport vmap @picks
 function affinityChains(family: Family): string {
   const { ip } = WORDS[family];
   return `  chain forget-port {
-${each((p) => `${p} dport set 65535`)}  }
+${setPort(family, () => '65535')}  }
   chain recall {
-${each((p) => `${p} dport set ${ip} saddr . ${ip} daddr map @affinity`)}  }
+${setPort(family, () => `${ip} saddr . ${ip} daddr map @affinity`)}  }
   chain member-of-slot {
-${each((p) => `${p} dport set ${ip} daddr . ${p} dport map @slots`)}  }
+${setPort(family, (p) => `${ip} daddr . ${p} dport map @slots`)}  }
 `;
 }
 
@@ -157,7 +171,7 @@ function natChains(family: Family, detector: LocalDetector): string {
 ${translate}    goto translate-again
   }
   chain translate-again {
-${each((p) => `${p} dport set 0`)}    jump member-of-slot
+${setPort(family, () => '0')}    jump member-of-slot
 ${translate}  }
   chain nat-postrouting {
     type nat hook postrouting priority 100; policy accept;
@@ -170,7 +184,7 @@ ${each((p) => `meta l4proto ${p} ${original} @masquerade-always masquerade fully
   chain masquerade-strangers {
 ${pod ? `    ${pod} return\n    masquerade fully-random\n` : ''}  }
   chain masquerade-node {
-    fib saddr type local masquerade fully-random
+${pod ? `    ${pod} return comment "also where a CIDR of pods holds this node"\n` : ''}    fib saddr type local masquerade fully-random
   }
 `;
 }

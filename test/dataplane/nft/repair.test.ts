@@ -1,0 +1,125 @@
+/** What others do to our tables, and what a killed agent leaves behind. */
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { cleanupNft, NftDataplane } from '../../../src/dataplane/nft/nft-dataplane.ts';
+import { readNft } from '../../../src/dataplane/nft/readback.ts';
+import { skeletonText } from '../../../src/dataplane/nft/skeleton.ts';
+import type { DesiredState } from '../../../src/model/desired.ts';
+import { changeBetween, stateOf } from '../../support/desired.ts';
+import { type Bare, bareNamespaces } from '../../support/namespaces.ts';
+import { tableLines } from '../../support/nft-table.ts';
+import { runIn } from '../../support/node-world.ts';
+import { mayChangeNetworks } from '../../support/privilege.ts';
+import { skipUnless } from '../../support/skip.ts';
+import { NODE, web } from '../../support/web.ts';
+
+const networks = skipUnless(mayChangeNetworks(), 'needs root or an unprivileged user namespace');
+
+const A = ['10.10.1.1 80', '10.10.2.2 80', '10.10.2.3 80'];
+const A6 = ['fd00:10:10:1::1 80', 'fd00:10:10:2::2 80'];
+const STATE = stateOf([web(10, A), web(11, A, 60), web(12, []), web(16, A6, 60)], NODE);
+
+networks.describe('nft, others at our tables', () => {
+  let bare: Bare;
+  let netns: string;
+  let dataplane: NftDataplane;
+  let told = 0;
+
+  beforeEach(async () => {
+    bare = await bareNamespaces(1);
+    netns = bare.paths[0]!;
+    told = 0;
+    dataplane = new NftDataplane({ netns, onForeignChange: () => told++ });
+  });
+  afterEach(async () => {
+    await dataplane.close();
+    bare.remove();
+  });
+
+  async function nft(text: string): Promise<string> {
+    const { status, stdout, stderr } = await runIn(bare.names[0]!, ['nft', '-f', '-'], `${text}\n`);
+    if (status !== 0) throw new Error(stderr);
+    return stdout;
+  }
+
+  async function expectRepaired(state: DesiredState): Promise<void> {
+    expect((await dataplane.verify(state)).repaired).not.toEqual([]);
+    expect((await dataplane.verify(state)).repaired).toEqual([]);
+  }
+
+  test.each([
+    ['the ruleset is flushed', 'flush ruleset'],
+    ['a table is deleted', 'delete table ip6 triplane'],
+    ['a table is flushed', 'flush table ip triplane'],
+    ['a chain is flushed', 'flush chain ip triplane dispatch'],
+    ['a pick chain is flushed', 'flush chain ip triplane pick-3'],
+    ['a map is flushed', 'flush map ip triplane members'],
+    ['the list of source ranges is flushed', 'flush chain ip6 triplane guard-check'],
+    ['an element is removed', 'delete element ip triplane services { 10.200.1.10 . tcp . 9000 }'],
+    ['an element is added', 'add element ip triplane rejected { 10.200.1.99 . tcp . 1 }'],
+    ['a range is added', 'add element ip triplane pods { 172.16.0.0/12 }'],
+    ['a range is removed', 'delete element ip triplane pods { 10.10.0.0/16 }'],
+    ['a rule is added', 'add rule ip triplane translate counter'],
+    ['a rule is inserted in a pick chain', 'insert rule ip triplane pick-3 drop'],
+    ['a chain is added', 'add chain ip triplane pick-77'],
+    ['a table is put to sleep', 'add table ip triplane { flags dormant; }'],
+  ])('repairs it when %s', async (_what, command) => {
+    await dataplane.start(STATE);
+    const before = await tableLines(netns);
+    await nft(command);
+    await expect.poll(() => told).toBeGreaterThan(0);
+    await expectRepaired(STATE);
+    expect(await tableLines(netns)).toEqual(before);
+  });
+
+  test('our own changes are no news', async () => {
+    await dataplane.start(STATE);
+    const next = stateOf([web(10, A.slice(1))], NODE);
+    await dataplane.apply(changeBetween(STATE, next), next);
+    await dataplane.verify(next);
+    await nft('add table ip somebody-else');
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect(told).toBe(0);
+  });
+
+  test('an element that stands in the way holds up nobody else', async () => {
+    await dataplane.start(STATE);
+    await nft('add element ip triplane services { 10.200.1.30 . tcp . 9000 : 0.0.9.9 }');
+    const next = stateOf([...STATE.services.values(), web(30, A), web(31, A)], NODE);
+    const { refusals } = await dataplane.apply(changeBetween(STATE, next), next);
+    expect(refusals.map(({ service }) => service)).toEqual(['test/web-30']);
+    const held = new Set((await readNft(netns)).services.map(({ service }) => service));
+    expect(held.has('test/web-31:tcp')).toBe(true);
+    await expectRepaired(next);
+    await dataplane.close();
+    dataplane = new NftDataplane({ netns });
+    expect((await dataplane.start(next)).operations).toBe(0);
+  });
+
+  test.each([
+    ['an empty one', 'add table ip triplane-next'],
+    ['one asleep', skeletonText('triplane-next', 4, NODE.detector)],
+    ['one awake', skeletonText('triplane-next', 4, NODE.detector).replace('  flags dormant;\n', '')],
+  ])('a table under construction is cleaned up: %s', async (_what, text) => {
+    for (const first of ['beside a whole table', 'alone']) {
+      await cleanupNft(netns);
+      if (first !== 'alone') await dataplane.start(STATE);
+      await nft(text);
+      await dataplane.start(STATE);
+      const { stdout } = await runIn(bare.names[0]!, ['nft', 'list', 'tables']);
+      expect(stdout.trim().split('\n').sort()).toEqual(['table ip triplane', 'table ip6 triplane']);
+      expect((await dataplane.verify(STATE)).repaired).toEqual([]);
+    }
+  });
+
+  test('nft lists everything, and names services', async () => {
+    await dataplane.start(STATE);
+    for (const family of ['ip', 'ip6']) {
+      const { status, stdout } = await runIn(bare.names[0]!, ['nft', 'list', 'table', family, 'triplane']);
+      expect(status).toBe(0);
+      expect(stdout).toContain('ClusterIP test/web-1');
+      expect(stdout).toContain('sticky-');
+    }
+    expect(await cleanupNft(netns)).toEqual(['ip triplane', 'ip6 triplane']);
+    expect(await cleanupNft(netns)).toEqual([]);
+  });
+});
