@@ -60,13 +60,20 @@ $B mkdir -p usr/lib/modules
 $B mount -t 9p -o ro,cache=loose,$O modules usr/lib/modules || fail "no modules"
 $B ip link set lo up
 $B hostname triplane-vm
-$B chroot /root /bin/sh /tmp/triplane-vm/command >/root/tmp/triplane-vm/output 2>&1
-echo $? >/root/tmp/triplane-vm/status
+$B cp $B /root/run/busybox
+$B cp /finish /root/run/finish
+# As process 1, so that the modules that the kernel asks for are found in the new root, too.
+exec $B switch_root /root /run/busybox sh /run/finish
+`;
+
+const FINISH = `B=/run/busybox
+/bin/sh /tmp/triplane-vm/command >/tmp/triplane-vm/output 2>&1
+echo $? >/tmp/triplane-vm/status
 $B sync
 $B poweroff -f
 `;
 
-/** Writes the initramfs for an unpacked kernel (see catalog.mjs) to \`file\`. */
+/** Writes the initramfs for an unpacked kernel (see catalog.mjs) to `file`. */
 export async function writeInitramfs(kernel, file) {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'triplane-initramfs-'));
   try {
@@ -74,6 +81,7 @@ export async function writeInitramfs(kernel, file) {
       mkdirSync(path.join(folder, part));
     copyFileSync(BUSYBOX, path.join(folder, 'bin/busybox'));
     writeFileSync(path.join(folder, 'init'), INIT, { mode: 0o755 });
+    writeFileSync(path.join(folder, 'finish'), FINISH);
     const modules = path.join(kernel.modules, 'lib/modules', kernel.version);
     const order = [];
     for (const module of moduleOrder(modules)) order.push(await copyModule(modules, module, folder));

@@ -1,4 +1,5 @@
 /** The addon's IPVS part, typed. Arguments are made by packed-ipvs.ts and service-device.ts; C++ asserts them. */
+import { spawnSync } from 'node:child_process';
 import { TriplaneError } from '../../model/errors.ts';
 import { loadNative } from '../../node/native.ts';
 
@@ -28,14 +29,28 @@ interface IpvsNative {
   netnsSysctl(netns: string, name: string, value?: string): string | null;
 }
 
+const MODPROBE_MS = 10_000;
+
 export function ipvsNative(): IpvsNative {
   return loadNative() as unknown as IpvsNative;
+}
+
+/** Kernels do not load the module by themselves when its family is asked for. */
+function openOrLoad(netns: string): IpvsSocket {
+  const { IpvsSocket } = ipvsNative();
+  try {
+    return new IpvsSocket(netns);
+  } catch (error) {
+    if ((error as { code?: string }).code !== 'ENOENT') throw error;
+    spawnSync('modprobe', ['--quiet', 'ip_vs'], { stdio: 'ignore', timeout: MODPROBE_MS });
+    return new IpvsSocket(netns);
+  }
 }
 
 /** Throws TP_NO_FEATURE where the kernel has no IPVS, TP_NO_PRIVILEGE where it may not be used. */
 export function openIpvsSocket(netns: string): IpvsSocket {
   try {
-    const socket = new (ipvsNative().IpvsSocket)(netns);
+    const socket = openOrLoad(netns);
     // The family may be asked for by everybody; its commands only by root of the machine.
     socket.timeouts();
     return socket;

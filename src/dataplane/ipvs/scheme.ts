@@ -3,7 +3,7 @@
  * Same sets and machinery as the nft mode's, but a pool is drawn from by IPVS: the element of a frontend says
  * the firewall mark of its pool's virtual service (docs/ipvs.md says why a mark).
  */
-import type { DesiredPort } from '../../model/desired.ts';
+import type { Answer, DesiredPort } from '../../model/desired.ts';
 import type { Family } from '../../model/records.ts';
 import type { ElementSink } from '../nft/elements.ts';
 import { SET, type SetLayout, setLayouts } from '../nft/layout.ts';
@@ -29,8 +29,10 @@ export const IPVS_SET = {
   addresses: SET.members,
   /** Frontend : the port at which all its backends listen, of pools with affinity. */
   ports: SET.slots,
-  /** Marks of others, kept while ours stands in the packet. */
-  marks: SET.affinity,
+  /** The same frontends: before Linux 6.9 or so a map cannot be asked like a set. */
+  ported: SET.affinity,
+  /** All frontends with a pool, for the same reason. */
+  frontends: SET.picks,
 } as const;
 
 /**
@@ -64,10 +66,10 @@ function layoutsOf(family: Family): readonly SetLayout[] {
     change(SET.services, { name: 'services', keyBytes: frontend, dataBytes: 4 });
     change(SET.outside, { name: 'outside', keyBytes: frontend, dataBytes: 4 });
     change(SET.pools, { name: 'pools', keyBytes: 4, dataBytes: 0 });
-    change(SET.picks, { name: '-', keyBytes: 4, dataBytes: 0, absent: true });
+    change(IPVS_SET.frontends, { name: 'frontends', keyBytes: frontend, dataBytes: 0 });
     change(IPVS_SET.addresses, { name: 'addresses', keyBytes: address, dataBytes: 0, dynamic: true });
     change(IPVS_SET.ports, { name: 'ports', keyBytes: frontend, dataBytes: 2 });
-    change(IPVS_SET.marks, { name: 'marks', keyBytes: 4, dataBytes: 4, dynamic: true });
+    change(IPVS_SET.ported, { name: 'ported', keyBytes: frontend, dataBytes: 0 });
     made = rows;
     layouts.set(family, made);
   }
@@ -91,6 +93,10 @@ function emitPool(sink: ElementSink, port: DesiredPort, kind: PoolKind, pool: Po
   for (const backend of pool.slots) emitHairpin(sink, backend.address);
 }
 
+function answers(state: PortState, answer: Answer): boolean {
+  return (answer === 'cluster' && state.cluster !== null) || (answer === 'local' && state.local !== null);
+}
+
 function writeMark(out: PackedWriter, pool: number): void {
   out.u32(markOf(pool));
 }
@@ -102,9 +108,15 @@ function emitPort(sink: ElementSink, state: PortState): void {
   const target = port.affinitySeconds > 0 ? commonPort(port) : null;
   for (const frontend of port.frontends) {
     emitFrontend(sink, state, frontend, writeMark);
+    if (answers(state, frontend.inside) || answers(state, frontend.outside)) {
+      beginFrontend(sink, IPVS_SET.frontends, frontend);
+      sink.end();
+    }
     if (target === null || target === frontend.port) continue;
     beginFrontend(sink, IPVS_SET.ports, frontend).lonePort(target);
     sink.end('', frontendComment(port, frontend));
+    beginFrontend(sink, IPVS_SET.ported, frontend);
+    sink.end();
   }
 }
 

@@ -32,9 +32,11 @@ function declarations({ type }: Keys): string {
   const frontend = `${type} . inet_proto . inet_service`;
   return `  map services { type ${frontend} : mark; comment "frontend : mark of its pool, for everybody or for sources inside"; }
   map outside { type ${frontend} : mark; comment "frontend : mark for sources outside (externalTrafficPolicy Local); 0: drop"; }
+  set frontends { type ${frontend}; comment "all of the above"; }
   set pools { type mark; comment "virtual services of ours"; }
   set addresses { type ${type}; comment "service addresses on our device"; }
   map ports { type ${frontend} : inet_service; comment "frontend with affinity : port of its backends"; }
+  set ported { type ${frontend}; comment "the same frontends"; }
   map marks { typeof ct id : meta mark; size 65536; flags dynamic,timeout; comment "marks of others while ours stands in the packet"; }
   set rejected { type ${frontend}; comment "frontends without endpoints"; }
   set dropped { type ${frontend}; comment "frontends without local endpoints, by policy"; }
@@ -61,12 +63,13 @@ function enterChains({ ip, key, pod, portUnreachable }: Keys): string {
   chain enter-forward {
     type filter hook forward priority 0; policy accept;
     ct state new jump check
-    ct state new ${key} @services drop comment "its address is about to become ours: try again"
+    ct state new ${key} @frontends drop comment "its address is about to become ours: try again"
   }
   chain enter {
     ${key} @guarded jump guard-check
-    ${key} @outside jump from-outside
-    ${key} @services goto mark-inside
+    meta mark != 0 update @marks { ct id timeout 10s : meta mark }
+    jump from-outside
+    meta mark set ${key} map @services accept
     jump check
   }
   chain guard-check {
@@ -74,18 +77,11 @@ function enterChains({ ip, key, pod, portUnreachable }: Keys): string {
   }
   chain from-outside {
 ${pod ? `    ${pod} return\n` : ''}    fib saddr type local return
-    jump keep-mark
-    meta mark set ${key} map @outside
+    meta mark set ${key} map @outside goto to-outside
+  }
+  chain to-outside {
     meta mark 0 drop
     accept
-  }
-  chain mark-inside {
-    jump keep-mark
-    meta mark set ${key} map @services
-    accept
-  }
-  chain keep-mark {
-    meta mark != 0 update @marks { ct id timeout 10s : meta mark }
   }
   chain check {
     ${key} @rejected goto reject-it
@@ -112,7 +108,7 @@ function leaveChains({ ip, key }: Keys): string {
   }
   chain leave {
     jump restore-mark
-    ${key} @services drop
+    ${key} @frontends drop
 ${each((p) => `meta l4proto ${p} ${ip} daddr @addresses drop`)}  }
   chain restore-mark {
     meta mark != @pools return
@@ -148,7 +144,7 @@ ${setPort(family, (p) => `${ip} daddr . meta l4proto . ${p} dport map @ports`)} 
     ct direction reply jump ports-back
   }
   chain ports-back {
-${each((p) => `meta l4proto ${p} ${original} @ports goto port-back`)}  }
+${each((p) => `meta l4proto ${p} ${original} @ported goto port-back`)}  }
   chain port-back {
 ${plain}${back}  }
 `;
@@ -157,7 +153,7 @@ ${plain}${back}  }
 function sourceChains({ ip, original, pod }: Keys): string {
   return `  chain nat-postrouting {
     type nat hook postrouting priority 100; policy accept;
-${each((p) => `meta l4proto ${p} ${original} @services goto choose-source`)}${each((p) => `meta l4proto ${p} ${original} @outside goto choose-source`)}  }
+${each((p) => `meta l4proto ${p} ${original} @frontends goto choose-source`)}  }
   chain choose-source {
     ${ip} saddr . ${ip} daddr @hairpin masquerade fully-random
     ${ip} saddr @addresses masquerade fully-random comment "the node, to an address of its own device"

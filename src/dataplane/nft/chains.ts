@@ -110,6 +110,12 @@ class RuleWriter {
     this.body.text(set);
     return this;
   }
+  /** The same of a map. Before Linux 6.9 or so its data must go somewhere: to registers that nobody reads. */
+  inMap(register: number, set: string, scratch: number): this {
+    this.numbers(KIND.lookup, register, scratch + 1);
+    this.body.text(set);
+    return this;
+  }
   dynset(op: number, key: number, data: number, timeoutSeconds: number, set: string): this {
     this.numbers(KIND.dynset, op, key, data, timeoutSeconds);
     this.body.text(set);
@@ -210,7 +216,7 @@ export function writePickChain(out: PackedWriter, family: Family, pick: PickChai
   const known = new RuleWriter()
     .load(NETWORK_HEADER, h.daddr, h.bytes, REG)
     .load(TRANSPORT_HEADER, DPORT_OFFSET, 2, REG + h.registers)
-    .inSet(REG, setLayouts(family)[SET.members]!.name);
+    .inMap(REG, setLayouts(family)[SET.members]!.name, REG + h.registers + 1);
   remember(family, known, DYNSET_UPDATE, pick.affinitySeconds).verdict(RETURN).append(out, name);
   // Not known, or known with a member that is gone: draw anew, and forget first, since an update would keep
   // the old member.

@@ -32,7 +32,7 @@ export function comparableSets(layouts: readonly SetLayout[], names: NameAnswer)
 /** True when every set of the skeleton is there. */
 export function hasAllSets(layouts: readonly SetLayout[], names: NameAnswer): boolean {
   const present = new Set(names.sets);
-  return layouts.slice(0, FIXED_SETS).every((layout) => layout.absent || present.has(layout.name));
+  return layouts.slice(0, FIXED_SETS).every((layout) => present.has(layout.name));
 }
 
 /** The elements of one set. Taken again when a dump met a growing hash table and shows an element twice. */

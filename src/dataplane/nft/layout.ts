@@ -31,8 +31,6 @@ export interface SetLayout {
   readonly dynamic?: true;
   /** Elements that several services may need: they stay until the last one goes. */
   readonly shared?: true;
-  /** Only keeps the numbers of the others: this kind of table has no such set. */
-  readonly absent?: true;
 }
 
 const VERDICT = -1;

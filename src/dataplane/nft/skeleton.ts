@@ -112,7 +112,7 @@ function dispatchChains(family: Family, detector: LocalDetector): string {
   return `  chain dispatch-prerouting {
     type filter hook prerouting priority -105; policy accept;
     ct state new jump guard
-    ct state new ${key} @outside jump from-outside
+    ct state new jump from-outside
     ct state new jump dispatch
   }
   chain dispatch-output {
