@@ -17,6 +17,7 @@ const LOCK_RETRY_MS = 3_000;
  *   look   lab, tests and people look at the kernel with it; Triplane itself never calls it.
  * `when` leaves a row out where it is of no use.
  */
+const onX64 = () => process.arch === 'x64';
 const hasBpf = () => existsSync(inRoot('bpf'));
 const lacksHeaders = () => nodeIsTheDistributions() && findNodeHeaders() === undefined;
 export const PACKAGES = [
@@ -37,6 +38,16 @@ export const PACKAGES = [
   { name: 'nftables', use: 'look', why: 'nft: tests assert that it can list our table' },
   { name: 'iproute2', use: 'look', why: 'ip and tc: namespaces and devices in tests' },
   { name: 'procps', use: 'look', why: 'ps and sysctl' },
+  {
+    name: 'qemu-system-x86',
+    use: 'look',
+    why: 'boots other kernels for tests (scripts/kernels/)',
+    when: onX64,
+  },
+  { name: 'busybox-static', use: 'look', why: 'the first root of such a kernel', when: onX64 },
+  { name: 'cpio', use: 'look', why: 'packs that root', when: onX64 },
+  { name: 'kmod', use: 'look', why: 'modules of such a kernel', when: onX64 },
+  { name: 'xz-utils', use: 'look', why: 'unpacks modules', when: onX64 },
 ];
 
 /** What to tell people whose machine has no apt. */

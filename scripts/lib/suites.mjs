@@ -1,17 +1,22 @@
 // The suites of `npm test`, in order. A suite is a child process that is watched until it ends, and adds what it
 // found to the results.
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
+import { DEFAULT_KERNEL } from '../kernels/catalog.mjs';
+import { runTestsInKernel, TESTS } from '../kernels/suite.mjs';
 import { inRoot, root } from './files.mjs';
 import { privilegedPrefix, privilegeNotice } from './privilege.mjs';
 import { endProcessesOf } from './processes.mjs';
-import { npmCommand } from './run.mjs';
+import { lastLines, npmCommand } from './run.mjs';
 
 /** How long a child's own children may take to end after it. */
 const PATIENCE_MS = 3_000;
+
+/** Booting another kernel and all that runs in it. */
+const KERNEL_TIME_MS = 6 * 60_000;
 
 /**
  * Runs a program that shares our output. Resolves to { status, timedOut, stragglers }. `watch` is
@@ -60,6 +65,29 @@ async function runCheck(results, watch) {
       'npm run check',
       timedOut ? 'ran into the time bound' : `status ${status}; \`npm run format\` repairs what it can`,
     );
+}
+
+/** What this kernel may lack, on one that has it: booted under emulation, with this machine's files as its root. */
+async function runKernel(results, watch) {
+  const name = `Linux ${DEFAULT_KERNEL}`;
+  process.stdout.write(`the ipvs mode, in a booted ${name}\n`);
+  const timeoutMs = Math.min(KERNEL_TIME_MS, watch.deadlineMs - Date.now());
+  const result = await runTestsInKernel(DEFAULT_KERNEL, TESTS.ipvs, { timeoutMs, signal: watch.stop });
+  if ('skipped' in result) {
+    results.skip({ name: `the ipvs mode, in a booted ${name}`, reason: result.skipped });
+    return;
+  }
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'triplane-test-'));
+  try {
+    const events = path.join(folder, 'events');
+    writeFileSync(events, result.events);
+    const before = results.failures.length;
+    const outcome = { status: result.status, timedOut: result.status < 0, stragglers: [] };
+    judgeVitest(outcome, readEvents(events, results, false), results);
+    if (results.failures.length > before) process.stdout.write(`${lastLines(result.output, 60)}\n`);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 }
 
 /** Reads what lib/vitest-reporter.mjs wrote. Returns what had begun and not ended, and whether vitest came to its end. */
@@ -132,4 +160,5 @@ function judgeVitest({ status, timedOut, stragglers }, { running, finished, ran 
 export const SUITES = [
   { name: 'check', always: true, run: runCheck },
   { name: 'vitest', always: true, run: runVitest },
+  { name: 'kernel', always: false, run: runKernel },
 ];

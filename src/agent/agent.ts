@@ -78,8 +78,14 @@ export class Agent implements AgentStatus, AgentControl {
     this.config = parts.config;
     this.problemLog = new ProblemLog(parts.log);
     const { config } = parts;
-    this.model = new ClusterModel(modelConfig(config, parts.nodeName), nodeFacts(config, null, parts.machine()));
-    this.choice = chooseDataplane(config.proxyMode, { onForeignChange: () => this.loop.verifySoon() });
+    this.model = new ClusterModel(
+      modelConfig(config, parts.nodeName),
+      nodeFacts(config, null, parts.machine()),
+    );
+    this.choice = chooseDataplane(config.proxyMode, {
+      config,
+      onForeignChange: () => this.loop.verifySoon(),
+    });
     this.loop = new SyncLoop(
       {
         model: this.model,
@@ -276,7 +282,10 @@ export class Agent implements AgentStatus, AgentControl {
   /** Takes over what can change live. */
   reconfigure(config: Config): void {
     if (config.proxyMode !== this.config.proxyMode && config.proxyMode !== this.choice.mode) {
-      this.parts.log.warn({ mode: this.choice.mode, wanted: config.proxyMode }, 'the mode changes at the next start');
+      this.parts.log.warn(
+        { mode: this.choice.mode, wanted: config.proxyMode },
+        'the mode changes at the next start',
+      );
     }
     this.config = config;
     this.loop.setTimes(config);

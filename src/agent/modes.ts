@@ -1,9 +1,12 @@
 /** Which dataplane an agent runs, and why. */
+import type { Config } from '../config/config.ts';
 import type { Dataplane, Mode } from '../dataplane/dataplane.ts';
+import { IpvsDataplane } from '../dataplane/ipvs/ipvs-dataplane.ts';
 import { NftDataplane } from '../dataplane/nft/nft-dataplane.ts';
 import { TriplaneError } from '../model/errors.ts';
 
 export interface DataplaneOptions {
+  readonly config: Config;
   /** Called when somebody else changed what the dataplane holds in the kernel. */
   readonly onForeignChange: () => void;
 }
@@ -15,7 +18,16 @@ export interface Choice {
 }
 
 const OPENERS: Partial<Record<Mode, (options: DataplaneOptions) => Dataplane>> = {
-  nft: (options) => new NftDataplane(options),
+  nft: ({ onForeignChange }) => new NftDataplane({ onForeignChange }),
+  ipvs: ({ onForeignChange, config }) =>
+    new IpvsDataplane({
+      onForeignChange,
+      scheduler: config.ipvsScheduler,
+      arp: config.ipvsStrictArp ? 'strict' : 'as-it-is',
+      tcpMs: config.ipvsTcpMs,
+      tcpFinMs: config.ipvsTcpFinMs,
+      udpMs: config.ipvsUdpMs,
+    }),
 };
 
 /** The order in which `auto` tries. */

@@ -10,7 +10,7 @@ import type { PortState } from '../nft/service-elements.ts';
 import { type IpvsSocket, openIpvsSocket } from './native.ts';
 import { schedulingOf } from './scheduling.ts';
 import { IPVS_SCHEME, markOf } from './scheme.ts';
-import { ServiceDevice } from './service-device.ts';
+import { type DeviceProblem, ServiceDevice } from './service-device.ts';
 import { applyIpvsSettings, type IpvsOptions } from './settings.ts';
 import { type CommitResult, VirtualServices, type WantedPool } from './virtual-services.ts';
 
@@ -67,13 +67,18 @@ export class IpvsDataplane implements Dataplane, Companion {
     }));
     await this.services.read();
     const table = await this.table.start(state);
-    await this.device.read();
-    this.recount();
-    const added = await this.device.add(this.uses.keys());
+    const added = await this.meetDevice();
     refusals.push(...table.refusals, ...added.problems.map(({ reason }) => ({ service: '', reason })));
     const settled = await this.settle();
     this.sweepSoon();
     return { operations: table.operations + added.operations + settled, refusals };
+  }
+
+  /** Brings the device up to the table: what is bound and needed no more stays guarded until it goes. */
+  private async meetDevice(): Promise<{ operations: number; problems: readonly DeviceProblem[] }> {
+    await this.device.read();
+    this.recount();
+    return this.device.add([...this.uses.keys(), ...this.device.addresses()]);
   }
 
   /** Takes away what no pool and no frontend needs. */
@@ -236,9 +241,7 @@ export class IpvsDataplane implements Dataplane, Companion {
       const result = await this.table.apply(change, state);
       // The table was made anew (another detector): so is what hangs on it.
       if (this.table.tables() !== known) {
-        await this.device.read();
-        this.recount();
-        await this.device.add(this.uses.keys());
+        await this.meetDevice();
         await this.settle();
       }
       return result;

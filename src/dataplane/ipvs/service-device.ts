@@ -63,6 +63,10 @@ export class ServiceDevice {
     this.index = kind === '' ? LOOPBACK : readLinks(this.netns).find((l) => l.name === SERVICE_LINK)!.index;
     this.bound.clear();
     for (const address of await this.onCarrier()) this.bound.add(address);
+    await this.readGuarded();
+  }
+
+  private async readGuarded(): Promise<void> {
     this.guarded.clear();
     for (const family of [4, 6] as const) {
       const names = await this.socket.dumpNames(NFPROTO[family], IPVS_TABLE);
@@ -72,6 +76,16 @@ export class ServiceDevice {
       for (const { key } of set.elements.values())
         this.guarded.add(formatAddress(Buffer.from(key.slice(1), 'latin1')));
     }
+  }
+
+  /** Where routes carried the addresses: removes those that the table's set names. One line each. */
+  async removeRoutes(): Promise<string[]> {
+    this.carrier = 'routes';
+    this.index = LOOPBACK;
+    await this.readGuarded();
+    const routed = (await this.onCarrier()).filter((address) => this.guarded.has(address));
+    for (const address of routed) this.bind(OP_REMOVE, address);
+    return routed.map((address) => `local route of ${address}`);
   }
 
   private async onCarrier(): Promise<Address[]> {
@@ -175,9 +189,4 @@ export class ServiceDevice {
       else this.guarded.delete(address);
     }
   }
-}
-
-/** Removes the device, or the routes that stand for it. True: there was one. */
-export async function removeServiceDevice(netns: string): Promise<boolean> {
-  return ipvsNative().ipvsUnlink(netns, SERVICE_LINK) === '';
 }
