@@ -57,12 +57,16 @@ async function must(command, args, cwd) {
   return output;
 }
 
-/** The package that the metapackage depends on: linux-image-6.1.0-56-amd64. */
+/** The packages behind the metapackage: linux-image-6.1.0-56-amd64. */
 async function resolveImage(apt, kernel) {
   const output = await must('apt-cache', [...apt, 'depends', kernel.image]);
   const match = /Depends: (linux-image-\S+)/.exec(output);
   if (!match) throw new Error(`${kernel.image} of ${kernel.suite} depends on no image`);
-  return match[1];
+  const [, image] = match;
+  // Newer kernels come in parts: linux-binary-VERSION, linux-modules-VERSION, linux-base-VERSION.
+  const version = image.slice('linux-image-'.length);
+  const parts = (await must('apt-cache', [...apt, 'depends', image])).match(/(?<=Depends: )linux-\S+/g) ?? [];
+  return [image, ...parts.filter((part) => part.endsWith(`-${version}`))];
 }
 
 /**
@@ -79,7 +83,11 @@ function findUnpacked(folder, kernel) {
   if (!existsSync(ready)) return undefined;
   const version = readFileSync(ready, 'utf8').trim();
   const root = path.join(folder, 'root');
-  return { name: kernel.name, version, image: path.join(root, 'boot', `vmlinuz-${version}`), modules: root };
+  const places = [
+    path.join(root, 'boot', `vmlinuz-${version}`),
+    path.join(root, 'lib/modules', version, 'vmlinuz'),
+  ];
+  return { name: kernel.name, version, image: places.find((file) => existsSync(file)), modules: root };
 }
 
 async function download(folder, kernel) {
@@ -87,13 +95,13 @@ async function download(folder, kernel) {
   mkdirSync(folder, { recursive: true });
   const apt = aptArguments(folder, kernel);
   await must('apt-get', ['-q', ...apt, 'update']);
-  const name = await resolveImage(apt, kernel);
-  await must('apt-get', ['-q', ...apt, 'download', name], folder);
-  const deb = readdirSync(folder).find((file) => file.endsWith('.deb'));
-  if (!deb) throw new Error(`apt-get downloaded no ${name}`);
+  const names = await resolveImage(apt, kernel);
+  await must('apt-get', ['-q', ...apt, 'download', ...names], folder);
   const root = path.join(folder, 'root');
-  await must('dpkg-deb', ['-x', path.join(folder, deb), root]);
-  rmSync(path.join(folder, deb));
+  for (const deb of readdirSync(folder).filter((file) => file.endsWith('.deb'))) {
+    await must('dpkg-deb', ['-x', path.join(folder, deb), root]);
+    rmSync(path.join(folder, deb));
+  }
   rmSync(path.join(folder, 'apt'), { recursive: true, force: true });
   // Newer packages have /usr/lib/modules, older ones /lib/modules.
   const merged = path.join(root, 'usr/lib/modules');
