@@ -40,8 +40,8 @@ O=trans=virtio,version=9p2000.L,msize=524288
 $B mount -t tmpfs -o size=75% tmpfs /layer
 $B mkdir -p /layer/up /layer/work
 $B mount -t 9p -o ro,cache=loose,$O host /host || fail "no host files"
-$B mount -t overlay -o lowerdir=/host,upperdir=/layer/up,workdir=/layer/work overlay /root || fail "no overlay"
-cd /root
+$B mount -t overlay -o lowerdir=/host,upperdir=/layer/up,workdir=/layer/work overlay /new || fail "no overlay"
+cd /new
 for d in proc sys dev tmp run; do $B mkdir -p $d; done
 $B mount -t proc proc proc
 $B mount -t sysfs sys sys
@@ -54,21 +54,21 @@ $B mount -t tmpfs tmpfs run
 $B mkdir -p sys/fs/cgroup run/lock
 $B mount -t cgroup2 cgroup2 sys/fs/cgroup
 $B mount -t bpf bpf sys/fs/bpf
-$B mkdir -p tmp/triplane-vm
-$B mount -t 9p -o rw,$O exchange tmp/triplane-vm || fail "no exchange folder"
+$B mkdir -p triplane-vm
+$B mount -t 9p -o rw,$O exchange triplane-vm || fail "no exchange folder"
 $B mkdir -p usr/lib/modules
 $B mount -t 9p -o ro,cache=loose,$O modules usr/lib/modules || fail "no modules"
 $B ip link set lo up
 $B hostname triplane-vm
-$B cp $B /root/run/busybox
-$B cp /finish /root/run/finish
+$B cp $B /new/run/busybox
+$B cp /finish /new/run/finish
 # As process 1, so that the modules that the kernel asks for are found in the new root, too.
-exec $B switch_root /root /run/busybox sh /run/finish
+exec $B switch_root /new /run/busybox sh /run/finish
 `;
 
 const FINISH = `B=/run/busybox
-/bin/sh /tmp/triplane-vm/command >/tmp/triplane-vm/output 2>&1
-echo $? >/tmp/triplane-vm/status
+/bin/sh /triplane-vm/command >/triplane-vm/output 2>&1
+echo $? >/triplane-vm/status
 $B sync
 $B poweroff -f
 `;
@@ -77,7 +77,7 @@ $B poweroff -f
 export async function writeInitramfs(kernel, file) {
   const folder = mkdtempSync(path.join(os.tmpdir(), 'triplane-initramfs-'));
   try {
-    for (const part of ['bin', 'proc', 'sys', 'dev', 'host', 'layer', 'root', 'modules'])
+    for (const part of ['bin', 'proc', 'sys', 'dev', 'host', 'layer', 'new', 'modules'])
       mkdirSync(path.join(folder, part));
     copyFileSync(BUSYBOX, path.join(folder, 'bin/busybox'));
     writeFileSync(path.join(folder, 'init'), INIT, { mode: 0o755 });

@@ -76,7 +76,7 @@ function readOr(file, otherwise) {
 }
 
 /**
- * Runs a shell script in a booted kernel. The script finds /tmp/triplane-vm, where what it writes comes back as
+ * Runs a shell script in a booted kernel. The script finds /triplane-vm, where what it writes comes back as
  * files for which wanted asks.
  * @param {{ name: string, version: string, image: string, modules: string }} kernel of catalog.mjs
  * @param {string} script for /bin/sh, run as root with the host's files around it

@@ -6,7 +6,7 @@ import { missingTools, runInKernel } from './machine.mjs';
 
 /** Tests that need IPVS, by mode; nft and ebpf also run on the kernel that is there. */
 export const TESTS = {
-  ipvs: ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs'],
+  ipvs: ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs', 'test/probe'],
   nft: ['test/conformance/nft.test.ts'],
 };
 const EVENTS = 'events';
@@ -27,7 +27,7 @@ function scriptFor(tests) {
   ];
   return `cd ${quoted(root)} || exit 1
 export PATH=${quoted(process.env.PATH ?? '')}:/usr/sbin:/sbin HOME=/tmp NO_COLOR=1 CI=1
-export TRIPLANE_TEST_REPORT=/tmp/triplane-vm/${EVENTS}
+export TRIPLANE_TEST_REPORT=/triplane-vm/${EVENTS}
 exec ${vitest.map(quoted).join(' ')}
 `;
 }

@@ -9,6 +9,7 @@ import type { StaleFlow } from '../model/conntrack.ts';
 import { decide } from '../model/decide.ts';
 import { TriplaneError } from '../model/errors.ts';
 import type { Family, RecordChange } from '../model/records.ts';
+import type { ProbeReport } from '../probe/report.ts';
 import type { Source, SourceListener } from '../source/source.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
@@ -41,6 +42,8 @@ import { SyncLoop } from './sync-loop.ts';
 
 /** What the agent uses of the machine; src/agent/start.ts makes the real ones. */
 export interface AgentParts {
+  /** What was tried of this kernel; null when the mode was asked for by name. */
+  readonly probe: ProbeReport | null;
   readonly config: Config;
   readonly nodeName: string;
   readonly log: Log;
@@ -82,10 +85,11 @@ export class Agent implements AgentStatus, AgentControl {
       modelConfig(config, parts.nodeName),
       nodeFacts(config, null, parts.machine()),
     );
-    this.choice = chooseDataplane(config.proxyMode, {
-      config,
-      onForeignChange: () => this.loop.verifySoon(),
-    });
+    this.choice = chooseDataplane(
+      config.proxyMode,
+      { config, onForeignChange: () => this.loop.verifySoon() },
+      parts.probe,
+    );
     this.loop = new SyncLoop(
       {
         model: this.model,

@@ -4,6 +4,7 @@ import type { Dataplane, Mode } from '../dataplane/dataplane.ts';
 import { IpvsDataplane } from '../dataplane/ipvs/ipvs-dataplane.ts';
 import { NftDataplane } from '../dataplane/nft/nft-dataplane.ts';
 import { TriplaneError } from '../model/errors.ts';
+import { missingOf, modesThatRun, type ProbeReport } from '../probe/report.ts';
 
 export interface DataplaneOptions {
   readonly config: Config;
@@ -30,41 +31,45 @@ const OPENERS: Partial<Record<Mode, (options: DataplaneOptions) => Dataplane>> =
     }),
 };
 
-/** The order in which `auto` tries. */
-const PREFERENCE: readonly Mode[] = ['ebpf', 'nft', 'ipvs'];
-
 /**
- * Opens the dataplane of a mode. A mode that is asked for by name and cannot run is an error that names the
- * modes that could: there is no silent fall-back.
+ * Opens the dataplane of a mode; of the one that the probe says is best for `auto`. Throws TP_NO_FEATURE where
+ * that cannot be: there is no silent fall-back.
+ *
+ * @param probe what was tried of this kernel; needed for `auto`
  */
-export function chooseDataplane(requested: Mode | 'auto', options: DataplaneOptions): Choice {
+export function chooseDataplane(
+  requested: Mode | 'auto',
+  options: DataplaneOptions,
+  probe: ProbeReport | null = null,
+): Choice {
   if (requested !== 'auto') {
-    const open = OPENERS[requested];
-    if (!open) {
-      const others = Object.keys(OPENERS).join(', ');
-      throw new TriplaneError(
-        'TP_NO_FEATURE',
-        `mode ${requested} is not part of this version; modes that can run: ${others}`,
-      );
-    }
-    return { mode: requested, reason: 'asked for by name', dataplane: open(options) };
+    return { mode: requested, reason: 'asked for by name', dataplane: opener(requested)(options) };
   }
-  const passed: string[] = [];
-  let last: unknown;
-  for (const mode of PREFERENCE) {
-    const open = OPENERS[mode];
-    if (!open) {
-      passed.push(`${mode} is not part of this version`);
-      continue;
-    }
-    try {
-      const reason = ['the best mode that can run', ...passed].join('; ');
-      return { mode, reason, dataplane: open(options) };
-    } catch (error) {
-      last = error;
-      passed.push(`${mode} cannot run: ${error instanceof Error ? error.message : String(error)}`);
-    }
-  }
-  if (last instanceof TriplaneError) throw last;
-  throw new TriplaneError('TP_NO_FEATURE', `no mode can run here: ${passed.join('; ')}`);
+  const { mode, reason } = probe?.auto ?? { mode: '', reason: 'the kernel was not probed' };
+  if (mode === '') throw new TriplaneError('TP_NO_FEATURE', `no mode can run here: ${reason}`);
+  return { mode, reason, dataplane: opener(mode)(options) };
+}
+
+function opener(mode: Mode): (options: DataplaneOptions) => Dataplane {
+  const open = OPENERS[mode];
+  if (open) return open;
+  const others = Object.keys(OPENERS).join(', ');
+  throw new TriplaneError(
+    'TP_NO_FEATURE',
+    `mode ${mode} is not part of this version; modes that can run: ${others}`,
+  );
+}
+
+/** What to tell a person whose mode cannot run: what it lacks, and the modes that could. */
+export function explainMissing(error: unknown, requested: Mode | 'auto', probe: ProbeReport): unknown {
+  if (requested === 'auto' || !(error instanceof TriplaneError) || error.code !== 'TP_NO_FEATURE')
+    return error;
+  const missing = missingOf(probe.rows, requested);
+  const able = modesThatRun(probe.rows);
+  const lacks = missing.length > 0 ? missing.join('; ') : error.message;
+  return new TriplaneError(
+    'TP_NO_FEATURE',
+    `mode ${requested} cannot run: ${lacks}; modes that can: ${able.join(', ') || 'none'}`,
+    { cause: error },
+  );
 }

@@ -9,11 +9,13 @@ import { deleteFlows, type FlowMatch } from '../node/conntrack.ts';
 import { takeLock } from '../node/lock.ts';
 import { requireCapability } from '../node/privilege.ts';
 import { applyConntrackSettings, forwardingWarnings } from '../node/sysctls.ts';
+import { probeKernel } from '../probe/probe.ts';
 import { createKubernetesSource } from '../source/kubernetes/source.ts';
 import { createManifestSource } from '../source/manifests/source.ts';
 import type { Source } from '../source/source.ts';
-import { Agent } from './agent.ts';
+import { Agent, type AgentParts } from './agent.ts';
 import type { MachineAddresses } from './facts.ts';
+import { explainMissing } from './modes.ts';
 import type { Log, RunningAgent, StartAgent } from './status.ts';
 
 /** One agent serves a network namespace, whatever its mode. */
@@ -29,7 +31,9 @@ export const startAgent: StartAgent = async (config, log) => {
     const source = sourceOf(config, nodeName);
     const machine = new Machine(book);
     await machine.refresh();
-    const agent = new Agent({ config, nodeName, log, source, machine: () => machine.current, clearFlows });
+    const probe = config.proxyMode === 'auto' ? await probeKernel() : null;
+    const parts = { config, nodeName, log, source, probe, machine: () => machine.current, clearFlows };
+    const agent = await openAgent(parts);
     machine.onChange(() => agent.machineChanged());
     await agent.start();
     return running(agent, async () => {
@@ -43,6 +47,15 @@ export const startAgent: StartAgent = async (config, log) => {
     throw error;
   }
 };
+
+/** A mode that cannot run is worth a second look at the kernel, to say what it lacks. */
+async function openAgent(parts: AgentParts): Promise<Agent> {
+  try {
+    return new Agent(parts);
+  } catch (error) {
+    throw explainMissing(error, parts.config.proxyMode, parts.probe ?? (await probeKernel()));
+  }
+}
 
 function running(agent: Agent, close: () => Promise<void>): RunningAgent {
   let end: () => void = () => {};

@@ -1,8 +1,9 @@
 /** `triplane probe` */
 import { Command } from 'commander';
+import type { ProbeReport, ProbeRow } from '../probe/report.ts';
 import { EXIT, ExitWith } from './exit-with.ts';
 import type { Io } from './io.ts';
-import { MACHINERY, type Machinery, need, type ProbeReport, type ProbeRow } from './machinery.ts';
+import { MACHINERY, type Machinery, need } from './machinery.ts';
 import { type Column, type OutputFormat, outputOption, renderTable, renderValue } from './output.ts';
 
 export function probeCommand(io: Io, machinery: Machinery = MACHINERY): Command {

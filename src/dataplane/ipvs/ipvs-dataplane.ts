@@ -39,6 +39,7 @@ export class IpvsDataplane implements Dataplane, Companion {
   private timer: NodeJS.Timeout | null = null;
   private turn: Promise<unknown> = Promise.resolve();
   private closed = false;
+  private phase: 'bringing' | 'carrying' = 'carrying';
 
   constructor(options: IpvsOptions = {}) {
     this.options = options;
@@ -66,7 +67,10 @@ export class IpvsDataplane implements Dataplane, Companion {
       reason,
     }));
     await this.services.read();
-    const table = await this.table.start(state);
+    this.phase = 'bringing';
+    const table = await this.table.start(state).finally(() => {
+      this.phase = 'carrying';
+    });
     const added = await this.meetDevice();
     refusals.push(...table.refusals, ...added.problems.map(({ reason }) => ({ service: '', reason })));
     const settled = await this.settle();
@@ -193,6 +197,8 @@ export class IpvsDataplane implements Dataplane, Companion {
       result.operations += (await this.services.withdraw(all, now)).operations;
       bind.push(...this.countAddresses(before, after, [...next, ...old].map(nameOf)));
     }
+    // While the table is made, so is the device: bring() meets it when the table is complete.
+    if (this.phase === 'bringing') return;
     const { operations, problems } = await this.device.add(bind);
     result.operations += operations + (await this.releaseAddresses());
     result.refusals.push(...problems.map(({ reason }) => ({ service: '', reason })));

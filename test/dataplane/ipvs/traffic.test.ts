@@ -1,13 +1,16 @@
 /** The ipvs mode with real connections, on a kernel that has IPVS: what leaves, returns, is asked for and is foreign. */
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { cleanupIpvs } from '../../../src/dataplane/ipvs/cleanup.ts';
 import { IpvsDataplane } from '../../../src/dataplane/ipvs/ipvs-dataplane.ts';
 import { openIpvsSocket } from '../../../src/dataplane/ipvs/native.ts';
 import { readServices } from '../../../src/dataplane/ipvs/packed-ipvs.ts';
 import { readIpvs } from '../../../src/dataplane/ipvs/readback.ts';
+import { applyBatch } from '../../../src/lab/run.ts';
 import type { DesiredPort, DesiredService, DesiredState } from '../../../src/model/desired.ts';
 import { changeBetween, stateOf } from '../../support/desired.ts';
 import { ipvs } from '../../support/ipvs.ts';
-import { NodeWorld } from '../../support/node-world.ts';
+import { bareNamespaces } from '../../support/namespaces.ts';
+import { NodeWorld, runIn } from '../../support/node-world.ts';
 import { NODE, web } from '../../support/web.ts';
 
 const ANSWER_MS = 5_000;
@@ -283,6 +286,25 @@ ipvs.describe('ipvs, traffic', () => {
     await world.run('node', ['ip', 'addr', 'del', `${CLUSTER_IP}/32`, 'dev', 'triplane-ipvs0']);
     expect((await dataplane.verify(state)).repaired).toEqual([`service address ${CLUSTER_IP} was gone`]);
     expect(await bound()).toContain(CLUSTER_IP);
+  });
+
+  test('a first start with services needs no second look, and cleanup leaves nothing', async () => {
+    const bare = await bareNamespaces(1);
+    try {
+      await applyBatch({ namespace: bare.names[0]!, lines: ['link set lo up'] });
+      const [netns] = bare.paths;
+      const first = new IpvsDataplane({ netns: netns! });
+      const full = stateOf([web(10, [L1, R2]), web(16, ['fd00:10:10:1::1 80'], 60)], NODE);
+      expect((await first.start(full)).refusals).toEqual([]);
+      expect((await first.verify(full)).repaired).toEqual([]);
+      await first.close();
+      expect((await readIpvs(netns)).services).toHaveLength(12);
+      expect(await cleanupIpvs(netns)).toContain('device triplane-ipvs0');
+      expect(await cleanupIpvs(netns)).toEqual([]);
+      expect((await runIn(bare.names[0]!, ['cat', '/proc/net/ip_vs'])).stdout).not.toMatch(/FWM/);
+    } finally {
+      bare.remove();
+    }
   });
 
   test('what the kernel holds reads back', async () => {
