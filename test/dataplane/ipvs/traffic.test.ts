@@ -277,6 +277,8 @@ ipvs.describe('ipvs, traffic', () => {
 
   test('a restart adopts what is there, sends nothing, and repairs what was changed', async () => {
     await bring([web(10, [L1, R2], 600), web(11, [R3])]);
+    // What other tests left ends in its own time, and would change the picture.
+    await expect.poll(proc, { timeout: 20_000 }).not.toMatch(/Masq +0 /);
     const before = await proc();
     await dataplane.close();
     dataplane = new IpvsDataplane({ netns: world.netns, graceMs: 3_000 });
