@@ -9,6 +9,8 @@ export const TESTS = {
   ipvs: ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs', 'test/probe'],
   nft: ['test/conformance/nft.test.ts'],
 };
+/** Those of them that a kernel without IPVS skips whole. */
+export const ONLY_THERE = ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs/**'];
 const EVENTS = 'events';
 
 function quoted(text) {

@@ -6,7 +6,7 @@ import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
 import { DEFAULT_KERNEL } from '../kernels/catalog.mjs';
-import { runTestsInKernel, TESTS } from '../kernels/suite.mjs';
+import { ONLY_THERE, runTestsInKernel, TESTS, whyNot } from '../kernels/suite.mjs';
 import { inRoot, root } from './files.mjs';
 import { privilegedPrefix, privilegeNotice } from './privilege.mjs';
 import { endProcessesOf } from './processes.mjs';
@@ -117,6 +117,12 @@ function reasonOfSelection(event) {
 /** vitest would otherwise write the compiled configuration into node_modules, which may belong to root. */
 const LOADER = ['--configLoader=runner'];
 
+/** A whole run leaves to the booted kernel what only makes sense there, so that it is not skipped by name here. */
+function elsewhere(args) {
+  if (args.length > 0 || whyNot() !== '') return [];
+  return ONLY_THERE.map((pattern) => `--exclude=${pattern}`);
+}
+
 async function runVitest(results, watch, args) {
   const prefix = privilegedPrefix();
   const notice = privilegeNotice(prefix);
@@ -132,6 +138,7 @@ async function runVitest(results, watch, args) {
       ...LOADER,
       ...reporters,
       ...args,
+      ...elsewhere(args),
     ];
     const outcome = await runWatched([...(prefix ?? []), ...vitest], { TRIPLANE_TEST_REPORT: events }, watch);
     const selectsByName = args.some((arg) => /^(-t|--testNamePattern)/.test(arg));
