@@ -100,7 +100,7 @@ class RuleWriter {
       DPORT_OFFSET,
       2,
       register,
-      sum.type || CSUM_NONE,
+      sum.type,
       sum.offset,
       0,
     );

@@ -117,8 +117,6 @@ function emitFrontend(sink: ElementSink, state: PortState, frontend: Frontend): 
       poolOf(state, frontend.outside)?.number ?? 0,
     );
     sink.end('', comment);
-  }
-  if (frontend.outside !== frontend.inside) {
     beginFrontend(sink, SET.outsideFrontends, frontend);
     sink.end();
   }
