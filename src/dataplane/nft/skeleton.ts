@@ -21,7 +21,7 @@ interface Words {
   readonly portUnreachable: string;
 }
 
-const WORDS: Record<Family, Words> = {
+export const WORDS: Record<Family, Words> = {
   4: {
     ip: 'ip',
     type: 'ipv4_addr',
@@ -37,7 +37,7 @@ const WORDS: Record<Family, Words> = {
 };
 
 /** The rule fragment that is true for packets of pods; null when pods of this family cannot be told. */
-function podMatch(family: Family, detector: LocalDetector): string | null {
+export function podMatch(family: Family, detector: LocalDetector): string | null {
   // With CIDRs of the other family only, an empty set would make everybody a stranger; it is to be nobody.
   if (!detectorSpeaks(detector, family)) return null;
   switch (detector.by) {
@@ -65,7 +65,7 @@ function interfaceName(name: string): string {
 const PROTOCOLS = ['tcp', 'udp', 'sctp'] as const;
 
 /** The same rule for each protocol: nft 1.0 wants to know it where a rule writes a port or uses one for NAT. */
-function each(rule: (protocol: string) => string): string {
+export function each(rule: (protocol: string) => string): string {
   return PROTOCOLS.map((protocol) => `    ${rule(protocol)}\n`).join('');
 }
 
@@ -75,7 +75,7 @@ function each(rule: (protocol: string) => string): string {
  * the port leaves the checksum alone. An update never makes a zero (nft_csum_replace), so one datagram never
  * meets both rules; the common case comes first.
  */
-function setPort(
+export function setPort(
   family: Family,
   value: (protocol: string) => string,
   then: (protocol: string) => string = () => '',
