@@ -69,10 +69,19 @@ export class Fuzzer {
   }
 
   async #each(what: string, work: (subject: Subject) => Promise<string[]>): Promise<void> {
+    // All come to an end, also when one throws: what it does next must not meet what it was doing.
     const complaints = await Promise.all(
-      this.#subjects.map(async (subject) => (await work(subject)).map((line) => `${subject.mode}: ${line}`)),
+      this.#subjects.map(async (subject) => {
+        const lines = await work(subject).catch((error: unknown) => [
+          error instanceof Error ? `${error.stack}` : String(error),
+        ]);
+        return lines.map((line) => `${subject.mode}: ${line}`);
+      }),
     );
-    if (complaints.flat().length > 0) throw new Finding(`${what}\n${complaints.flat().join('\n')}`);
+    if (complaints.flat().length === 0) return;
+    // Whatever is there now, the next case begins with a new dataplane.
+    this.#state = null;
+    throw new Finding(`${what}\n${complaints.flat().join('\n')}`);
   }
 
   /** Leaves the kernel in the case's last state; the next case goes on from there. */
