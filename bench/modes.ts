@@ -43,12 +43,18 @@ async function runnableModes(args: BenchArguments): Promise<{ modes: RunMode[]; 
       await lane.startAgent();
       modes.push(mode);
     } catch (error) {
-      skipped.push({ mode, reason: (error as Error).message.replaceAll(/\s+/g, ' ').slice(0, 300) });
+      skipped.push({ mode, reason: lastLine((error as Error).message) });
     } finally {
       lane.close();
     }
   }
   return { modes, skipped };
+}
+
+/** The agent's last words, without the frame of its log. */
+function lastLine(message: string): string {
+  const line = message.trimEnd().split('\n').at(-1)!;
+  return /"msg":"((?:[^"\\]|\\.)*)"/.exec(line)?.[1] ?? line.slice(0, 300);
 }
 
 async function dataLane(mode: LaneMode, services: number, args: BenchArguments): Promise<DataLane> {
