@@ -85,7 +85,7 @@ export const MACHINERY: Machinery = {
   },
   cleanKubeProxy: null,
   probe: null,
-  bench: null,
+  bench: async () => (await import('./run-bench.ts')).runBench,
 };
 
 /** Loads, or throws TP_NO_FEATURE naming what is missing. */
