@@ -6,7 +6,7 @@ import type { Config } from '../config/config.ts';
 import { familyOf } from '../model/address.ts';
 import type { ModelChange, ModelConfig } from '../model/change.ts';
 import { ClusterModel } from '../model/cluster.ts';
-import type { StaleFlow } from '../model/conntrack.ts';
+import type { FlowProtocol, StaleFlow } from '../model/conntrack.ts';
 import { decide } from '../model/decide.ts';
 import { TriplaneError } from '../model/errors.ts';
 import type { Address, Family, RecordChange } from '../model/records.ts';
@@ -16,6 +16,7 @@ import type { Source, SourceListener } from '../source/source.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
 import { healthCheckAddresses, type MachineAddresses, nodeFacts } from './facts.ts';
+import { FlowSweep } from './flow-sweep.ts';
 import { type Choice, chooseDataplane } from './modes.ts';
 import { ProblemLog } from './problem-log.ts';
 import {
@@ -53,8 +54,8 @@ export interface AgentParts {
   readonly onHopeless: (error: TriplaneError) => void;
   /** Clears the flows of one family from conntrack; resolves to how many there were. */
   readonly clearFlows: (family: Family, flows: readonly StaleFlow[]) => Promise<number>;
-  /** The UDP flows in conntrack, in batches. */
-  readonly udpFlows: () => AsyncIterable<readonly Flow[]>;
+  /** The flows of a protocol in conntrack, in batches; of TCP those that nobody has answered. */
+  readonly flows: (protocol: FlowProtocol) => AsyncIterable<readonly Flow[]>;
 }
 
 const FAMILIES: readonly Family[] = [4, 6];
@@ -66,6 +67,9 @@ export class Agent implements AgentStatus, AgentControl {
   private readonly model: ClusterModel;
   private readonly choice: Choice;
   private readonly loop: SyncLoop;
+  private readonly sweep: FlowSweep;
+  /** A change that is on its way into the kernel strands TCP clients. */
+  private strandsTcp = false;
   private readonly problemLog: ProblemLog;
   private pendingServices = 0;
   private pendingEndpoints = 0;
@@ -96,6 +100,7 @@ export class Agent implements AgentStatus, AgentControl {
       config,
       onForeignChange: () => this.loop.verifySoon(),
     });
+    this.sweep = new FlowSweep({ log: parts.log, sweep: (protocol) => this.sweepFlows(protocol) });
     this.loop = new SyncLoop(
       {
         model: this.model,
@@ -129,6 +134,7 @@ export class Agent implements AgentStatus, AgentControl {
       await this.parts.source.stop();
     } finally {
       await this.loop.stop();
+      await this.sweep.stop();
       await this.choice.dataplane.close();
     }
   }
@@ -178,6 +184,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.pendingServices = 0;
     this.pendingEndpoints = 0;
     this.counted = null;
+    this.strandsTcp ||= change.strandsTcp;
     for (const problem of change.problems) this.problemLog.report('model', problem);
     for (const object of change.problemsGone) this.problemLog.gone('model', object);
     if (change.health.length > 0) this.signals.onHealthChecks.emit(this.healthChecks());
@@ -185,6 +192,11 @@ export class Agent implements AgentStatus, AgentControl {
 
   private afterSync(event: SyncEvent): void {
     const { operations, refusals } = event;
+    // At a start nobody knows what came before.
+    if (event.ok && (this.strandsTcp || event.scope === 'full')) {
+      this.strandsTcp = false;
+      this.sweep.request('TCP');
+    }
     if (event.ok && event.scope === 'full') {
       this.parts.log.info(
         { mode: event.mode, operations, refusals, ms: Math.round(event.durationMs) },
@@ -198,28 +210,42 @@ export class Agent implements AgentStatus, AgentControl {
 
   private afterRepair(repaired: readonly string[]): void {
     this.parts.log.warn({ repaired }, 'the kernel differed from what was applied; repaired');
+    // While the rules were away, flows were begun without them.
+    this.sweep.request('TCP', 'UDP');
     this.signals.onRepair.emit({ mode: this.choice.mode, repaired });
   }
 
-  /** UDP flows to backends that do not serve any more, of frontends that are ours. Others' flows are none of our business. */
-  private async leftoverFlows(): Promise<StaleFlow[]> {
-    const serving = this.model.udpServing();
-    const stale: StaleFlow[] = [];
-    if (serving.size === 0) return stale;
-    try {
-      for await (const flows of this.parts.udpFlows()) {
-        for (const { original, reply, destinationTranslated } of flows) {
-          const { destination: address, destinationPort: port } = original;
-          const { source: backend, sourcePort: backendPort } = reply;
-          const backends = destinationTranslated ? serving.get(`${address} ${port}`) : undefined;
-          if (backends && !backends.has(`${backend} ${backendPort}`))
-            stale.push({ address, port, backend, backendPort });
-        }
+  /** Flows to frontends of ours that lead where no new one would. */
+  private async strayFlows(protocol: FlowProtocol): Promise<StaleFlow[]> {
+    const stray: StaleFlow[] = [];
+    for await (const flows of this.parts.flows(protocol)) {
+      for (const { original, reply } of flows) {
+        const destination = { address: original.destination, port: original.destinationPort };
+        const answers = { address: reply.source, port: reply.sourcePort };
+        if (!this.model.leadsAstray(protocol, destination, answers)) continue;
+        const untranslated = same(destination, answers);
+        stray.push({
+          ...{ protocol, ...destination },
+          backend: untranslated ? null : answers.address,
+          backendPort: untranslated ? 0 : answers.port,
+        });
       }
+    }
+    return stray;
+  }
+
+  private async leftoverFlows(): Promise<StaleFlow[]> {
+    try {
+      return await this.strayFlows('UDP');
     } catch (error) {
       this.parts.log.warn({ err: error }, 'UDP flows that a predecessor left could not be looked at');
+      return [];
     }
-    return stale;
+  }
+
+  private async sweepFlows(protocol: FlowProtocol): Promise<void> {
+    const left = await this.clearFlows(await this.strayFlows(protocol));
+    if (left.length > 0) throw new Error(`${left.length} flows could not be cleared`);
   }
 
   /** Resolves to those that could not be cleared. */
@@ -237,7 +263,7 @@ export class Agent implements AgentStatus, AgentControl {
         for (const flow of ofFamily) left.push(flow);
         this.parts.log.error(
           { err: error, family, flows: ofFamily.length },
-          'stale UDP flows could not be cleared; trying again at the next comparison',
+          'stale flows could not be cleared; trying again',
         );
       }
     }

@@ -35,7 +35,7 @@ export const startAgent: StartAgent = async (config, log) => {
     const agent = new Agent({
       ...{ config, nodeName, log, source, clearFlows },
       machine: () => machine.current,
-      udpFlows: () => listFlows({ protocol: 'UDP' }),
+      flows: (protocol) => listFlows(protocol === 'TCP' ? { protocol, only: 'unanswered' } : { protocol }),
       onHopeless: (error) => ending.fail(error),
     });
     machine.onChange(() => agent.machineChanged());
@@ -141,8 +141,9 @@ class Machine {
 
 async function clearFlows(_family: Family, flows: readonly StaleFlow[]): Promise<number> {
   const matches = flows.map(
-    ({ address, port, backend, backendPort }): FlowMatch => ({
-      protocol: 'UDP',
+    ({ protocol, address, port, backend, backendPort }): FlowMatch => ({
+      protocol,
+      ...(protocol === 'TCP' ? { only: 'unanswered' as const } : {}),
       destination: { address, port },
       answeredBy: backend === null ? 'untranslated' : { address: backend, port: backendPort },
     }),
