@@ -1,6 +1,7 @@
 /** Puts an agent together for this machine: the one place where the agent meets sockets, files and the kernel. */
 import { writeFileSync } from 'node:fs';
 import os from 'node:os';
+import path from 'node:path';
 import type { Config } from '../config/config.ts';
 import type { StaleFlow } from '../model/conntrack.ts';
 import type { Address, Family } from '../model/records.ts';
@@ -89,8 +90,13 @@ function nodeNameOf(config: Config): string {
   return (config.hostnameOverride === '' ? os.hostname() : config.hostnameOverride).trim().toLowerCase();
 }
 
+/** Beside the admin socket: in memory, as the rules in the kernel are. */
+function copiesOf({ adminSocket }: Config): string {
+  return adminSocket === '' ? '' : path.join(path.dirname(adminSocket), 'manifests');
+}
+
 function sourceOf(config: Config, nodeName: string): Source {
-  if (config.manifests !== '') return createManifestSource(config.manifests);
+  if (config.manifests !== '') return createManifestSource(config.manifests, { copies: copiesOf(config) });
   return createKubernetesSource({ kubeconfigPath: config.kubeconfig, master: config.master, nodeName });
 }
 
