@@ -23,6 +23,7 @@
         "native/nft_dump.cc",
         "native/nft_expr.cc",
         "native/nft_monitor.cc",
+        "native/notification_socket.cc",
         "native/nft_socket.cc",
         "native/bpf.cc",
         "native/bpf_btf.cc",
