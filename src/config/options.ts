@@ -75,7 +75,7 @@ export const OPTIONS = [
   { key: 'bpfBackendsMax', flag: 'bpf-backends-max', field: 'triplane.bpfBackendsMax', kind: 'integer', min: 1, max: 67108864, zero: 'kept', default: '1048576', status: 'works', modes: ['ebpf'], change: 'restart', group: 'eBPF', help: 'Backend slots that the maps hold, over all pools; a pool that changes needs both versions for a moment.' },
   { key: 'bpfConnectionsMax', flag: 'bpf-connections-max', field: 'triplane.bpfConnectionsMax', kind: 'integer', min: 1024, max: 67108864, zero: 'kept', default: '524288', status: 'works', modes: ['ebpf'], change: 'restart', group: 'eBPF', help: 'Connections that the tables hold.' },
   // Logging
-  { key: 'verbosity', flag: 'v', field: 'logging.verbosity', kind: 'integer', min: 0, max: 10, default: '0', status: 'works', change: 'live', group: 'Logging', help: 'How much is logged: 0-2 what happens, 3-4 why, 5 and more everything.' },
+  { key: 'verbosity', flag: 'v', field: 'logging.verbosity', kind: 'integer', min: 0, default: '0', status: 'works', change: 'live', group: 'Logging', help: 'How much is logged: 0-2 what happens, 3-4 why, 5 and more everything.' },
   { key: 'loggingFormat', flag: 'logging-format', field: 'logging.format', kind: 'choice', choices: ['auto', 'text', 'json'], default: 'auto', status: 'works', change: 'restart', group: 'Logging', help: 'auto: text when standard error is a terminal, JSON otherwise. One line a record in both.' },
   // Configuration
   { key: 'configFile', flag: 'config', field: '', kind: 'text', default: '', status: 'works', change: 'restart', group: 'Configuration', help: 'A configuration file of kube-proxy\'s kind. Flags that are given explicitly win over it (kube-proxy ignores most flags then).' },
