@@ -164,7 +164,8 @@ export class Agent implements AgentStatus, AgentControl {
 
   private onChanges(changes: readonly RecordChange[]): void {
     const nodeBefore = this.model.thisNode;
-    this.model.apply(this.thisNode.take(changes));
+    this.model.apply(changes);
+    this.thisNode.note(changes);
     let services = 0;
     let endpoints = 0;
     for (const change of changes) {

@@ -41,22 +41,17 @@ export class ThisNode {
     this.#detectMode = detectMode;
   }
 
-  /** The changes without the deletion of this node. */
-  take(changes: readonly RecordChange[]): readonly RecordChange[] {
+  /** Changes are known; the model keeps what a deleted Node last said. */
+  note(changes: readonly RecordChange[]): void {
     const { name } = this.#options;
-    let lost = false;
     for (const change of changes) {
-      if (change.op === 'delete' ? change.kind !== 'Node' : change.record.kind !== 'Node') continue;
-      if (change.op === 'set' && change.record.name === name) {
-        this.#record = change.record as NodeRecord;
+      if (change.op === 'delete') {
+        if (change.kind === 'Node' && change.key === name) this.known = false;
+      } else if (change.record.kind === 'Node' && change.record.name === name) {
+        this.#record = change.record;
         this.known = true;
-      } else if (change.op === 'delete' && change.key === name) {
-        lost = true;
-        this.known = false;
       }
     }
-    if (!lost) return changes;
-    return changes.filter((change) => change.op === 'set' || change.kind !== 'Node' || change.key !== name);
   }
 
   /** The first full state is known. */

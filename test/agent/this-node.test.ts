@@ -23,9 +23,8 @@ function setUp(mode: (typeof MODES)[number], isAwaited: 'yes' | 'no' = 'yes') {
   const onReady = vi.fn();
   const node = new ThisNode({ name: 'n1', log, isAwaited, onReady }, mode);
   const learn = (...changes: RecordChange[]) => {
-    const rest = node.take(changes);
+    node.note(changes);
     node.look();
-    return rest;
   };
   return { node, learn, lines, ready: () => onReady.mock.calls.length };
 }
@@ -94,21 +93,15 @@ describe('what the agent waits for', () => {
 });
 
 describe('a Node that goes', () => {
-  test('is not known any more, and what it said stays', () => {
+  test('is not known any more, until there is one again', () => {
     const { node, learn } = setUp('ClusterCIDR');
-    const other: RecordChange = { op: 'delete', kind: 'Node', key: 'n2' };
-    const service: RecordChange = { op: 'delete', kind: 'Service', key: 'n1' };
     learn(set(ADDRESSED));
     expect(node.known).toBe(true);
-    expect(learn(service, GONE, other)).toEqual([service, other]);
-    expect(node.known).toBe(false);
-    expect(learn(set(COMPLETE))).toHaveLength(1);
+    learn({ op: 'delete', kind: 'Node', key: 'n2' }, { op: 'delete', kind: 'Service', key: 'n1' });
     expect(node.known).toBe(true);
-  });
-
-  test('within one batch the last word counts', () => {
-    const { node, learn } = setUp('ClusterCIDR');
-    learn(GONE, set(ADDRESSED));
+    learn(GONE);
+    expect(node.known).toBe(false);
+    learn(GONE, set(COMPLETE));
     expect(node.known).toBe(true);
     learn(set(ADDRESSED), GONE);
     expect(node.known).toBe(false);
