@@ -22,7 +22,7 @@ export const ERRORS = {
   },
   TP_NO_PRIVILEGE: {
     means: 'The process may not change the network of this node.',
-    remedy: 'Run as root or with CAP_NET_ADMIN.',
+    remedy: 'Run as root, or with the capabilities that the mode needs (docs/deployment.md).',
   },
   TP_NO_FEATURE: {
     means: 'The kernel lacks something that the chosen mode needs.',
