@@ -365,6 +365,7 @@ function modelConfig(config: Config, nodeName: string): ModelConfig {
     nodeName,
     masqueradeAll: config.masqueradeAll,
     serviceCIDRs: config.serviceCIDRs,
+    externalIPCidrs: config.externalIPCidrs,
     detectMode: config.detectLocalMode,
     clusterCIDRs: config.clusterCIDRs,
     bridge: config.podBridgeInterface,
