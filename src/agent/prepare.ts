@@ -1,6 +1,7 @@
 /** What the agent sets in the kernel beside its rules: conntrack's settings and its own OOM score. */
 import { writeFileSync } from 'node:fs';
 import type { Config } from '../config/config.ts';
+import { prepareBpfNode } from '../dataplane/ebpf/prepare.ts';
 import { same } from '../model/same.ts';
 import { applyConntrackSettings, type ConntrackSettings, forwardingWarnings } from '../node/sysctls.ts';
 import type { Log } from './status.ts';
@@ -17,7 +18,18 @@ function conntrackOf(config: Config): ConntrackSettings {
   };
 }
 
-/** What needs full privileges. All of --init-only; what cannot be set is a warning, as the proxy works without. */
+/** --init-only: all that an agent with no more than its mode's capabilities could not set by itself. */
+export function initializeNode(config: Config, log: Log): void {
+  prepareNode(config, log);
+  if (config.proxyMode !== 'ebpf' && config.proxyMode !== 'auto') return;
+  try {
+    for (const line of prepareBpfNode()) log.info({}, `set ${line}`);
+  } catch (error) {
+    log.warn({}, `what ebpf mode needs of /proc/sys could not be set: ${(error as Error).message}`);
+  }
+}
+
+/** What needs full privileges; what cannot be set is a warning, as the proxy works without. */
 export function prepareNode(config: Config, log: Log): void {
   const { changed, warnings } = applyConntrackSettings(conntrackOf(config));
   for (const line of changed) log.info({}, `set ${line}`);

@@ -72,7 +72,7 @@ export interface Machinery {
 
 export const MACHINERY: Machinery = {
   startAgent: async () => (await import('../agent/start.ts')).startAgent,
-  prepareNode: async () => (await import('../agent/prepare.ts')).prepareNode,
+  prepareNode: async () => (await import('../agent/prepare.ts')).initializeNode,
   readers: {
     nft: async () => (await import('./read-nft.ts')).NFT_READER,
     ipvs: async () => (await import('./read-ipvs.ts')).IPVS_READER,
