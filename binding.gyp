@@ -22,6 +22,7 @@
         "native/nft_expr.cc",
         "native/nft_monitor.cc",
         "native/nft_socket.cc",
+        "native/probe.cc",
         "native/bpf.cc",
         "native/bpf_btf.cc",
         "native/bpf_collect.cc",
