@@ -1,11 +1,16 @@
 /** What auto takes from what was found, as a table. */
 import { describe, expect, test } from 'vitest';
 import type { Mode } from '../../src/dataplane/dataplane.ts';
-import { autoOf, missingOf, type ProbeRow } from '../../src/probe/report.ts';
+import { autoOf, missingOf, PREFERENCE, type ProbeRow } from '../../src/probe/report.ts';
 
 function row(mode: Mode, answer: ProbeRow['answer'], weight: ProbeRow['weight'] = 'required'): ProbeRow {
   return { mode, need: `a ${mode} thing`, weight, answer, remedy: answer === 'yes' ? '' : `get ${mode}` };
 }
+
+test('auto takes the first of its preference that can run', () => {
+  const rows = PREFERENCE.map((mode) => row(mode, 'yes'));
+  expect(autoOf(rows)).toEqual({ mode: PREFERENCE[0], reason: 'the best mode that can run' });
+});
 
 describe('auto', () => {
   const cases: readonly [name: string, rows: readonly ProbeRow[], mode: Mode | '', reason: RegExp][] = [
@@ -24,7 +29,7 @@ describe('auto', () => {
   ];
   for (const [name, rows, mode, reason] of cases) {
     test(name, () => {
-      const auto = autoOf(rows);
+      const auto = autoOf(rows, ['ebpf', 'nft', 'ipvs']);
       expect(auto.mode).toBe(mode);
       expect(auto.reason).toMatch(reason);
     });
