@@ -11,6 +11,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   InitConntrack(env, exports);
   InitLock(env, exports);
   InitProbe(env, exports);
+  InitIpvs(env, exports);
   return exports;
 }
 
