@@ -43,6 +43,8 @@ const COLUMNS: readonly Column<ProbeRow>[] = [
 
 export function probeText(report: ProbeReport, format: 'table' | 'wide'): string {
   const { mode, reason } = report.auto;
-  const choice = mode === '' ? `auto can take no mode: ${reason}` : `auto takes ${mode}: ${reason}`;
+  const untried = report.rows.some(({ weight, answer }) => weight === 'required' && answer === 'unknown');
+  const none = untried ? 'no mode is known to run' : 'no mode can run';
+  const choice = mode === '' ? `${none}: ${reason}` : `auto takes ${mode}: ${reason}`;
   return `kernel ${report.kernel}\n\n${renderTable(report.rows, COLUMNS, format)}\n${choice}\n`;
 }

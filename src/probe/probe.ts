@@ -40,7 +40,7 @@ const PROBERS: Readonly<Record<Mode, Prober>> = {
 };
 
 /** What a mode needs. Each mode has a namespace of its own: none finds what another has left. */
-async function probeMode(mode: Mode): Promise<ProbeRow[]> {
+export async function probeMode(mode: Mode): Promise<ProbeRow[]> {
   const { inside, outside } = PROBERS[mode];
   try {
     return await inThrowawayNamespace(inside);
