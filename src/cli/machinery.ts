@@ -83,7 +83,7 @@ export const MACHINERY: Machinery = {
     ipvs: async () => (await import('./read-ipvs.ts')).cleanIpvs,
     ebpf: async () => (await import('./read-ebpf.ts')).cleanEbpf,
   },
-  cleanKubeProxy: null,
+  cleanKubeProxy: async () => (await import('./clean-kube-proxy.ts')).cleanKubeProxy,
   probe: null,
   bench: null,
 };
