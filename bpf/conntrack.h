@@ -296,14 +296,14 @@ static __always_inline struct tp_backend *backend_at(__u32 index)
 	return bpf_map_lookup_elem(&tp_backends, &index);
 }
 
-/* A TCP connection goes on with the backend it has, member of the pool or not (it may be draining); only a new
+/* A connection of TCP or SCTP goes on with the backend it has, member of the pool or not (it may be draining); only a new
  * connection of the same tuple, or a datagram, is picked again. */
 static __always_inline int conn_needs_pick(const struct tp_conn *c, const struct tp_backend *b,
 					   const struct packet *p)
 {
-	if (p->proto == IPPROTO_TCP && !is_opening(p))
+	if (p->proto != IPPROTO_UDP && !is_opening(p))
 		return 0;
-	if (p->proto == IPPROTO_TCP && conn_is_over(c))
+	if (p->proto != IPPROTO_UDP && conn_is_over(c))
 		return 1;
 	return !(b->flags & (TP_B_IN_CLUSTER | TP_B_IN_LOCAL));
 }

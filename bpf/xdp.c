@@ -4,6 +4,7 @@
  * partial checksum, fragments, ICMP), goes to tc with the packet untouched. */
 #include <linux/bpf.h>
 
+#include "crc32c.h"
 #include "csum.h"
 #include "kernel.h"
 #include "open.h"
@@ -79,6 +80,11 @@ static __always_inline void rewrite_l4(const struct packet *p, void *l4, void *e
 
 		if ((void *)(tcp + 1) <= end)
 			tcp->check = csum_update(tcp->check, diff);
+	} else if (p->proto == IPPROTO_SCTP) {
+		struct sctp_header *sctp = l4;
+
+		if ((void *)(sctp + 1) <= end)
+			sctp->check ^= sctp_check_change(p, to->sport, to->dport);
 	} else {
 		struct udphdr *udp = l4;
 		__u16 check;
@@ -96,6 +102,11 @@ static __always_inline int looks_partial(const struct packet *p, void *l4, void 
 {
 	__u16 check;
 
+	if (p->proto == IPPROTO_SCTP) {
+		struct sctp_header *sctp = l4;
+
+		return (void *)(sctp + 1) > end || !sctp->check;
+	}
 	if (!tp_knobs.partial_checksums)
 		return 0;
 	if (p->proto == IPPROTO_TCP) {

@@ -28,7 +28,7 @@ root.describe('XDP', () => {
     world.setDevice(up.ifindex, NET.uplink[4], NET.uplink[6]);
     world.setDevice(down.ifindex, NET.downlink[4], NET.downlink[6]);
     for (const family of FAMILIES) {
-      for (const protocol of ['TCP', 'UDP'] as const) {
+      for (const protocol of ['TCP', 'UDP', 'SCTP'] as const) {
         const remote = [[NET.backend(family, 2), 8080] as const];
         world.addService({ address: VIP[family], port: 80, protocol, flags: EXTERNAL, backends: remote });
         world.addService({
@@ -68,7 +68,7 @@ root.describe('XDP', () => {
   const run = (spec: PacketSpec) => world.xdp('tp_xdp', packet(spec), up.ifindex);
 
   describe.each(FAMILIES)('IPv%i', (family) => {
-    describe.each(['tcp', 'udp'] as const)('%s', (proto) => {
+    describe.each(['tcp', 'udp', 'sctp'] as const)('%s', (proto) => {
       test('forwards a new connection to the backend on another node, masqueraded, sums exact', () => {
         const result = run(toVip(family, { proto }));
         expect(result.verdict).toBe(XDP.REDIRECT);
