@@ -105,6 +105,7 @@ class Bench {
     view.setUint32(m.ifindex, 1, true);
     view.setUint32(m.mtu, 1500, true);
     view.setUint32(m.gen, this.#settings.routeGeneration, true);
+    view.setUint32(m.flags, ABI.D_XDP_SEND, true);
     bytes.set([10, 0, 0, 1], m.nat4);
     bytes.set([0xfd, 2], m.nat6);
     bytes[m.nat6 + 15] = 1;

@@ -43,6 +43,7 @@ static __always_inline void hop_refresh(struct tp_hop *hop, const struct bpf_fib
 
 	copy_mac(hop->smac, fib->smac);
 	hop->mtu = mtu;
+	hop->flags = device ? device->flags : 0;
 	hop->nat4 = device ? device->nat4 : 0;
 	copy_addr(&hop->nat6, device ? &device->nat6 : &none);
 	hop->gen = gen;

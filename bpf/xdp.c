@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* XDP on the uplinks: forwards masqueraded connections whose backend is on another node, and drops early what
- * source ranges forbid. Everything else, and every doubt (options that do not parse, no next hop, too big,
- * partial checksum, fragments, ICMP), goes to tc with the packet untouched. */
+ * source ranges forbid. Everything else, and every doubt (options that do not parse, no next hop, one that XDP cannot
+ * send by, too big, partial checksum, fragments, ICMP), goes to tc with the packet untouched. */
 #include <linux/bpf.h>
 
 #include "crc32c.h"
@@ -132,7 +132,8 @@ static __always_inline int forward(struct frame *fr, struct packet *p, const str
 	void *l4 = frame_l4(fr, p);
 	__u64 diff;
 
-	if (!l4 || p->ttl <= 1 || p->l3_len > hop->mtu || looks_partial(p, l4, fr->end, family))
+	if (!l4 || p->ttl <= 1 || p->l3_len > hop->mtu || !(hop->flags & TP_D_XDP_SEND) ||
+	    looks_partial(p, l4, fr->end, family))
 		return XDP_PASS;
 	if (family == 4) {
 		if (l3 + sizeof(struct iphdr) > fr->end)
@@ -288,7 +289,7 @@ TP_RARE int xdp_open(struct xdp_md *ctx, struct packet *p, struct opening *o)
 		return XDP_PASS;
 	o->hop = b->flags & TP_B_LOCAL ? 0 : xdp_backend_hop(ctx, p, o->backend);
 	hop = hop_if_true(o->hop, set->route_gen);
-	if (hop && stack_may_fragment(ctx, p, hop))
+	if (hop && (!(hop->flags & TP_D_XDP_SEND) || stack_may_fragment(ctx, p, hop)))
 		hop = NULL;
 	if (!hop || (p->family == 4 ? !hop->nat4 : no_addr(&hop->nat6))) {
 		open_split(o, p);

@@ -161,7 +161,7 @@ export class World {
   }
 
   /** What masquerade uses on a device. */
-  setDevice(ifindex: number, v4: string, v6: string, flags = 0): void {
+  setDevice(ifindex: number, v4: string, v6: string, flags: number = ABI.D_XDP_SEND): void {
     const value = new Uint8Array(LAYOUTS.tp_device.bytes);
     const address = new Uint8Array(16);
     writeAddress(address, 0, v4 as Address);
