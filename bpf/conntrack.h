@@ -132,9 +132,8 @@ static __always_inline void conn_find(struct conn_ref *ref, const struct packet 
 	ref->conn = conn_at(found - 1);
 }
 
-/* Claims an entry for a connection that is not in the table; it is TP_BUSY until conn_publish(). Returns its
- * index + 1, or 0 if the sets are full. */
-TP_RARE __u32 conn_claim(__u64 hash)
+/* conn_claim() in sets other than the first. */
+TP_RARE __u32 conn_claim_far(__u64 hash)
 {
 	for (int try = 0; try < TP_CONN_TRIES * TP_CONN_WAYS; try++) {
 		__u32 where = conn_where(hash, try / TP_CONN_WAYS);
@@ -150,6 +149,25 @@ TP_RARE __u32 conn_claim(__u64 hash)
 			set->way[0].spilled = 1;
 	}
 	return 0;
+}
+
+/* Claims an entry for a connection that is not in the table; it is TP_BUSY until conn_publish(). Returns its
+ * index + 1, or 0 if the sets are full. */
+static __always_inline __u32 conn_claim(__u64 hash)
+{
+	__u32 where = conn_where(hash, 0);
+	struct tp_conn_set *set = conn_set(where);
+
+	if (!set)
+		return 0;
+#pragma unroll
+	for (__u32 way = 0; way < TP_CONN_WAYS; way++) {
+		__u32 *state = &set->way[way].state;
+
+		if (*state == TP_FREE && cas32(state, TP_FREE, conn_tag(hash) | TP_BUSY))
+			return where * TP_CONN_WAYS + way + 1;
+	}
+	return conn_claim_far(hash);
 }
 
 /* An entry that conn_park() left to the collector: nobody's, though the tag is still there. */

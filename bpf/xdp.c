@@ -287,7 +287,12 @@ TP_RARE int xdp_open(struct xdp_md *ctx, struct packet *p, struct opening *o)
 	b = backend_at(o->backend);
 	if (!b)
 		return XDP_PASS;
-	o->hop = b->flags & TP_B_LOCAL ? 0 : xdp_backend_hop(ctx, p, o->backend);
+	if (b->flags & TP_B_LOCAL)
+		o->hop = 0;
+	else if (b->hop && b->hop_gen == set->route_gen && !(set->flags & TP_S_SOURCE_ROUTES))
+		o->hop = b->hop;
+	else
+		o->hop = xdp_backend_hop(ctx, p, o->backend);
 	hop = hop_if_true(o->hop, set->route_gen);
 	if (hop && (!(hop->flags & TP_D_XDP_SEND) || stack_may_fragment(ctx, p, hop)))
 		hop = NULL;
@@ -295,7 +300,7 @@ TP_RARE int xdp_open(struct xdp_md *ctx, struct packet *p, struct opening *o)
 		open_split(o, p);
 		return XDP_PASS;
 	}
-	return open_whole(o, p) == GO_ON ? XDP_GO_ON : XDP_DROP;
+	return open_whole(o, p, set, hop, b) == GO_ON ? XDP_GO_ON : XDP_DROP;
 }
 
 static __always_inline int to_new(struct frame *fr, struct packet *p, struct opening *o,

@@ -36,8 +36,7 @@ root.describe('live SCTP', () => {
       const flags = ABI.F_MASQ_ALWAYS | ABI.F_XDP;
       add(balancerAddress(family, 20), { flags, backends: [of('c')] });
       add(balancerAddress(family, 21), { flags, backends: [of('b')] });
-      for (const pod of ['a', 'b', 'c'])
-        servers.push(await serveSctp(live.lab.pod(pod), family, PORT, pod));
+      for (const pod of ['a', 'b', 'c']) servers.push(await serveSctp(live.lab.pod(pod), family, PORT, pod));
     }
   }, 60_000);
   afterAll(() => {
@@ -49,7 +48,8 @@ root.describe('live SCTP', () => {
   afterEach(async () => expect(await live.foreignDrops()).toBe(0));
 
   const ask = (from: 'client' | 'a' | 'node', address: string) => {
-    const place = from === 'client' ? live.lab.client : from === 'node' ? live.lab.node('n1') : live.lab.pod(from);
+    const place =
+      from === 'client' ? live.lab.client : from === 'node' ? live.lab.node('n1') : live.lab.pod(from);
     return askSctp(place, address, 80, ownPort++);
   };
 

@@ -86,9 +86,21 @@ root.describe('SCTP', () => {
           const sent = dissect(out.data);
           expect(sent).toMatchObject({ ...good, src: NET.downlink[family], dst: NET.backend(family, 2) });
           const { src, dst, sport: natPort } = sent;
-          const answer = { src: dst, dst: src, sport: 8080, dport: natPort, proto: 'sctp', flags: 'SA' } as const;
+          const answer = {
+            src: dst,
+            dst: src,
+            sport: 8080,
+            dport: natPort,
+            proto: 'sctp',
+            flags: 'SA',
+          } as const;
           const back = egress(ingress(packet({ ...answer, payload }), down).data, up);
-          expect(dissect(back.data)).toMatchObject({ ...good, src: EXTERNAL[family], sport: 80, dport: sport });
+          expect(dissect(back.data)).toMatchObject({
+            ...good,
+            src: EXTERNAL[family],
+            sport: 80,
+            dport: sport,
+          });
         }),
         { numRuns: 150 },
       );
@@ -110,7 +122,10 @@ root.describe('SCTP', () => {
       const l4 = 14 + (family === 4 ? 20 : 40);
       expect(dissect(there.data)).toMatchObject({ ...good, dst: NET.backend(family, 3) });
       expect(there.data.subarray(l4)).toEqual(frame.subarray(l4));
-      const piece = packet({ ...to(SAME_PORT, { sport: 41000 }), fragment: { id: 9, offset: 0, more: true } });
+      const piece = packet({
+        ...to(SAME_PORT, { sport: 41000 }),
+        fragment: { id: 9, offset: 0, more: true },
+      });
       expect(dissect(ingress(piece).data).dst).toBe(NET.backend(family, 3));
     });
 
@@ -188,7 +203,8 @@ root.describe('SCTP', () => {
 
     test('states and what follows from them', () => {
       const maps = new TableMaps(world.object.maps(), world.knobs.seed);
-      const state = () => readTableConnections(maps, world.knobs.hz).map((one) => `${one.protocol} ${one.state}`);
+      const state = () =>
+        readTableConnections(maps, world.knobs.hz).map((one) => `${one.protocol} ${one.state}`);
       const forward = (chunk: number) => ingress(packet(to(CLUSTER_IP, { chunk }))).data;
       const reply = (chunk: number) => {
         const { src, dst } = dissect(forward(3));

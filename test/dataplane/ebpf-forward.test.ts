@@ -32,13 +32,19 @@ describe('what XDP would pass by', () => {
   });
 
   test('tables of the older iptables count, but for translation', () => {
-    expect(skippedBy([], ['ip filter', 'ip nat', 'ip6 mangle'])).toEqual(['iptables ip filter', 'iptables ip6 mangle']);
+    expect(skippedBy([], ['ip filter', 'ip nat', 'ip6 mangle'])).toEqual([
+      'iptables ip filter',
+      'iptables ip6 mangle',
+    ]);
   });
 
   test('what follows', () => {
     const many = ['a', 'b', 'c', 'd', 'e'];
     expect(forwardState('auto', [])).toEqual({ forward: 'allowed', reason: '' });
-    expect(forwardState('auto', many)).toEqual({ forward: 'never', reason: 'would pass by: a, b, c and 2 more' });
+    expect(forwardState('auto', many)).toEqual({
+      forward: 'never',
+      reason: 'would pass by: a, b, c and 2 more',
+    });
     expect(forwardState('always', ['a'])).toEqual({ forward: 'allowed', reason: 'passes by: a' });
     expect(forwardState('never', []).forward).toBe('never');
   });
@@ -51,10 +57,49 @@ describe('by which devices XDP may send', () => {
   const XMIT = 4;
   test.each([
     ['no XDP anywhere', [], [['', true]], {}, []],
-    ['generic: everything', [[1, 'generic']], [['', true], ['vxlan', false]], {}, [1, 2]],
-    ['native: back where it came from', [[1, 'native']], [['', true], ['', false]], {}, [1]],
-    ['native: and by what says so', [[1, 'native']], [['', true], ['', false]], { 2: XMIT }, [1, 2]],
-    ['two native ones that do not take from each other', [[1, 'native'], [2, 'native']], [['', true], ['', true]], {}, []],
+    [
+      'generic: everything',
+      [[1, 'generic']],
+      [
+        ['', true],
+        ['vxlan', false],
+      ],
+      {},
+      [1, 2],
+    ],
+    [
+      'native: back where it came from',
+      [[1, 'native']],
+      [
+        ['', true],
+        ['', false],
+      ],
+      {},
+      [1],
+    ],
+    [
+      'native: and by what says so',
+      [[1, 'native']],
+      [
+        ['', true],
+        ['', false],
+      ],
+      { 2: XMIT },
+      [1, 2],
+    ],
+    [
+      'two native ones that do not take from each other',
+      [
+        [1, 'native'],
+        [2, 'native'],
+      ],
+      [
+        ['', true],
+        ['', true],
+      ],
+      {},
+      [],
+    ],
     ['a veth, whose other end is not ready', [[1, 'native']], [['veth', true]], { 1: 3 }, []],
     ['a veth, whose other end is', [[1, 'native']], [['veth', true]], { 1: 7 }, [1]],
   ] as [string, [number, 'native' | 'generic'][], [string, boolean][], Record<number, number>, number[]][])(
@@ -87,12 +132,12 @@ root.describe('the gate', () => {
     try {
       expect(gate.state).toEqual({ forward: 'allowed', reason: '' });
       run('nft', 'add table inet fw');
-      run('nft', 'add chain inet fw fwd { type filter hook forward priority 0; }');
+      run('nft', 'add chain inet fw to_pods { type filter hook forward priority 0; }');
       await gate.look();
       expect(gate.state.forward).toBe('allowed');
-      run('nft', 'add rule inet fw fwd ct state invalid drop');
+      run('nft', 'add rule inet fw to_pods ct state invalid drop');
       await gate.look();
-      expect(gate.state).toEqual({ forward: 'never', reason: 'would pass by: inet fw fwd (forward)' });
+      expect(gate.state).toEqual({ forward: 'never', reason: 'would pass by: inet fw to_pods (forward)' });
       run('nft', 'delete table inet fw');
       await gate.look();
       expect(states).toEqual(['allowed', 'never', 'allowed']);

@@ -20,8 +20,8 @@ def crc32c(data):
         for _ in range(8):
             crc = (crc >> 1) ^ (0x82f63b78 if crc & 1 else 0)
     return crc ^ 0xffffffff
-def packet(sport, dport, chunk):
-    head = lambda crc: struct.pack('>HHI', sport, dport, 0) + struct.pack('<I', crc)
+def packet(sport, dport, chunk, tag=0):
+    head = lambda crc: struct.pack('>HHI', sport, dport, tag) + struct.pack('<I', crc)
     return head(crc32c(head(0) + chunk)) + chunk
 def raw(family):
     kind = socket.AF_INET if family == '4' else socket.AF_INET6
@@ -30,8 +30,8 @@ def receive(s, family):
     data, who = s.recvfrom(65535)
     if family == '4':
         data = data[(data[0] & 15) * 4:]
-    sport, dport = struct.unpack('>HH', data[:4])
-    return data == packet(sport, dport, data[12:]), sport, dport, data[16:], who[0]
+    sport, dport, tag = struct.unpack('>HHI', data[:8])
+    return data == packet(sport, dport, data[12:], tag), sport, dport, data[16:], who[0]
 init = struct.pack('>BBHIIHHI', 1, 0, 20, 0x12345678, 65536, 1, 1, 1)
 `;
 
@@ -54,7 +54,9 @@ while True:
         continue
     text = (name + ' ' + who).encode()
     text += bytes(-len(text) % 4)
-    s.sendto(packet(dport, sport, struct.pack('>BBH', 2, 0, 4 + len(text)) + text), (who, 0))
+    ack = struct.pack('>BBHIIHHI', 2, 0, 20 + len(text), 0x23456789, 65536, 1, 1, 1) + text
+    # The tag that the INIT asks for: connection tracking finds others invalid.
+    s.sendto(packet(dport, sport, ack, struct.unpack('>I', body[:4])[0]), (who, 0))
 `;
 
 /** Arguments: family, destination, port, own port. Prints what the server says, or what went wrong. */
@@ -69,7 +71,7 @@ try:
         good, sport, dport, body, who = receive(s, family)
         if (sport, dport) == (port, own):
             break
-    print(body.rstrip(bytes(1)).decode() if good else 'bad checksum')
+    print(body[16:].rstrip(bytes(1)).decode() if good else 'bad checksum')
 except ConnectionRefusedError:
     print('refused')
 except TimeoutError:
@@ -77,7 +79,12 @@ except TimeoutError:
 `;
 
 /** Serves until the process is killed. */
-export async function serveSctp(place: Place, family: Family, port: number, name: string): Promise<ChildProcess> {
+export async function serveSctp(
+  place: Place,
+  family: Family,
+  port: number,
+  name: string,
+): Promise<ChildProcess> {
   const child = place.spawn([SCTP_SENDER, '-c', SERVER, String(family), String(port), name], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });

@@ -78,7 +78,8 @@ export class ForwardGate {
   async #look(): Promise<void> {
     let next: ForwardState;
     try {
-      const skipped = this.#mode === 'never' ? [] : skippedBy(await readBaseChains(this.#netns), readLegacyTables());
+      const skipped =
+        this.#mode === 'never' ? [] : skippedBy(await readBaseChains(this.#netns), readLegacyTables());
       next = forwardState(this.#mode, skipped);
     } catch (error) {
       const reason = `the rules of the node cannot be read: ${(error as Error).message}`;
