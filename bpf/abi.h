@@ -169,7 +169,8 @@ struct tp_conn_set {
 };
 TP_STATIC_ASSERT(sizeof(struct tp_conn_set) == 256, "four cache lines");
 
-/* A next hop. `ifindex` and `dmac` never change once they are claimed; the rest is refreshed when `gen` is old. */
+/* A next hop. `ifindex`, `dmac` and `mtu` (the route's, of which there may be several by one neighbour) never change
+ * once they are claimed; the rest is refreshed when `gen` is old. */
 struct tp_hop {
 	/* TP_FREE, TP_BUSY or TP_LIVE. */
 	__u32 state;

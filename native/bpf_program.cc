@@ -10,8 +10,8 @@
 
 namespace {
 
-// bpfTestRun(fd, data, context, outBytes, repeat): {verdict, ns, data, context}. `context` may be empty; `ns` is
-// the mean of the runs.
+// bpfTestRun(fd, data, context, outBytes, repeat, flags): {verdict, ns, data, context}. `context` may be empty; `ns`
+// is the mean of the runs; flags: BPF_F_TEST_XDP_LIVE_FRAMES or 0 or left out.
 Napi::Value TestRun(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   Bytes data = BytesOf(info[1]), context = BytesOf(info[2]);
@@ -29,6 +29,7 @@ Napi::Value TestRun(const Napi::CallbackInfo &info) {
     run.ctx_size_out = context.size;
   }
   run.repeat = info[4].As<Napi::Number>().Int32Value();
+  if (info.Length() > 5) run.flags = info[5].As<Napi::Number>().Uint32Value();
   if (bpf_prog_test_run_opts(FdOf(info[0]), &run)) ThrowErrno(env, errno, "BPF_PROG_TEST_RUN");
   Napi::Object result = Napi::Object::New(env);
   result.Set("verdict", static_cast<int32_t>(run.retval));

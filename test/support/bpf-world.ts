@@ -98,6 +98,10 @@ export class TestNet {
     (loadNative() as { netnsEnter(path: string): void }).netnsEnter(`/run/netns/${this.name}`);
   }
 
+  route(route: string): void {
+    run('nsenter', `--net=/run/netns/${this.name}`, 'ip', 'route', 'add', ...route.split(' '));
+  }
+
   /** Of a device in the namespace. */
   device(name: string): { ifindex: number; mac: string } {
     const result = spawnSync('ip', ['-n', this.name, '-j', 'link', 'show', 'dev', name], {
