@@ -56,7 +56,7 @@ async function load(
     path: objectPath,
     pinRoot: '',
     maps,
-    programs: [],
+    without: [],
     rodata: encodeKnobs(knobs),
   });
   return { bench: new Flows(object, knobs, family, ifindex), object };

@@ -55,6 +55,15 @@ Napi::Value LinkDevice(const Napi::CallbackInfo &info) {
   return Napi::Number::New(env, fd);
 }
 
+// bpfXdpMode(ifindex, netns): how the device's XDP program is attached: XDP_ATTACHED_* of <linux/if_link.h>.
+Napi::Value XdpMode(const Napi::CallbackInfo &info) {
+  NetnsGuard guard(info.Env(), info[1].As<Napi::String>());
+  LIBBPF_OPTS(bpf_xdp_query_opts, query);
+  int err = bpf_xdp_query(info[0].As<Napi::Number>().Int32Value(), 0, &query);
+  if (err) ThrowErrno(info.Env(), -err, "bpf_xdp_query");
+  return Napi::Number::New(info.Env(), query.attach_mode);
+}
+
 // bpfLinkCgroup(fd, path, attachType): a link's file descriptor.
 Napi::Value LinkCgroup(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
@@ -166,6 +175,7 @@ Napi::Value HashFrontend(const Napi::CallbackInfo &info) {
 void InitBpfProgram(Napi::Env env, Napi::Object exports) {
   exports.Set("bpfTestRun", Napi::Function::New(env, TestRun));
   exports.Set("bpfLinkDevice", Napi::Function::New(env, LinkDevice));
+  exports.Set("bpfXdpMode", Napi::Function::New(env, XdpMode));
   exports.Set("bpfLinkCgroup", Napi::Function::New(env, LinkCgroup));
   exports.Set("bpfLinkUpdate", Napi::Function::New(env, LinkUpdate));
   exports.Set("bpfLinkDetach", Napi::Function::New(env, LinkDetach));

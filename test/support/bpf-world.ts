@@ -279,9 +279,7 @@ export class World {
   }
 }
 
-export async function loadWorld(
-  options: Partial<Knobs> & { programs?: readonly string[] } = {},
-): Promise<World> {
+export async function loadWorld(options: Partial<Knobs> = {}): Promise<World> {
   const knobs: Knobs = {
     sizes: SMALL,
     natPorts: NAT_PORTS,
@@ -298,7 +296,7 @@ export async function loadWorld(
     path: bpfObjectPath(),
     pinRoot: '',
     maps: mapEntries(knobs.sizes),
-    programs: options.programs ?? [],
+    without: [],
     rodata: encodeKnobs(knobs),
   });
   return new World(object, knobs);

@@ -1,18 +1,19 @@
 /** The ebpf mode: our own programs carry the traffic. */
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
 import { addPorts, parsePorts, readReservedPorts, writeReservedPorts } from '../../node/reserved-ports.ts';
-import type { ApplyResult, Dataplane, Refusal, VerifyResult } from '../dataplane.ts';
+import type { ApplyResult, Dataplane, Degree, Refusal, VerifyResult } from '../dataplane.ts';
 import { ABI, COUNTERS, type CounterName } from './abi.ts';
 import { adoptTables } from './adopt.ts';
 import { Clock, ticksOf } from './clock.ts';
 import { Collector, connectionLimit } from './collector.ts';
 import { Compiler, type CompilerResult, type ServiceChange } from './compiler.ts';
 import { readCounters } from './counters.ts';
-import { type DeviceChoice, type DeviceRole, deviceRoles } from './device-roles.ts';
+import { ebpfDegrees } from './degrees.ts';
+import { type DeviceChoice, type DeviceRole, deviceRoles, uplinksOf } from './device-roles.ts';
 import { DeviceRows } from './device-rows.ts';
 import { Devices } from './devices.ts';
 import { Drain } from './drain.ts';
-import { ForwardGate, type ForwardState, type XdpForward } from './forward-gate.ts';
+import { ForwardGate, type XdpForward } from './forward-gate.ts';
 import { type Loaded, loadKernel, requireBpf } from './kernel.ts';
 import { DEFAULT_SIZES, type PortRange, type Sizes } from './knobs.ts';
 import { Links, type XdpMode } from './links.ts';
@@ -128,11 +129,13 @@ export class EbpfDataplane implements Dataplane {
     // What another mode translated goes on there; maps that are taken over say whether there was any.
     const asked = (loaded.maps.settings.words[0]! & ABI.S_ASK_KERNEL) !== 0;
     const kernelConnections = loaded.origin === 'new' || asked ? 'some' : 'none';
-    const node = new NodeState(compiler, { socketLb, sourceRoutes, optouts: 'none', kernelConnections }, '');
+    const sockets = loaded.omitted.has('sockets') || cgroup === '' ? 'off' : socketLb;
+    const rules = { socketLb: sockets, sourceRoutes, optouts: 'none', kernelConnections } as const;
+    const node = new NodeState(compiler, rules, '');
     const drains = loaded.older.map((number) => new Drain(root, number, now));
     const links = new Links(loaded.generation, loaded.object.programs(), {
       xdp,
-      cgroup: socketLb === 'off' ? '' : cgroup,
+      cgroup: sockets === 'off' ? '' : cgroup,
       netns: '',
       older: drains.map(({ generation }) => generation),
     });
@@ -217,6 +220,8 @@ export class EbpfDataplane implements Dataplane {
 
   /** Devices by which XDP may send, as last looked at. */
   #senders: ReadonlySet<number> = new Set();
+  /** Names by device index, as last looked at. */
+  #uplinks: ReadonlyMap<number, string> = new Map();
 
   #followDevices(): void {
     if (!this.#running) return;
@@ -225,6 +230,7 @@ export class EbpfDataplane implements Dataplane {
     const roles = this.#roles();
     // What masquerade needs is there before a program on the device asks for it.
     let changed = rows.follow(roles, this.#senders);
+    this.#uplinks = uplinksOf(roles);
     const clsact = links.clsactDevices().join();
     links.follow(roles);
     // Whether XDP may send by a device depends on how it stands there, and next hops remember it.
@@ -305,9 +311,15 @@ export class EbpfDataplane implements Dataplane {
     return { problems: links.problems, xdp: links.xdpModes() };
   }
 
-  /** Whether XDP forwards past netfilter now, and why not. */
-  forwarding(): ForwardState {
-    return this.#must().gate.state;
+  degrees(): Degree[] {
+    const running = this.#running;
+    if (!running) return [];
+    const { links, loaded, gate } = running;
+    const { cgroup, socketLb, xdp } = this.#options;
+    return ebpfDegrees({
+      ...{ held: links.held(), problems: links.problems, uplinks: this.#uplinks },
+      ...{ omitted: loaded.omitted, ctLookup: loaded.ctLookup, socketLb, cgroup, xdp, forwarding: gate.state },
+    });
   }
 
   /** Collects everything that can be collected now; for tests, which do not wait. */
