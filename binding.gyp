@@ -49,6 +49,11 @@
         "native/lab/pod.c", "native/lab/loop.c", "native/lab/out.c", "native/lab/enter.c",
         "native/lab/serve.c", "native/lab/target.c", "native/lab/job.c", "native/lab/request.c", "native/lab/report.c"
       ]
+    },
+    {
+      "target_name": "triplane-load",
+      "type": "executable",
+      "sources": ["bench/load/load.c"]
     }
   ]
 }

@@ -67,7 +67,7 @@ export const MACHINERY: Machinery = {
   },
   cleanKubeProxy: null,
   probe: async () => (await import('../probe/probe.ts')).probeKernel,
-  bench: null,
+  bench: async () => (await import('./run-bench.ts')).runBench,
 };
 
 /** Loads, or throws TP_NO_FEATURE naming what is missing. */

@@ -50,7 +50,8 @@ root.describe('a mixed cluster', () => {
     });
     // A service on all nodes, and one on each node alone: from every node, three of four answer from elsewhere.
     writeService('all', 10, lab.plan.pods, NODE_PORT);
-    lab.plan.pods.forEach((pod, at) => writeService(pod.name, 20 + at, [pod], NODE_PORT + 1 + at));
+    for (const [at, pod] of lab.plan.pods.entries())
+      writeService(pod.name, 20 + at, [pod], NODE_PORT + 1 + at);
     agents = await Promise.all(
       NODES.map(({ name, without }) =>
         lab.startAgent(name, { args: ['--proxy-mode', 'auto'], env: { TRIPLANE_WITHOUT: without } }),
