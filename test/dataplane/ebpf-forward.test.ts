@@ -1,9 +1,12 @@
 import { spawnSync } from 'node:child_process';
 import process from 'node:process';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { ATTACH_XDP, XDP_NATIVE } from '../../src/dataplane/ebpf/attach-types.ts';
 import { ForwardGate, forwardState, skippedBy } from '../../src/dataplane/ebpf/forward-gate.ts';
-import { xdpSenders } from '../../src/dataplane/ebpf/xdp-senders.ts';
+import { bpfNative } from '../../src/dataplane/ebpf/native.ts';
+import { xdpFeatures, xdpSenders } from '../../src/dataplane/ebpf/xdp-senders.ts';
 import type { BaseChain } from '../../src/node/netfilter.ts';
+import { loadWorld, TestNet, type World } from '../support/bpf-world.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
 
@@ -144,5 +147,34 @@ root.describe('the gate', () => {
     } finally {
       await gate.close();
     }
+  });
+});
+
+root.describe('what a device says of itself', () => {
+  let net: TestNet;
+  let world: World;
+  beforeAll(async () => {
+    net = new TestNet('f');
+    world = await loadWorld();
+  });
+  afterAll(() => {
+    world?.close();
+    net?.leave();
+  });
+
+  test('a veth takes something from XDP once its other end is ready, not before', (context) => {
+    const [near, far] = ['up0', 'up1'].map((name) => net.device(name).ifindex) as [number, number];
+    if (xdpFeatures('', near) < 0) context.skip('needs Linux 6.3');
+    const role = { name: 'up0', type: 'veth', attach: true, loopback: false, uplink: true, pods: false };
+    const roles = new Map([[near, { ...role, nat: { 4: null, 6: null } }]]);
+    const senders = () => [...xdpSenders(roles, new Map([[near, 'native']]), (one) => xdpFeatures('', one))];
+    const attach = (ifindex: number) =>
+      bpfNative().bpfLinkDevice(world.programs.tp_xdp!, ifindex, ATTACH_XDP, XDP_NATIVE, '');
+    const own = attach(near);
+    expect(bpfNative().bpfXdpMode(near, '')).toBe(1);
+    expect(senders()).toEqual([]);
+    const others = attach(far);
+    expect(senders()).toEqual([near]);
+    for (const link of [own, others]) bpfNative().bpfClose(link);
   });
 });

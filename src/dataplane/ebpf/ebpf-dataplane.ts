@@ -318,7 +318,14 @@ export class EbpfDataplane implements Dataplane {
     const { cgroup, socketLb, xdp } = this.#options;
     return ebpfDegrees({
       ...{ held: links.held(), problems: links.problems, uplinks: this.#uplinks },
-      ...{ omitted: loaded.omitted, ctLookup: loaded.ctLookup, socketLb, cgroup, xdp, forwarding: gate.state },
+      ...{
+        omitted: loaded.omitted,
+        ctLookup: loaded.ctLookup,
+        socketLb,
+        cgroup,
+        xdp,
+        forwarding: gate.state,
+      },
     });
   }
 
