@@ -12,6 +12,7 @@ import { TriplaneError } from '../model/errors.ts';
 import type { Address, Family, RecordChange } from '../model/records.ts';
 import { same } from '../model/same.ts';
 import type { Flow } from '../node/conntrack.ts';
+import type { AutoChoice } from '../probe/report.ts';
 import type { Source, SourceListener } from '../source/source.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
@@ -36,12 +37,14 @@ import {
   type NodeStatus,
   type Problem,
   type RepairEvent,
+  type RequestEvent,
   Signal,
   type SourceHealth,
   type SwitchResult,
   type SyncEvent,
 } from './status.ts';
 import { SyncLoop } from './sync-loop.ts';
+import { ThisNode } from './this-node.ts';
 
 /** What the agent uses of the machine; src/agent/start.ts makes the real ones. */
 export interface AgentParts {
@@ -49,6 +52,8 @@ export interface AgentParts {
   readonly nodeName: string;
   readonly log: Log;
   readonly source: Source;
+  /** What the probe chose; null: a mode was asked for by name. */
+  readonly auto: AutoChoice | null;
   readonly machine: () => MachineAddresses;
   /** Called once when the agent cannot do its work here at all. */
   readonly onHopeless: (error: TriplaneError) => void;
@@ -71,6 +76,7 @@ export class Agent implements AgentStatus, AgentControl {
   /** A change that is on its way into the kernel strands TCP clients. */
   private strandsTcp = false;
   private readonly problemLog: ProblemLog;
+  private readonly thisNode: ThisNode;
   private pendingServices = 0;
   private pendingEndpoints = 0;
   private readonly signals = {
@@ -80,6 +86,7 @@ export class Agent implements AgentStatus, AgentControl {
     onRepair: new Signal<RepairEvent>(),
     onMode: new Signal<ModeStatus>(),
     onHealthChecks: new Signal<HealthCheckPlan>(),
+    onRequest: new Signal<RequestEvent>(),
   };
   readonly events: AgentEvents = this.signals;
   private counted: DesiredCounts | null = null;
@@ -91,15 +98,25 @@ export class Agent implements AgentStatus, AgentControl {
     this.config = parts.config;
     this.problemLog = new ProblemLog(parts.log);
     const { config } = parts;
+    const isAwaited = config.manifests === '' ? 'yes' : 'no';
+    const onReady = () => this.begin();
+    this.thisNode = new ThisNode(
+      { name: parts.nodeName, log: parts.log, isAwaited, onReady },
+      config.detectLocalMode,
+    );
     this.model = new ClusterModel(
       modelConfig(config, parts.nodeName),
       nodeFacts(config, null, parts.machine()),
     );
     this.healthAddresses = healthCheckAddresses(config, null, parts.machine());
-    this.choice = chooseDataplane(config.proxyMode, {
-      config,
-      onForeignChange: () => this.loop.verifySoon(),
-    });
+    this.choice = chooseDataplane(
+      config.proxyMode,
+      {
+        config,
+        onForeignChange: () => this.loop.verifySoon(),
+      },
+      parts.auto,
+    );
     this.sweep = new FlowSweep({ log: parts.log, sweep: (protocol) => this.sweepFlows(protocol) });
     this.loop = new SyncLoop(
       {
@@ -130,6 +147,7 @@ export class Agent implements AgentStatus, AgentControl {
   }
 
   async stop(): Promise<void> {
+    this.thisNode.stop();
     try {
       await this.parts.source.stop();
     } finally {
@@ -144,17 +162,23 @@ export class Agent implements AgentStatus, AgentControl {
       onChanges: (changes) => this.onChanges(changes),
       onSynced: () => {
         this.parts.log.info({}, 'the first full state of the cluster is known');
-        this.machineChanged();
-        this.loop.begin();
+        this.thisNode.synced();
       },
       onProblem: (problem) => this.problemLog.report('source', problem),
       onProblemGone: (object) => this.problemLog.gone('source', object),
+      onRequest: (request) => this.signals.onRequest.emit(request),
     };
+  }
+
+  private begin(): void {
+    this.machineChanged();
+    this.loop.begin();
   }
 
   private onChanges(changes: readonly RecordChange[]): void {
     const nodeBefore = this.model.thisNode;
     this.model.apply(changes);
+    this.thisNode.note(changes);
     let services = 0;
     let endpoints = 0;
     for (const change of changes) {
@@ -165,7 +189,10 @@ export class Agent implements AgentStatus, AgentControl {
     this.pendingServices += services;
     this.pendingEndpoints += endpoints;
     this.signals.onChanges.emit({ services, endpoints });
-    if (this.model.thisNode !== nodeBefore) this.machineChanged();
+    if (this.model.thisNode !== nodeBefore) {
+      this.machineChanged();
+      this.thisNode.look();
+    }
     if (this.model.isDirty) this.loop.changed();
   }
 
@@ -202,10 +229,22 @@ export class Agent implements AgentStatus, AgentControl {
         { mode: event.mode, operations, refusals, ms: Math.round(event.durationMs) },
         'the kernel holds the full state',
       );
+      this.tellDegrees();
     } else {
       this.parts.log.debug({ operations, refusals, ms: event.durationMs }, 'changes applied');
     }
     this.signals.onSync.emit({ ...event, triggersMs: event.triggersMs.filter((ms) => ms >= this.startedMs) });
+  }
+
+  private told = '';
+
+  /** What is less than the best there is, when that has changed. */
+  private tellDegrees(): void {
+    const lesser = this.mode().degrees.filter(({ reason }) => reason !== '');
+    const text = JSON.stringify(lesser);
+    if (text === this.told || (this.told === '' && lesser.length === 0)) return;
+    this.told = text;
+    this.parts.log.info({ degrees: lesser }, 'the mode does without');
   }
 
   private afterRepair(repaired: readonly string[]): void {
@@ -281,7 +320,7 @@ export class Agent implements AgentStatus, AgentControl {
     const node = this.model.thisNode;
     return {
       name: this.parts.nodeName,
-      known: node !== null,
+      known: this.thisNode.known,
       deleting: node?.deleting ?? false,
       taints: node?.taints ?? [],
       zone: node?.zone ?? '',
@@ -290,7 +329,8 @@ export class Agent implements AgentStatus, AgentControl {
   }
 
   mode(): ModeStatus {
-    return { mode: this.choice.mode, requested: this.config.proxyMode, reason: this.choice.reason };
+    const { mode, reason, dataplane } = this.choice;
+    return { mode, requested: this.config.proxyMode, reason, degrees: dataplane.degrees?.() ?? [] };
   }
 
   counts(): Counts {
@@ -362,6 +402,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.loop.setTimes(config);
     this.model.setConfig(modelConfig(config, this.parts.nodeName));
     this.machineChanged();
+    this.thisNode.look(config.detectLocalMode);
   }
 }
 
@@ -370,6 +411,7 @@ function modelConfig(config: Config, nodeName: string): ModelConfig {
     nodeName,
     masqueradeAll: config.masqueradeAll,
     serviceCIDRs: config.serviceCIDRs,
+    externalIPCidrs: config.externalIPCidrs,
     detectMode: config.detectLocalMode,
     clusterCIDRs: config.clusterCIDRs,
     bridge: config.podBridgeInterface,
