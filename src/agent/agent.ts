@@ -6,20 +6,18 @@ import type { Config } from '../config/config.ts';
 import { familyOf } from '../model/address.ts';
 import type { ModelChange, ModelConfig } from '../model/change.ts';
 import { ClusterModel } from '../model/cluster.ts';
-import type { FlowProtocol, StaleFlow } from '../model/conntrack.ts';
 import { decide } from '../model/decide.ts';
 import { TriplaneError } from '../model/errors.ts';
 import type { Address, Family, RecordChange } from '../model/records.ts';
 import { same } from '../model/same.ts';
-import type { Flow } from '../node/conntrack.ts';
 import type { AutoChoice } from '../probe/report.ts';
 import type { Source, SourceListener } from '../source/source.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
 import { healthCheckAddresses, type MachineAddresses, nodeFacts } from './facts.ts';
-import { FlowSweep } from './flow-sweep.ts';
 import { type Choice, chooseDataplane } from './modes.ts';
 import { ProblemLog } from './problem-log.ts';
+import { type FlowParts, StaleFlows } from './stale-flows.ts';
 import {
   type AgentControl,
   type AgentEvents,
@@ -47,7 +45,7 @@ import { SyncLoop } from './sync-loop.ts';
 import { ThisNode } from './this-node.ts';
 
 /** What the agent uses of the machine; src/agent/start.ts makes the real ones. */
-export interface AgentParts {
+export interface AgentParts extends FlowParts {
   readonly config: Config;
   readonly nodeName: string;
   readonly log: Log;
@@ -57,10 +55,6 @@ export interface AgentParts {
   readonly machine: () => MachineAddresses;
   /** Called once when the agent cannot do its work here at all. */
   readonly onHopeless: (error: TriplaneError) => void;
-  /** Clears the flows of one family from conntrack; resolves to how many there were. */
-  readonly clearFlows: (family: Family, flows: readonly StaleFlow[]) => Promise<number>;
-  /** The flows of a protocol in conntrack, in batches; of TCP those that nobody has answered. */
-  readonly flows: (protocol: FlowProtocol) => AsyncIterable<readonly Flow[]>;
 }
 
 const FAMILIES: readonly Family[] = [4, 6];
@@ -72,7 +66,7 @@ export class Agent implements AgentStatus, AgentControl {
   private readonly model: ClusterModel;
   private readonly choice: Choice;
   private readonly loop: SyncLoop;
-  private readonly sweep: FlowSweep;
+  private readonly flows: StaleFlows;
   /** A change that is on its way into the kernel strands TCP clients. */
   private strandsTcp = false;
   private readonly problemLog: ProblemLog;
@@ -117,14 +111,14 @@ export class Agent implements AgentStatus, AgentControl {
       },
       parts.auto,
     );
-    this.sweep = new FlowSweep({ log: parts.log, sweep: (protocol) => this.sweepFlows(protocol) });
+    this.flows = new StaleFlows(parts, this.model, (event) => this.signals.onConntrack.emit(event));
     this.loop = new SyncLoop(
       {
         model: this.model,
         log: parts.log,
         families: FAMILIES,
-        clearFlows: (flows) => this.clearFlows(flows),
-        leftoverFlows: () => this.leftoverFlows(),
+        clearFlows: (flows) => this.flows.clear(flows),
+        leftoverFlows: () => this.flows.leftovers(),
         onProduced: (change) => this.produced(change),
         onSync: (event) => this.afterSync(event),
         onRepair: (repaired) => this.afterRepair(repaired),
@@ -152,7 +146,7 @@ export class Agent implements AgentStatus, AgentControl {
       await this.parts.source.stop();
     } finally {
       await this.loop.stop();
-      await this.sweep.stop();
+      await this.flows.sweep.stop();
       await this.choice.dataplane.close();
     }
   }
@@ -222,7 +216,7 @@ export class Agent implements AgentStatus, AgentControl {
     // At a start nobody knows what came before.
     if (event.ok && (this.strandsTcp || event.scope === 'full')) {
       this.strandsTcp = false;
-      this.sweep.request('TCP');
+      this.flows.sweep.request('TCP');
     }
     if (event.ok && event.scope === 'full') {
       this.parts.log.info(
@@ -250,63 +244,8 @@ export class Agent implements AgentStatus, AgentControl {
   private afterRepair(repaired: readonly string[]): void {
     this.parts.log.warn({ repaired }, 'the kernel differed from what was applied; repaired');
     // While the rules were away, flows were begun without them.
-    this.sweep.request('TCP', 'UDP');
+    this.flows.sweep.request('TCP', 'UDP');
     this.signals.onRepair.emit({ mode: this.choice.mode, repaired });
-  }
-
-  /** Flows to frontends of ours that lead where no new one would. */
-  private async strayFlows(protocol: FlowProtocol): Promise<StaleFlow[]> {
-    const stray: StaleFlow[] = [];
-    for await (const flows of this.parts.flows(protocol)) {
-      for (const { original, reply } of flows) {
-        const destination = { address: original.destination, port: original.destinationPort };
-        const answers = { address: reply.source, port: reply.sourcePort };
-        if (!this.model.leadsAstray(protocol, destination, answers)) continue;
-        const untranslated = same(destination, answers);
-        stray.push({
-          ...{ protocol, ...destination },
-          backend: untranslated ? null : answers.address,
-          backendPort: untranslated ? 0 : answers.port,
-        });
-      }
-    }
-    return stray;
-  }
-
-  private async leftoverFlows(): Promise<StaleFlow[]> {
-    try {
-      return await this.strayFlows('UDP');
-    } catch (error) {
-      this.parts.log.warn({ err: error }, 'UDP flows that a predecessor left could not be looked at');
-      return [];
-    }
-  }
-
-  private async sweepFlows(protocol: FlowProtocol): Promise<void> {
-    const left = await this.clearFlows(await this.strayFlows(protocol));
-    if (left.length > 0) throw new Error(`${left.length} flows could not be cleared`);
-  }
-
-  /** Resolves to those that could not be cleared. */
-  private async clearFlows(flows: readonly StaleFlow[]): Promise<StaleFlow[]> {
-    const left: StaleFlow[] = [];
-    for (const family of FAMILIES) {
-      const ofFamily = flows.filter((flow) => familyOf(flow.address) === family);
-      if (ofFamily.length === 0) continue;
-      const began = performance.now();
-      try {
-        const deleted = await this.parts.clearFlows(family, ofFamily);
-        this.signals.onConntrack.emit({ family, deleted, durationMs: performance.now() - began });
-      } catch (error) {
-        // No reason to hold up the rules, which are right for everything new.
-        for (const flow of ofFamily) left.push(flow);
-        this.parts.log.error(
-          { err: error, family, flows: ofFamily.length },
-          'stale flows could not be cleared; trying again',
-        );
-      }
-    }
-    return left;
   }
 
   synced(): boolean {
