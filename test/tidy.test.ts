@@ -38,10 +38,11 @@ describe('the arrows between the folders of src/ go one way', () => {
     source: ['model'],
     config: ['model types'],
     dataplane: ['model types', 'node', 'native'],
-    agent: ['source', 'model', 'dataplane', 'node', 'config types'],
+    probe: ['model types', 'dataplane', 'node'],
+    agent: ['source', 'model', 'dataplane', 'node', 'probe', 'config types'],
     observe: ['model types', 'config types', 'node', 'src/agent/status.ts'],
     lab: ['model types', 'node', 'native'],
-    cli: ['model', 'native', 'node', 'source', 'config', 'dataplane', 'agent', 'observe', 'lab'],
+    cli: ['model', 'native', 'node', 'source', 'config', 'dataplane', 'probe', 'agent', 'observe', 'lab'],
   };
   /** Files of src/model/ that say what things are and decide nothing. */
   const VOCABULARY = /^src\/model\/(address|cidr|desired|detector|errors|records|socket)\.ts$/;
@@ -126,6 +127,12 @@ describe('what is not written here', () => {
       pattern: /\bshell:\s*(true|')/,
       where: CODE,
       instead: 'spawn with a list of arguments',
+    },
+    {
+      what: 'route_localnet',
+      pattern: /conf\/[^'"`\s]*route_localnet/,
+      where: /^(src|native|bpf|deploy)\//,
+      instead: 'nothing: NodePorts do not answer on loopback (CVE-2020-8558)',
     },
     { what: 'eval', pattern: /\beval\(|new Function\(/, where: CODE, instead: 'a table of functions' },
     {

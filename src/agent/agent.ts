@@ -6,19 +6,18 @@ import type { Config } from '../config/config.ts';
 import { familyOf } from '../model/address.ts';
 import type { ModelChange, ModelConfig } from '../model/change.ts';
 import { ClusterModel } from '../model/cluster.ts';
-import type { FlowProtocol, StaleFlow } from '../model/conntrack.ts';
 import { decide } from '../model/decide.ts';
 import { TriplaneError } from '../model/errors.ts';
 import type { Address, Family, RecordChange } from '../model/records.ts';
 import { same } from '../model/same.ts';
-import type { Flow } from '../node/conntrack.ts';
+import type { AutoChoice } from '../probe/report.ts';
 import type { Source, SourceListener } from '../source/source.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
 import { healthCheckAddresses, type MachineAddresses, nodeFacts } from './facts.ts';
-import { FlowSweep } from './flow-sweep.ts';
 import { type Choice, chooseDataplane } from './modes.ts';
 import { ProblemLog } from './problem-log.ts';
+import { type FlowParts, StaleFlows } from './stale-flows.ts';
 import {
   type AgentControl,
   type AgentEvents,
@@ -36,26 +35,26 @@ import {
   type NodeStatus,
   type Problem,
   type RepairEvent,
+  type RequestEvent,
   Signal,
   type SourceHealth,
   type SwitchResult,
   type SyncEvent,
 } from './status.ts';
 import { SyncLoop } from './sync-loop.ts';
+import { ThisNode } from './this-node.ts';
 
 /** What the agent uses of the machine; src/agent/start.ts makes the real ones. */
-export interface AgentParts {
+export interface AgentParts extends FlowParts {
   readonly config: Config;
   readonly nodeName: string;
   readonly log: Log;
   readonly source: Source;
+  /** What the probe chose; null: a mode was asked for by name. */
+  readonly auto: AutoChoice | null;
   readonly machine: () => MachineAddresses;
   /** Called once when the agent cannot do its work here at all. */
   readonly onHopeless: (error: TriplaneError) => void;
-  /** Clears the flows of one family from conntrack; resolves to how many there were. */
-  readonly clearFlows: (family: Family, flows: readonly StaleFlow[]) => Promise<number>;
-  /** The flows of a protocol in conntrack, in batches; of TCP those that nobody has answered. */
-  readonly flows: (protocol: FlowProtocol) => AsyncIterable<readonly Flow[]>;
 }
 
 const FAMILIES: readonly Family[] = [4, 6];
@@ -67,10 +66,11 @@ export class Agent implements AgentStatus, AgentControl {
   private readonly model: ClusterModel;
   private readonly choice: Choice;
   private readonly loop: SyncLoop;
-  private readonly sweep: FlowSweep;
+  private readonly flows: StaleFlows;
   /** A change that is on its way into the kernel strands TCP clients. */
   private strandsTcp = false;
   private readonly problemLog: ProblemLog;
+  private readonly thisNode: ThisNode;
   private pendingServices = 0;
   private pendingEndpoints = 0;
   private readonly signals = {
@@ -80,6 +80,7 @@ export class Agent implements AgentStatus, AgentControl {
     onRepair: new Signal<RepairEvent>(),
     onMode: new Signal<ModeStatus>(),
     onHealthChecks: new Signal<HealthCheckPlan>(),
+    onRequest: new Signal<RequestEvent>(),
   };
   readonly events: AgentEvents = this.signals;
   private counted: DesiredCounts | null = null;
@@ -91,23 +92,33 @@ export class Agent implements AgentStatus, AgentControl {
     this.config = parts.config;
     this.problemLog = new ProblemLog(parts.log);
     const { config } = parts;
+    const isAwaited = config.manifests === '' ? 'yes' : 'no';
+    const onReady = () => this.begin();
+    this.thisNode = new ThisNode(
+      { name: parts.nodeName, log: parts.log, isAwaited, onReady },
+      config.detectLocalMode,
+    );
     this.model = new ClusterModel(
       modelConfig(config, parts.nodeName),
       nodeFacts(config, null, parts.machine()),
     );
     this.healthAddresses = healthCheckAddresses(config, null, parts.machine());
-    this.choice = chooseDataplane(config.proxyMode, {
-      config,
-      onForeignChange: () => this.loop.verifySoon(),
-    });
-    this.sweep = new FlowSweep({ log: parts.log, sweep: (protocol) => this.sweepFlows(protocol) });
+    this.choice = chooseDataplane(
+      config.proxyMode,
+      {
+        config,
+        onForeignChange: () => this.loop.verifySoon(),
+      },
+      parts.auto,
+    );
+    this.flows = new StaleFlows(parts, this.model, (event) => this.signals.onConntrack.emit(event));
     this.loop = new SyncLoop(
       {
         model: this.model,
         log: parts.log,
         families: FAMILIES,
-        clearFlows: (flows) => this.clearFlows(flows),
-        leftoverFlows: () => this.leftoverFlows(),
+        clearFlows: (flows) => this.flows.clear(flows),
+        leftoverFlows: () => this.flows.leftovers(),
         onProduced: (change) => this.produced(change),
         onSync: (event) => this.afterSync(event),
         onRepair: (repaired) => this.afterRepair(repaired),
@@ -130,11 +141,12 @@ export class Agent implements AgentStatus, AgentControl {
   }
 
   async stop(): Promise<void> {
+    this.thisNode.stop();
     try {
       await this.parts.source.stop();
     } finally {
       await this.loop.stop();
-      await this.sweep.stop();
+      await this.flows.sweep.stop();
       await this.choice.dataplane.close();
     }
   }
@@ -144,17 +156,23 @@ export class Agent implements AgentStatus, AgentControl {
       onChanges: (changes) => this.onChanges(changes),
       onSynced: () => {
         this.parts.log.info({}, 'the first full state of the cluster is known');
-        this.machineChanged();
-        this.loop.begin();
+        this.thisNode.synced();
       },
       onProblem: (problem) => this.problemLog.report('source', problem),
       onProblemGone: (object) => this.problemLog.gone('source', object),
+      onRequest: (request) => this.signals.onRequest.emit(request),
     };
+  }
+
+  private begin(): void {
+    this.machineChanged();
+    this.loop.begin();
   }
 
   private onChanges(changes: readonly RecordChange[]): void {
     const nodeBefore = this.model.thisNode;
     this.model.apply(changes);
+    this.thisNode.note(changes);
     let services = 0;
     let endpoints = 0;
     for (const change of changes) {
@@ -165,7 +183,10 @@ export class Agent implements AgentStatus, AgentControl {
     this.pendingServices += services;
     this.pendingEndpoints += endpoints;
     this.signals.onChanges.emit({ services, endpoints });
-    if (this.model.thisNode !== nodeBefore) this.machineChanged();
+    if (this.model.thisNode !== nodeBefore) {
+      this.machineChanged();
+      this.thisNode.look();
+    }
     if (this.model.isDirty) this.loop.changed();
   }
 
@@ -195,79 +216,36 @@ export class Agent implements AgentStatus, AgentControl {
     // At a start nobody knows what came before.
     if (event.ok && (this.strandsTcp || event.scope === 'full')) {
       this.strandsTcp = false;
-      this.sweep.request('TCP');
+      this.flows.sweep.request('TCP');
     }
     if (event.ok && event.scope === 'full') {
       this.parts.log.info(
         { mode: event.mode, operations, refusals, ms: Math.round(event.durationMs) },
         'the kernel holds the full state',
       );
+      this.tellDegrees();
     } else {
       this.parts.log.debug({ operations, refusals, ms: event.durationMs }, 'changes applied');
     }
     this.signals.onSync.emit({ ...event, triggersMs: event.triggersMs.filter((ms) => ms >= this.startedMs) });
   }
 
+  private told = '';
+
+  /** What is less than the best there is, when that has changed. */
+  private tellDegrees(): void {
+    const lesser = this.mode().degrees.filter(({ reason }) => reason !== '');
+    const text = JSON.stringify(lesser);
+    if (text === this.told || (this.told === '' && lesser.length === 0)) return;
+    this.told = text;
+    this.parts.log.info({ degrees: lesser }, 'the mode does without');
+  }
+
   private afterRepair(repaired: readonly string[]): void {
     this.parts.log.warn({ repaired }, 'the kernel differed from what was applied; repaired');
     // While the rules were away, flows were begun without them.
-    this.sweep.request('TCP', 'UDP');
+    this.flows.sweep.request('TCP', 'UDP');
     this.signals.onRepair.emit({ mode: this.choice.mode, repaired });
-  }
-
-  /** Flows to frontends of ours that lead where no new one would. */
-  private async strayFlows(protocol: FlowProtocol): Promise<StaleFlow[]> {
-    const stray: StaleFlow[] = [];
-    for await (const flows of this.parts.flows(protocol)) {
-      for (const { original, reply } of flows) {
-        const destination = { address: original.destination, port: original.destinationPort };
-        const answers = { address: reply.source, port: reply.sourcePort };
-        if (!this.model.leadsAstray(protocol, destination, answers)) continue;
-        const untranslated = same(destination, answers);
-        stray.push({
-          ...{ protocol, ...destination },
-          backend: untranslated ? null : answers.address,
-          backendPort: untranslated ? 0 : answers.port,
-        });
-      }
-    }
-    return stray;
-  }
-
-  private async leftoverFlows(): Promise<StaleFlow[]> {
-    try {
-      return await this.strayFlows('UDP');
-    } catch (error) {
-      this.parts.log.warn({ err: error }, 'UDP flows that a predecessor left could not be looked at');
-      return [];
-    }
-  }
-
-  private async sweepFlows(protocol: FlowProtocol): Promise<void> {
-    const left = await this.clearFlows(await this.strayFlows(protocol));
-    if (left.length > 0) throw new Error(`${left.length} flows could not be cleared`);
-  }
-
-  /** Resolves to those that could not be cleared. */
-  private async clearFlows(flows: readonly StaleFlow[]): Promise<StaleFlow[]> {
-    const left: StaleFlow[] = [];
-    for (const family of FAMILIES) {
-      const ofFamily = flows.filter((flow) => familyOf(flow.address) === family);
-      if (ofFamily.length === 0) continue;
-      const began = performance.now();
-      try {
-        const deleted = await this.parts.clearFlows(family, ofFamily);
-        this.signals.onConntrack.emit({ family, deleted, durationMs: performance.now() - began });
-      } catch (error) {
-        // No reason to hold up the rules, which are right for everything new.
-        for (const flow of ofFamily) left.push(flow);
-        this.parts.log.error(
-          { err: error, family, flows: ofFamily.length },
-          'stale flows could not be cleared; trying again',
-        );
-      }
-    }
-    return left;
   }
 
   synced(): boolean {
@@ -281,7 +259,7 @@ export class Agent implements AgentStatus, AgentControl {
     const node = this.model.thisNode;
     return {
       name: this.parts.nodeName,
-      known: node !== null,
+      known: this.thisNode.known,
       deleting: node?.deleting ?? false,
       taints: node?.taints ?? [],
       zone: node?.zone ?? '',
@@ -290,7 +268,8 @@ export class Agent implements AgentStatus, AgentControl {
   }
 
   mode(): ModeStatus {
-    return { mode: this.choice.mode, requested: this.config.proxyMode, reason: this.choice.reason };
+    const { mode, reason, dataplane } = this.choice;
+    return { mode, requested: this.config.proxyMode, reason, degrees: dataplane.degrees?.() ?? [] };
   }
 
   counts(): Counts {
@@ -362,6 +341,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.loop.setTimes(config);
     this.model.setConfig(modelConfig(config, this.parts.nodeName));
     this.machineChanged();
+    this.thisNode.look(config.detectLocalMode);
   }
 }
 
@@ -370,6 +350,7 @@ function modelConfig(config: Config, nodeName: string): ModelConfig {
     nodeName,
     masqueradeAll: config.masqueradeAll,
     serviceCIDRs: config.serviceCIDRs,
+    externalIPCidrs: config.externalIPCidrs,
     detectMode: config.detectLocalMode,
     clusterCIDRs: config.clusterCIDRs,
     bridge: config.podBridgeInterface,

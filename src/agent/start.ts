@@ -1,5 +1,4 @@
 /** Puts an agent together for this machine: the one place where the agent meets sockets, files and the kernel. */
-import { writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import type { Config } from '../config/config.ts';
@@ -9,12 +8,15 @@ import { AddressBook } from '../node/addresses.ts';
 import { deleteFlows, type FlowMatch, listFlows } from '../node/conntrack.ts';
 import { takeLock } from '../node/lock.ts';
 import { requireCapability } from '../node/privilege.ts';
-import { applyConntrackSettings, forwardingWarnings } from '../node/sysctls.ts';
+import { FEATURES, SWITCH, switchedOff } from '../node/switches.ts';
+import { probeForAuto } from '../probe/probe.ts';
 import { createKubernetesSource } from '../source/kubernetes/source.ts';
 import { createManifestSource } from '../source/manifests/source.ts';
 import type { Source } from '../source/source.ts';
-import { Agent } from './agent.ts';
+import { Agent, type AgentParts } from './agent.ts';
 import type { MachineAddresses } from './facts.ts';
+import { explainMissing, lacking } from './missing.ts';
+import { prepareNode, settingsChanged } from './prepare.ts';
 import type { Log, RunningAgent, StartAgent } from './status.ts';
 
 /** One agent serves a network namespace, whatever its mode. */
@@ -33,28 +35,60 @@ export const startAgent: StartAgent = async (config, log) => {
     const machine = new Machine(addresses);
     await machine.refresh();
     const ending = new Ending();
-    const agent = new Agent({
-      ...{ config, nodeName, log, source, clearFlows },
+    const auto = config.proxyMode === 'auto' ? (await probeForAuto()).auto : null;
+    const parts: AgentParts = {
+      ...{ config, nodeName, log, source, clearFlows, auto },
       machine: () => machine.current,
       flows: (protocol) => listFlows(protocol === 'TCP' ? { protocol, only: 'unanswered' } : { protocol }),
-      onHopeless: (error) => ending.fail(error),
-    });
+      onHopeless: (error) => void explainMissing(error, agent.mode().mode).then(ending.fail, ending.fail),
+    };
+    const agent = await openAgent(parts);
+    watchStart(agent, ending);
     machine.onChange(() => agent.machineChanged());
     await agent.start();
-    return running(agent, ending, async () => {
-      try {
-        await agent.stop();
-      } finally {
-        addresses.close();
-        await lock.release();
-      }
-    });
+    announceStart(source, nodeName);
+    const release = async () => {
+      addresses.close();
+      await lock.release();
+    };
+    return running({ agent, source, ending, config, log, release });
   } catch (error) {
     book?.close();
     await lock.release();
     throw error;
   }
 };
+
+/** The event by which runbooks tell that a node's proxy was restarted, word for word kube-proxy's. */
+function announceStart(source: Source, nodeName: string): void {
+  source.announce({
+    about: { kind: 'Node', name: nodeName },
+    ...{ type: 'Normal', reason: 'Starting', action: 'StartKubeProxy', note: '' },
+  });
+}
+
+/** A mode that cannot run is worth a look at the kernel, to say what it lacks and which ones could. */
+async function openAgent(parts: AgentParts): Promise<Agent> {
+  for (const feature of switchedOff())
+    parts.log.warn({ feature }, `${FEATURES[feature]}: switched off by ${SWITCH}`);
+  try {
+    return new Agent(parts);
+  } catch (error) {
+    throw await explainMissing(error, parts.auto?.mode || parts.config.proxyMode);
+  }
+}
+
+/** A first state that the kernel refuses is tried again; but not where it lacks what the mode needs. */
+function watchStart(agent: Agent, ending: Ending): void {
+  const end = agent.events.onSync.on(({ ok, mode }) => {
+    end();
+    if (!ok && !agent.synced())
+      lacking(mode).then(
+        (error) => error && ending.fail(error),
+        () => {},
+      );
+  });
+}
 
 /** How the agent ends: a promise that others settle. */
 class Ending {
@@ -71,13 +105,35 @@ class Ending {
   }
 }
 
-function running(agent: Agent, ending: Ending, close: () => Promise<void>): RunningAgent {
+interface RunningParts {
+  readonly agent: Agent;
+  readonly source: Source;
+  readonly ending: Ending;
+  readonly config: Config;
+  readonly log: Log;
+  readonly release: () => Promise<void>;
+}
+
+function running({ agent, source, ending, config, log, release }: RunningParts): RunningAgent {
   let closing: Promise<void> | null = null;
+  let inForce = config;
+  const close = async () => {
+    try {
+      await agent.stop();
+    } finally {
+      await release();
+    }
+  };
   return {
     status: agent,
     control: agent,
     ended: ending.ended,
-    reconfigure: async (config) => agent.reconfigure(config),
+    announce: (event) => source.announce(event),
+    reconfigure: async (next) => {
+      if (settingsChanged(inForce, next)) prepareNode(next, log);
+      inForce = next;
+      agent.reconfigure(next);
+    },
     stop: () => {
       closing ??= close().finally(ending.end);
       return closing;
@@ -98,26 +154,6 @@ function copiesOf({ adminSocket }: Config): string {
 function sourceOf(config: Config, nodeName: string): Source {
   if (config.manifests !== '') return createManifestSource(config.manifests, { copies: copiesOf(config) });
   return createKubernetesSource({ kubeconfigPath: config.kubeconfig, master: config.master, nodeName });
-}
-
-/** What needs full privileges: sysctls and the OOM score. All of --init-only. */
-export function prepareNode(config: Config, log: Log): void {
-  const { changed, warnings } = applyConntrackSettings({
-    maxPerCore: config.conntrackMaxPerCore,
-    min: config.conntrackMin,
-    tcpEstablishedMs: config.conntrackTcpEstablishedMs,
-    tcpCloseWaitMs: config.conntrackTcpCloseWaitMs,
-    tcpBeLiberal: config.conntrackTcpBeLiberal,
-    udpMs: config.conntrackUdpMs,
-    udpStreamMs: config.conntrackUdpStreamMs,
-  });
-  for (const line of changed) log.info({}, `set ${line}`);
-  for (const line of [...warnings, ...forwardingWarnings([4])]) log.warn({}, line);
-  try {
-    writeFileSync('/proc/self/oom_score_adj', String(config.oomScoreAdj));
-  } catch (error) {
-    log.warn({}, `oom_score_adj could not be set to ${config.oomScoreAdj}: ${(error as Error).message}`);
-  }
 }
 
 /** The machine's addresses with what needs a route look-up, kept ready for synchronous readers. */

@@ -1,17 +1,19 @@
 /** The ebpf mode: our own programs carry the traffic. */
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
 import { addPorts, parsePorts, readReservedPorts, writeReservedPorts } from '../../node/reserved-ports.ts';
-import type { ApplyResult, Dataplane, Refusal, VerifyResult } from '../dataplane.ts';
+import type { ApplyResult, Dataplane, Degree, Refusal, VerifyResult } from '../dataplane.ts';
 import { ABI, COUNTERS, type CounterName } from './abi.ts';
 import { adoptTables } from './adopt.ts';
 import { Clock, ticksOf } from './clock.ts';
 import { Collector, connectionLimit } from './collector.ts';
 import { Compiler, type CompilerResult, type ServiceChange } from './compiler.ts';
 import { readCounters } from './counters.ts';
-import { type DeviceChoice, type DeviceRole, deviceRoles } from './device-roles.ts';
+import { ebpfDegrees } from './degrees.ts';
+import { type DeviceChoice, type DeviceRole, deviceRoles, uplinksOf } from './device-roles.ts';
 import { DeviceRows } from './device-rows.ts';
 import { Devices } from './devices.ts';
 import { Drain } from './drain.ts';
+import { ForwardGate, type XdpForward } from './forward-gate.ts';
 import { type Loaded, loadKernel, requireBpf } from './kernel.ts';
 import { DEFAULT_SIZES, type PortRange, type Sizes } from './knobs.ts';
 import { Links, type XdpMode } from './links.ts';
@@ -21,6 +23,7 @@ import type { SocketLb } from './node-settings.ts';
 import { clusterIPs, NodeState } from './node-state.ts';
 import { prepareRoot } from './pins.ts';
 import { SocketSweeper } from './sockets.ts';
+import { xdpFeatures, xdpSenders } from './xdp-senders.ts';
 
 /** Above the kernel's local ports (32768 to 60999) and the NodePorts. */
 export const DEFAULT_NAT_PORTS: readonly PortRange[] = [{ first: 61_000, last: 65_535 }];
@@ -33,8 +36,8 @@ export interface EbpfOptions {
   readonly cgroup: string;
   readonly socketLb?: SocketLb;
   readonly xdp?: XdpMode;
-  /** XDP forwarding passes netfilter by: 'never' unless no rule of the node would have spoken. */
-  readonly xdpForward?: 'allowed' | 'never';
+  /** XDP forwarding passes netfilter by. 'auto': while no rule of the node would have spoken. */
+  readonly xdpForward?: XdpForward;
   readonly sizes?: Sizes;
   readonly natPorts?: readonly PortRange[];
   readonly devices?: DeviceChoice;
@@ -58,6 +61,7 @@ interface Running {
   readonly collector: Collector;
   readonly devices: Devices;
   readonly rows: DeviceRows;
+  readonly gate: ForwardGate;
   readonly links: Links;
   readonly sweeper: SocketSweeper;
   drains: Drain[];
@@ -75,7 +79,7 @@ export class EbpfDataplane implements Dataplane {
     this.#options = {
       socketLb: 'all',
       xdp: 'native',
-      xdpForward: 'never',
+      xdpForward: 'auto',
       sizes: DEFAULT_SIZES,
       natPorts: DEFAULT_NAT_PORTS,
       devices: { except: [], uplinks: [] },
@@ -103,7 +107,10 @@ export class EbpfDataplane implements Dataplane {
     const loaded = await loadKernel({ root, sizes, natPorts });
     const { hz } = loaded.meta;
     const ticks = (seconds: number) => ticksOf(seconds, hz);
-    const compiler = new Compiler(loaded.maps, { speaks: new Set(), xdpForward, ticks }, now);
+    const gate = new ForwardGate(xdp === 'off' ? 'never' : xdpForward, '', () => this.#forwardChanged());
+    await gate.begin();
+    const { forward } = gate.state;
+    const compiler = new Compiler(loaded.maps, { speaks: new Set(), xdpForward: forward, ticks }, now);
     const clock = new Clock(hz);
     const collector = new Collector(compiler, clock, now);
     if (loaded.origin === 'adopted') {
@@ -122,18 +129,20 @@ export class EbpfDataplane implements Dataplane {
     // What another mode translated goes on there; maps that are taken over say whether there was any.
     const asked = (loaded.maps.settings.words[0]! & ABI.S_ASK_KERNEL) !== 0;
     const kernelConnections = loaded.origin === 'new' || asked ? 'some' : 'none';
-    const node = new NodeState(compiler, { socketLb, sourceRoutes, optouts: 'none', kernelConnections }, '');
+    const sockets = loaded.omitted.has('sockets') || cgroup === '' ? 'off' : socketLb;
+    const rules = { socketLb: sockets, sourceRoutes, optouts: 'none', kernelConnections } as const;
+    const node = new NodeState(compiler, rules, '');
     const drains = loaded.older.map((number) => new Drain(root, number, now));
     const links = new Links(loaded.generation, loaded.object.programs(), {
       xdp,
-      cgroup: socketLb === 'off' ? '' : cgroup,
+      cgroup: sockets === 'off' ? '' : cgroup,
       netns: '',
       older: drains.map(({ generation }) => generation),
     });
     const rows = new DeviceRows(loaded.maps.devices);
     const sweeper = new SocketSweeper(loaded.maps.handles.tp_sock_peers!.fd);
     return {
-      ...{ loaded, compiler, node, clock, collector, devices, rows, links, sweeper, drains },
+      ...{ loaded, compiler, node, clock, collector, devices, rows, gate, links, sweeper, drains },
       drainTimer: drains.length > 0 ? setInterval(() => this.#drain(), DRAIN_STEP_MS).unref() : null,
     };
   }
@@ -209,16 +218,33 @@ export class EbpfDataplane implements Dataplane {
     return deviceRoles(devices.facts(), node.detector, this.#options.devices);
   }
 
+  /** Devices by which XDP may send, as last looked at. */
+  #senders: ReadonlySet<number> = new Set();
+  /** Names by device index, as last looked at. */
+  #uplinks: ReadonlyMap<number, string> = new Map();
+
   #followDevices(): void {
     if (!this.#running) return;
     const { rows, links, node, devices } = this.#running;
     node.setRules({ sourceRoutes: devices.sourceRoutes });
     const roles = this.#roles();
     // What masquerade needs is there before a program on the device asks for it.
-    rows.follow(roles);
+    let changed = rows.follow(roles, this.#senders);
+    this.#uplinks = uplinksOf(roles);
     const clsact = links.clsactDevices().join();
     links.follow(roles);
+    // Whether XDP may send by a device depends on how it stands there, and next hops remember it.
+    this.#senders = xdpSenders(roles, links.xdpModes(), (ifindex) => xdpFeatures('', ifindex));
+    changed += rows.follow(roles, this.#senders);
+    if (changed > 0) this.#routesChanged();
     if (links.clsactDevices().join() !== clsact) this.#writeMeta(this.#running);
+  }
+
+  /** Rules of the node came or went that XDP would pass by. */
+  #forwardChanged(): void {
+    if (!this.#running) return;
+    const { compiler, gate } = this.#running;
+    compiler.setRules({ ...compiler.rules, xdpForward: gate.state.forward });
   }
 
   #routesChanged(): void {
@@ -285,6 +311,24 @@ export class EbpfDataplane implements Dataplane {
     return { problems: links.problems, xdp: links.xdpModes() };
   }
 
+  degrees(): Degree[] {
+    const running = this.#running;
+    if (!running) return [];
+    const { links, loaded, gate } = running;
+    const { cgroup, socketLb, xdp } = this.#options;
+    return ebpfDegrees({
+      ...{ held: links.held(), problems: links.problems, uplinks: this.#uplinks },
+      ...{
+        omitted: loaded.omitted,
+        ctLookup: loaded.ctLookup,
+        socketLb,
+        cgroup,
+        xdp,
+        forwarding: gate.state,
+      },
+    });
+  }
+
   /** Collects everything that can be collected now; for tests, which do not wait. */
   collect(): void {
     this.#must().collector.pass();
@@ -298,6 +342,7 @@ export class EbpfDataplane implements Dataplane {
     running.devices.close();
     if (running.drainTimer) clearInterval(running.drainTimer);
     for (const drain of running.drains) drain.close();
+    await running.gate.close();
     await running.sweeper.close();
     running.links.close();
     running.clock.close();

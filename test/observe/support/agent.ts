@@ -11,6 +11,7 @@ import {
   type NodeStatus,
   type Problem,
   type RepairEvent,
+  type RequestEvent,
   Signal,
   type SourceHealth,
   type SyncEvent,
@@ -25,6 +26,7 @@ export class TestAgent implements AgentStatus {
     onRepair: new Signal<RepairEvent>(),
     onMode: new Signal<ModeStatus>(),
     onHealthChecks: new Signal<HealthCheckPlan>(),
+    onRequest: new Signal<RequestEvent>(),
   };
   isSynced = true;
   families: Record<4 | 6, FamilyProgress | null> = {
@@ -32,7 +34,7 @@ export class TestAgent implements AgentStatus {
     6: null,
   };
   nodeNow: NodeStatus = { name: 'n1', known: true, deleting: false, taints: [], zone: 'z', addresses: [] };
-  modeNow: ModeStatus = { mode: 'nft', requested: 'auto', reason: 'ebpf: "not" there' };
+  modeNow: ModeStatus = { mode: 'nft', requested: 'auto', reason: 'ebpf: "not" there', degrees: [] };
   countsNow: Counts = {
     services: 3,
     frontends: 5,
