@@ -11,6 +11,7 @@ import {
   columnOf,
   MATRIX_FILE,
   type MatrixMode,
+  NOT_YET,
   readColumn,
   writeColumn,
 } from '../support/conformance-matrix.ts';
