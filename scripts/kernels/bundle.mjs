@@ -2,23 +2,25 @@
 // machine bundles in a second.
 import { rmSync } from 'node:fs';
 import path from 'node:path';
+import process from 'node:process';
 import { inRoot } from '../lib/files.mjs';
 
-/** As deep below the root as test/support is: its checkout.ts finds the root from where it stands. */
-const FOLDER = 'build/kernel-tests';
+/** As deep below the root as test/support is: its checkout.ts finds the root from where it stands. One for each run. */
+const FOLDER = `build/kernel-tests-${process.pid}`;
 
 function bundleName(test) {
   return path.basename(test, '.ts').replace(/^/, `${path.dirname(test).replaceAll('/', '-')}-`);
 }
 
 /**
- * Bundles test files. Resolves to { files, rename }: their paths from the root, and a function that gives the
- * files in a text their own names back.
+ * Bundles test files. Resolves to { files, rename, remove }: their paths from the root, a function that gives the
+ * files in a text their own names back, and one that removes them.
  * @param {readonly string[]} tests paths of test files, from the root
  */
 export async function bundleTests(tests) {
   const { build } = await import('esbuild');
-  rmSync(inRoot(FOLDER), { recursive: true, force: true });
+  const remove = () => rmSync(inRoot(FOLDER), { recursive: true, force: true });
+  remove();
   await build({
     absWorkingDir: inRoot(),
     entryPoints: Object.fromEntries(tests.map((test) => [bundleName(test), test])),
@@ -37,5 +39,5 @@ export async function bundleTests(tests) {
   });
   const files = tests.map((test) => path.join(FOLDER, `${bundleName(test)}.mjs`));
   const rename = (text) => tests.reduce((done, test, at) => done.replaceAll(files[at], test), text);
-  return { files, rename };
+  return { files, rename, remove };
 }

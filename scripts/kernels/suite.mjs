@@ -10,11 +10,15 @@ import { runInKernel } from './machine.mjs';
 
 /** What runs in a booted kernel, by mode. */
 export const TESTS = {
-  ipvs: ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs'],
+  ipvs: ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs', 'test/agent/ipvs.test.ts'],
   nft: ['test/conformance/nft.test.ts', 'test/dataplane/nft/traffic.test.ts'],
 };
 /** Those that a kernel without IPVS skips whole. */
-export const ONLY_THERE = ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs/**'];
+export const ONLY_THERE = [
+  'test/conformance/ipvs.test.ts',
+  'test/dataplane/ipvs/**',
+  'test/agent/ipvs.test.ts',
+];
 const EVENTS = 'events';
 
 function quoted(text) {
@@ -76,14 +80,15 @@ export async function prepareKernel(name, say) {
  * @returns {Promise<{ status: number, output: string, events: string }>}
  */
 export async function runTestsInKernel(kernel, tests, options) {
-  const { files, rename } = await bundleTests(filesOf(tests));
-  const {
-    status,
-    output,
-    files: found,
-  } = await runInKernel(kernel, scriptFor(files), {
-    ...options,
-    wanted: [EVENTS],
-  });
-  return { status, output: rename(output), events: rename(found[EVENTS]) };
+  const { files, rename, remove } = await bundleTests(filesOf(tests));
+  try {
+    const result = await runInKernel(kernel, scriptFor(files), { ...options, wanted: [EVENTS] });
+    return {
+      status: result.status,
+      output: rename(result.output),
+      events: rename(result.files[EVENTS]),
+    };
+  } finally {
+    remove();
+  }
 }
