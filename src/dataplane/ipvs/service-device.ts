@@ -7,6 +7,7 @@ import { addressBytes, formatAddress } from '../../model/address.ts';
 import type { Address, Family } from '../../model/records.ts';
 import { readAddresses, readLinks, readRoutes } from '../../node/rtnetlink.ts';
 import { SERVICE_LINK } from '../../node/service-link.ts';
+import { isSwitchedOff } from '../../node/switches.ts';
 import { readSet } from '../nft/kernel-image.ts';
 import { addressSize } from '../nft/layout.ts';
 import { NFPROTO, type NftSocket } from '../nft/native.ts';
@@ -40,7 +41,8 @@ function makeLink(netns: string, kinds: readonly string[]): string {
     ipvsLink(netns, SERVICE_LINK, '');
     return existing.type;
   }
-  return kinds.find((kind) => ipvsLink(netns, SERVICE_LINK, kind) === '') ?? '';
+  const usable = kinds.filter((kind) => kind !== 'dummy' || !isSwitchedOff('dummy'));
+  return usable.find((kind) => ipvsLink(netns, SERVICE_LINK, kind) === '') ?? '';
 }
 
 export class ServiceDevice {
