@@ -10,7 +10,7 @@ import { runInKernel } from './machine.mjs';
 
 /** What runs in a booted kernel, by mode. */
 export const TESTS = {
-  ipvs: ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs', 'test/agent/ipvs.test.ts'],
+  ipvs: ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs', 'test/agent/ipvs.test.ts', 'test/probe'],
   nft: ['test/conformance/nft.test.ts', 'test/dataplane/nft/traffic.test.ts'],
 };
 /** Those that a kernel without IPVS skips whole. */

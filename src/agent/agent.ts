@@ -36,12 +36,14 @@ import {
   type NodeStatus,
   type Problem,
   type RepairEvent,
+  type RequestEvent,
   Signal,
   type SourceHealth,
   type SwitchResult,
   type SyncEvent,
 } from './status.ts';
 import { SyncLoop } from './sync-loop.ts';
+import { ThisNode } from './this-node.ts';
 
 /** What the agent uses of the machine; src/agent/start.ts makes the real ones. */
 export interface AgentParts {
@@ -70,6 +72,7 @@ export class Agent implements AgentStatus, AgentControl {
   private readonly choice: Choice;
   private readonly loop: SyncLoop;
   private readonly problemLog: ProblemLog;
+  private readonly thisNode: ThisNode;
   private pendingServices = 0;
   private pendingEndpoints = 0;
   private readonly signals = {
@@ -79,6 +82,7 @@ export class Agent implements AgentStatus, AgentControl {
     onRepair: new Signal<RepairEvent>(),
     onMode: new Signal<ModeStatus>(),
     onHealthChecks: new Signal<HealthCheckPlan>(),
+    onRequest: new Signal<RequestEvent>(),
   };
   readonly events: AgentEvents = this.signals;
   private counted: DesiredCounts | null = null;
@@ -90,6 +94,12 @@ export class Agent implements AgentStatus, AgentControl {
     this.config = parts.config;
     this.problemLog = new ProblemLog(parts.log);
     const { config } = parts;
+    const isAwaited = config.manifests === '' ? 'yes' : 'no';
+    const onReady = () => this.begin();
+    this.thisNode = new ThisNode(
+      { name: parts.nodeName, log: parts.log, isAwaited, onReady },
+      config.detectLocalMode,
+    );
     this.model = new ClusterModel(
       modelConfig(config, parts.nodeName),
       nodeFacts(config, null, parts.machine()),
@@ -132,6 +142,7 @@ export class Agent implements AgentStatus, AgentControl {
   }
 
   async stop(): Promise<void> {
+    this.thisNode.stop();
     try {
       await this.parts.source.stop();
     } finally {
@@ -145,17 +156,23 @@ export class Agent implements AgentStatus, AgentControl {
       onChanges: (changes) => this.onChanges(changes),
       onSynced: () => {
         this.parts.log.info({}, 'the first full state of the cluster is known');
-        this.machineChanged();
-        this.loop.begin();
+        this.thisNode.synced();
       },
       onProblem: (problem) => this.problemLog.report('source', problem),
       onProblemGone: (object) => this.problemLog.gone('source', object),
+      onRequest: (request) => this.signals.onRequest.emit(request),
     };
+  }
+
+  private begin(): void {
+    this.machineChanged();
+    this.loop.begin();
   }
 
   private onChanges(changes: readonly RecordChange[]): void {
     const nodeBefore = this.model.thisNode;
     this.model.apply(changes);
+    this.thisNode.note(changes);
     let services = 0;
     let endpoints = 0;
     for (const change of changes) {
@@ -166,7 +183,10 @@ export class Agent implements AgentStatus, AgentControl {
     this.pendingServices += services;
     this.pendingEndpoints += endpoints;
     this.signals.onChanges.emit({ services, endpoints });
-    if (this.model.thisNode !== nodeBefore) this.machineChanged();
+    if (this.model.thisNode !== nodeBefore) {
+      this.machineChanged();
+      this.thisNode.look();
+    }
     if (this.model.isDirty) this.loop.changed();
   }
 
@@ -274,7 +294,7 @@ export class Agent implements AgentStatus, AgentControl {
     const node = this.model.thisNode;
     return {
       name: this.parts.nodeName,
-      known: node !== null,
+      known: this.thisNode.known,
       deleting: node?.deleting ?? false,
       taints: node?.taints ?? [],
       zone: node?.zone ?? '',
@@ -356,6 +376,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.loop.setTimes(config);
     this.model.setConfig(modelConfig(config, this.parts.nodeName));
     this.machineChanged();
+    this.thisNode.look(config.detectLocalMode);
   }
 }
 
@@ -364,6 +385,7 @@ function modelConfig(config: Config, nodeName: string): ModelConfig {
     nodeName,
     masqueradeAll: config.masqueradeAll,
     serviceCIDRs: config.serviceCIDRs,
+    externalIPCidrs: config.externalIPCidrs,
     detectMode: config.detectLocalMode,
     clusterCIDRs: config.clusterCIDRs,
     bridge: config.podBridgeInterface,
