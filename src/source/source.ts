@@ -42,5 +42,10 @@ export interface Source {
   /** Starts delivering to the listener. Throws TriplaneError when it cannot even start (file missing, kubeconfig unusable). */
   start(listener: SourceListener): Promise<void>;
   health(): readonly SourceHealth[];
+  /**
+   * Sets annotations of this node's Node object. Rejects when that cannot be done, with `status` 403 when it may not.
+   * Not there: the source has nowhere to write to.
+   */
+  annotateNode?(annotations: Readonly<Record<string, string>>): Promise<void>;
   stop(): Promise<void>;
 }

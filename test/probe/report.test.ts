@@ -35,6 +35,15 @@ describe('auto', () => {
     });
   }
 
+  test('where nothing could be tried to its end, the first that may be used and lacks nothing is taken', () => {
+    const rows = [row('ebpf', 'unknown'), row('nft', 'yes'), row('nft', 'unknown'), row('ipvs', 'no')];
+    const auto = autoOf(rows, ['ebpf', 'ipvs', 'nft']);
+    expect(auto.mode).toBe('nft');
+    expect(auto.reason).toMatch(
+      /^the best mode against which nothing speaks, as nft could not be tried .*; ebpf could .*; ipvs lacks/,
+    );
+  });
+
   test('what a mode lacks is said with what to do about it', () => {
     expect(missingOf([row('ipvs', 'no'), row('ipvs', 'no', 'better')], 'ipvs')).toEqual([
       'a ipvs thing (get ipvs)',

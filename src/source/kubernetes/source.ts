@@ -2,7 +2,8 @@
 
 import { ProblemBook } from '../problems.ts';
 import type { Source, SourceHealth, SourceListener } from '../source.ts';
-import { type ClusterOptions, openCluster } from './cluster.ts';
+import { annotateNode } from './annotate.ts';
+import { type Cluster, type ClusterOptions, openCluster } from './cluster.ts';
 import { limitsOf, type ReflectorOptions } from './options.ts';
 import { Reflector } from './reflector.ts';
 import { resourcesFor } from './resources.ts';
@@ -16,6 +17,7 @@ export interface KubernetesOptions extends ClusterOptions, ReflectorOptions {
 class KubernetesSource implements Source {
   readonly #options: KubernetesOptions;
   #reflectors: readonly Reflector[] = [];
+  #cluster: Cluster | null = null;
 
   constructor(options: KubernetesOptions) {
     this.#options = options;
@@ -23,6 +25,7 @@ class KubernetesSource implements Source {
 
   async start(listener: SourceListener): Promise<void> {
     const cluster = await openCluster(this.#options);
+    this.#cluster = cluster;
     const problems = new ProblemBook(listener);
     const resources = resourcesFor(this.#options.nodeName);
     let waitingFor = resources.filter(({ need }) => need === 'required').length;
@@ -45,6 +48,11 @@ class KubernetesSource implements Source {
 
   health(): readonly SourceHealth[] {
     return this.#reflectors.map((reflector) => reflector.health());
+  }
+
+  async annotateNode(annotations: Readonly<Record<string, string>>): Promise<void> {
+    if (!this.#cluster) throw new Error('the source has not been started');
+    await annotateNode(this.#cluster, this.#options.nodeName, annotations);
   }
 
   async stop(): Promise<void> {
