@@ -60,11 +60,14 @@ export function modesThatRun(rows: readonly ProbeRow[], preference: readonly Mod
 
 /** What `auto` takes, and what spoke against the modes before it. */
 export function autoOf(rows: readonly ProbeRow[], preference: readonly Mode[] = PREFERENCE): AutoChoice {
+  const whyUntried = (mode: Mode) => {
+    const untried = required(rows, mode).find(({ answer }) => answer === 'unknown');
+    return untried ? ` (${untried.remedy})` : '';
+  };
   const against = (mode: Mode) => {
     const missing = missingOf(rows, mode);
     if (missing.length > 0) return `${mode} lacks ${missing.join(', ')}`;
-    const untried = required(rows, mode).filter(({ answer }) => answer === 'unknown');
-    return `${mode} could not be tried${untried.length > 0 ? ` (${untried[0]!.remedy})` : ''}`;
+    return `${mode} could not be tried${whyUntried(mode)}`;
   };
   const take = (mode: Mode, why: string): AutoChoice => {
     const passed = preference.slice(0, preference.indexOf(mode)).map(against);
@@ -73,6 +76,7 @@ export function autoOf(rows: readonly ProbeRow[], preference: readonly Mode[] = 
   const [able] = modesThatRun(rows, preference);
   if (able) return take(able, 'the best mode that can run');
   const untried = preference.find((mode) => mayRun(rows, mode));
-  if (untried) return take(untried, `the best mode against which nothing speaks, as ${against(untried)}`);
+  if (untried)
+    return take(untried, `nothing speaks against it, and not all of it could be tried${whyUntried(untried)}`);
   return { mode: '', reason: preference.map(against).join('; ') };
 }
