@@ -37,12 +37,14 @@ import {
   type NodeStatus,
   type Problem,
   type RepairEvent,
+  type RequestEvent,
   Signal,
   type SourceHealth,
   type SwitchResult,
   type SyncEvent,
 } from './status.ts';
 import { SyncLoop } from './sync-loop.ts';
+import { ThisNode } from './this-node.ts';
 
 /** What the agent uses of the machine; src/agent/start.ts makes the real ones. */
 export interface AgentParts {
@@ -72,6 +74,7 @@ export class Agent implements AgentStatus, AgentControl {
   private readonly loop: SyncLoop;
   private readonly problemLog: ProblemLog;
   private readonly news: ModeNews;
+  private readonly thisNode: ThisNode;
   private pendingServices = 0;
   private pendingEndpoints = 0;
   private readonly signals = {
@@ -81,6 +84,7 @@ export class Agent implements AgentStatus, AgentControl {
     onRepair: new Signal<RepairEvent>(),
     onMode: new Signal<ModeStatus>(),
     onHealthChecks: new Signal<HealthCheckPlan>(),
+    onRequest: new Signal<RequestEvent>(),
   };
   readonly events: AgentEvents = this.signals;
   private counted: DesiredCounts | null = null;
@@ -93,6 +97,12 @@ export class Agent implements AgentStatus, AgentControl {
     this.problemLog = new ProblemLog(parts.log);
     const { config } = parts;
     this.news = new ModeNews(parts.log, parts.source);
+    const isAwaited = config.manifests === '' ? 'yes' : 'no';
+    const onReady = () => this.begin();
+    this.thisNode = new ThisNode(
+      { name: parts.nodeName, log: parts.log, isAwaited, onReady },
+      config.detectLocalMode,
+    );
     this.model = new ClusterModel(
       modelConfig(config, parts.nodeName),
       nodeFacts(config, null, parts.machine()),
@@ -136,6 +146,7 @@ export class Agent implements AgentStatus, AgentControl {
 
   async stop(): Promise<void> {
     this.news.close();
+    this.thisNode.stop();
     try {
       await this.parts.source.stop();
     } finally {
@@ -149,17 +160,23 @@ export class Agent implements AgentStatus, AgentControl {
       onChanges: (changes) => this.onChanges(changes),
       onSynced: () => {
         this.parts.log.info({}, 'the first full state of the cluster is known');
-        this.machineChanged();
-        this.loop.begin();
+        this.thisNode.synced();
       },
       onProblem: (problem) => this.problemLog.report('source', problem),
       onProblemGone: (object) => this.problemLog.gone('source', object),
+      onRequest: (request) => this.signals.onRequest.emit(request),
     };
+  }
+
+  private begin(): void {
+    this.machineChanged();
+    this.loop.begin();
   }
 
   private onChanges(changes: readonly RecordChange[]): void {
     const nodeBefore = this.model.thisNode;
     this.model.apply(changes);
+    this.thisNode.note(changes);
     let services = 0;
     let endpoints = 0;
     for (const change of changes) {
@@ -170,7 +187,10 @@ export class Agent implements AgentStatus, AgentControl {
     this.pendingServices += services;
     this.pendingEndpoints += endpoints;
     this.signals.onChanges.emit({ services, endpoints });
-    if (this.model.thisNode !== nodeBefore) this.machineChanged();
+    if (this.model.thisNode !== nodeBefore) {
+      this.machineChanged();
+      this.thisNode.look();
+    }
     if (this.model.isDirty) this.loop.changed();
   }
 
@@ -267,7 +287,7 @@ export class Agent implements AgentStatus, AgentControl {
     const node = this.model.thisNode;
     return {
       name: this.parts.nodeName,
-      known: node !== null,
+      known: this.thisNode.known,
       deleting: node?.deleting ?? false,
       taints: node?.taints ?? [],
       zone: node?.zone ?? '',
@@ -349,6 +369,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.loop.setTimes(config);
     this.model.setConfig(modelConfig(config, this.parts.nodeName));
     this.machineChanged();
+    this.thisNode.look(config.detectLocalMode);
   }
 }
 
@@ -357,6 +378,7 @@ function modelConfig(config: Config, nodeName: string): ModelConfig {
     nodeName,
     masqueradeAll: config.masqueradeAll,
     serviceCIDRs: config.serviceCIDRs,
+    externalIPCidrs: config.externalIPCidrs,
     detectMode: config.detectLocalMode,
     clusterCIDRs: config.clusterCIDRs,
     bridge: config.podBridgeInterface,

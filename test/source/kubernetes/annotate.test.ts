@@ -2,11 +2,13 @@
 import http from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterEach, expect, test } from 'vitest';
-import { annotateNode } from '../../../src/source/kubernetes/annotate.ts';
-import { openCluster } from '../../../src/source/kubernetes/cluster.ts';
+import { createKubernetesSource } from '../../../src/source/kubernetes/source.ts';
+import type { RequestEvent, Source } from '../../../src/source/source.ts';
 
 let server: http.Server | undefined;
-afterEach(() => {
+let source: Source | undefined;
+afterEach(async () => {
+  await source?.stop();
   server?.closeAllConnections();
   server?.close();
 });
@@ -20,6 +22,8 @@ interface Seen {
 async function serve(status: number, answer: string): Promise<{ master: string; seen: Seen[] }> {
   const seen: Seen[] = [];
   const own = http.createServer(async (request, response) => {
+    // Lists and watches, which are not what this is about, wait for ever.
+    if (request.method === 'GET') return;
     let text = '';
     for await (const chunk of request) text += String(chunk);
     const { method, url, headers } = request;
@@ -31,9 +35,28 @@ async function serve(status: number, answer: string): Promise<{ master: string; 
   return { master: `http://127.0.0.1:${(own.address() as AddressInfo).port}`, seen };
 }
 
+const requests: RequestEvent[] = [];
+async function annotate(
+  master: string,
+  nodeName: string,
+  annotations: Record<string, string>,
+): Promise<void> {
+  const started = createKubernetesSource({ master, nodeName });
+  source = started;
+  await started.start({
+    onChanges: () => {},
+    onSynced: () => {},
+    onProblem: () => {},
+    onProblemGone: () => {},
+    onRequest: (request) => requests.push(request),
+  });
+  await started.annotateNode!(annotations);
+}
+
 test('is a merge patch of the annotations and of nothing else', async () => {
   const { master, seen } = await serve(200, '{}');
-  await annotateNode(await openCluster({ master }), 'node-1', { 'a/b': 'c' });
+  requests.length = 0;
+  await annotate(master, 'node-1', { 'a/b': 'c' });
   expect(seen).toEqual([
     {
       line: 'PATCH /api/v1/nodes/node-1',
@@ -41,6 +64,7 @@ test('is a merge patch of the annotations and of nothing else', async () => {
       body: { metadata: { annotations: { 'a/b': 'c' } } },
     },
   ]);
+  expect(requests).toMatchObject([{ method: 'PATCH', verb: 'patch', status: 200 }]);
 });
 
 test.each([
@@ -53,13 +77,11 @@ test.each([
   [500, '', { status: 500 }],
 ])('a refusal is told by its status: %i', async (status, answer, error) => {
   const { master } = await serve(status, answer);
-  await expect(annotateNode(await openCluster({ master }), 'n', {})).rejects.toMatchObject(error);
+  await expect(annotate(master, 'n', {})).rejects.toMatchObject(error);
 });
 
 test('a server that is not there is an error like any other', async () => {
-  await expect(
-    annotateNode(await openCluster({ master: 'http://127.0.0.1:1' }), 'n', {}),
-  ).rejects.toMatchObject({
+  await expect(annotate('http://127.0.0.1:1', 'n', {})).rejects.toMatchObject({
     code: 'ECONNREFUSED',
   });
 });
