@@ -4,7 +4,7 @@
  */
 import type { Config } from '../config/config.ts';
 import { familyOf } from '../model/address.ts';
-import type { ModelChange, ModelConfig } from '../model/change.ts';
+import type { ModelChange } from '../model/change.ts';
 import { ClusterModel } from '../model/cluster.ts';
 import type { StaleFlow } from '../model/conntrack.ts';
 import { decide } from '../model/decide.ts';
@@ -14,9 +14,10 @@ import { same } from '../model/same.ts';
 import type { Flow } from '../node/conntrack.ts';
 import type { AutoChoice } from '../probe/report.ts';
 import type { Source, SourceListener } from '../source/source.ts';
+import { configWarnings } from './config-warnings.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
-import { healthCheckAddresses, type MachineAddresses, nodeFacts } from './facts.ts';
+import { healthCheckAddresses, type MachineAddresses, modelConfig, nodeFacts } from './facts.ts';
 import { ModeNews } from './mode-news.ts';
 import { type Choice, chooseDataplane } from './modes.ts';
 import { ProblemLog } from './problem-log.ts';
@@ -170,7 +171,13 @@ export class Agent implements AgentStatus, AgentControl {
 
   private begin(): void {
     this.machineChanged();
+    this.warn();
     this.loop.begin();
+  }
+
+  private warn(): void {
+    for (const line of configWarnings(this.config, this.model.thisNode, this.parts.machine()))
+      this.parts.log.warn({}, line);
   }
 
   private onChanges(changes: readonly RecordChange[]): void {
@@ -370,18 +377,6 @@ export class Agent implements AgentStatus, AgentControl {
     this.model.setConfig(modelConfig(config, this.parts.nodeName));
     this.machineChanged();
     this.thisNode.look(config.detectLocalMode);
+    this.warn();
   }
-}
-
-function modelConfig(config: Config, nodeName: string): ModelConfig {
-  return {
-    nodeName,
-    masqueradeAll: config.masqueradeAll,
-    serviceCIDRs: config.serviceCIDRs,
-    externalIPCidrs: config.externalIPCidrs,
-    detectMode: config.detectLocalMode,
-    clusterCIDRs: config.clusterCIDRs,
-    bridge: config.podBridgeInterface,
-    prefix: config.podInterfaceNamePrefix,
-  };
 }
