@@ -72,7 +72,8 @@ export class NodeNote {
     if ((error as { status?: number }).status === 403) {
       const message = 'this agent may not annotate its Node (patch nodes): its mode is told elsewhere';
       this.#parts.log.info({}, message);
-      return this.#done(text);
+      this.#done(text);
+      return;
     }
     this.#writing = false;
     this.#parts.log.debug({ err: error, retryMs: this.#retryMs }, 'the Node could not be annotated');
