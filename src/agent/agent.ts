@@ -16,6 +16,7 @@ import { configWarnings } from './config-warnings.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
 import { healthCheckAddresses, type MachineAddresses, modelConfig, nodeFacts } from './facts.ts';
+import { ModeNews } from './mode-news.ts';
 import { type Choice, chooseDataplane } from './modes.ts';
 import { ProblemLog } from './problem-log.ts';
 import { type FlowParts, StaleFlows } from './stale-flows.ts';
@@ -71,6 +72,7 @@ export class Agent implements AgentStatus, AgentControl {
   /** A change that is on its way into the kernel strands TCP clients. */
   private strandsTcp = false;
   private readonly problemLog: ProblemLog;
+  private readonly news: ModeNews;
   private readonly thisNode: ThisNode;
   private pendingServices = 0;
   private pendingEndpoints = 0;
@@ -93,6 +95,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.config = parts.config;
     this.problemLog = new ProblemLog(parts.log);
     const { config } = parts;
+    this.news = new ModeNews(parts.log, parts.source);
     const isAwaited = config.manifests === '' ? 'yes' : 'no';
     const onReady = () => this.begin();
     this.thisNode = new ThisNode(
@@ -142,6 +145,7 @@ export class Agent implements AgentStatus, AgentControl {
   }
 
   async stop(): Promise<void> {
+    this.news.close();
     this.thisNode.stop();
     try {
       await this.parts.source.stop();
@@ -230,22 +234,11 @@ export class Agent implements AgentStatus, AgentControl {
         { mode: event.mode, operations, refusals, ms: Math.round(event.durationMs) },
         'the kernel holds the full state',
       );
-      this.tellDegrees();
+      this.news.tell(this.mode());
     } else {
       this.parts.log.debug({ operations, refusals, ms: event.durationMs }, 'changes applied');
     }
     this.signals.onSync.emit({ ...event, triggersMs: event.triggersMs.filter((ms) => ms >= this.startedMs) });
-  }
-
-  private told = '';
-
-  /** What is less than the best there is, when that has changed. */
-  private tellDegrees(): void {
-    const lesser = this.mode().degrees.filter(({ reason }) => reason !== '');
-    const text = JSON.stringify(lesser);
-    if (text === this.told || (this.told === '' && lesser.length === 0)) return;
-    this.told = text;
-    this.parts.log.info({ degrees: lesser }, 'the mode does without');
   }
 
   private afterRepair(repaired: readonly string[]): void {
