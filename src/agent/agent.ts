@@ -4,7 +4,7 @@
  */
 import type { Config } from '../config/config.ts';
 import { familyOf } from '../model/address.ts';
-import type { ModelChange, ModelConfig } from '../model/change.ts';
+import type { ModelChange } from '../model/change.ts';
 import { ClusterModel } from '../model/cluster.ts';
 import { decide } from '../model/decide.ts';
 import { TriplaneError } from '../model/errors.ts';
@@ -12,9 +12,11 @@ import type { Address, Family, RecordChange } from '../model/records.ts';
 import { same } from '../model/same.ts';
 import type { AutoChoice } from '../probe/report.ts';
 import type { Source, SourceListener } from '../source/source.ts';
+import { configWarnings } from './config-warnings.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
-import { healthCheckAddresses, type MachineAddresses, nodeFacts } from './facts.ts';
+import { healthCheckAddresses, type MachineAddresses, modelConfig, nodeFacts } from './facts.ts';
+import { ModeNews } from './mode-news.ts';
 import { type Choice, chooseDataplane } from './modes.ts';
 import { ProblemLog } from './problem-log.ts';
 import { type FlowParts, StaleFlows } from './stale-flows.ts';
@@ -70,6 +72,7 @@ export class Agent implements AgentStatus, AgentControl {
   /** A change that is on its way into the kernel strands TCP clients. */
   private strandsTcp = false;
   private readonly problemLog: ProblemLog;
+  private readonly news: ModeNews;
   private readonly thisNode: ThisNode;
   private pendingServices = 0;
   private pendingEndpoints = 0;
@@ -92,6 +95,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.config = parts.config;
     this.problemLog = new ProblemLog(parts.log);
     const { config } = parts;
+    this.news = new ModeNews(parts.log, parts.source);
     const isAwaited = config.manifests === '' ? 'yes' : 'no';
     const onReady = () => this.begin();
     this.thisNode = new ThisNode(
@@ -141,6 +145,7 @@ export class Agent implements AgentStatus, AgentControl {
   }
 
   async stop(): Promise<void> {
+    this.news.close();
     this.thisNode.stop();
     try {
       await this.parts.source.stop();
@@ -166,7 +171,13 @@ export class Agent implements AgentStatus, AgentControl {
 
   private begin(): void {
     this.machineChanged();
+    this.warn();
     this.loop.begin();
+  }
+
+  private warn(): void {
+    for (const line of configWarnings(this.config, this.model.thisNode, this.parts.machine()))
+      this.parts.log.warn({}, line);
   }
 
   private onChanges(changes: readonly RecordChange[]): void {
@@ -223,22 +234,11 @@ export class Agent implements AgentStatus, AgentControl {
         { mode: event.mode, operations, refusals, ms: Math.round(event.durationMs) },
         'the kernel holds the full state',
       );
-      this.tellDegrees();
+      this.news.tell(this.mode());
     } else {
       this.parts.log.debug({ operations, refusals, ms: event.durationMs }, 'changes applied');
     }
     this.signals.onSync.emit({ ...event, triggersMs: event.triggersMs.filter((ms) => ms >= this.startedMs) });
-  }
-
-  private told = '';
-
-  /** What is less than the best there is, when that has changed. */
-  private tellDegrees(): void {
-    const lesser = this.mode().degrees.filter(({ reason }) => reason !== '');
-    const text = JSON.stringify(lesser);
-    if (text === this.told || (this.told === '' && lesser.length === 0)) return;
-    this.told = text;
-    this.parts.log.info({ degrees: lesser }, 'the mode does without');
   }
 
   private afterRepair(repaired: readonly string[]): void {
@@ -342,18 +342,6 @@ export class Agent implements AgentStatus, AgentControl {
     this.model.setConfig(modelConfig(config, this.parts.nodeName));
     this.machineChanged();
     this.thisNode.look(config.detectLocalMode);
+    this.warn();
   }
-}
-
-function modelConfig(config: Config, nodeName: string): ModelConfig {
-  return {
-    nodeName,
-    masqueradeAll: config.masqueradeAll,
-    serviceCIDRs: config.serviceCIDRs,
-    externalIPCidrs: config.externalIPCidrs,
-    detectMode: config.detectLocalMode,
-    clusterCIDRs: config.clusterCIDRs,
-    bridge: config.podBridgeInterface,
-    prefix: config.podInterfaceNamePrefix,
-  };
 }
