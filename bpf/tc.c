@@ -288,6 +288,12 @@ static __always_inline int egress_flow(struct __sk_buff *skb, struct packet *p, 
 	if (is_for_node(skb, p, family))
 		bpf_tail_call(skb, &tp_tails, TAIL_NODE);
 	direction = pair_find(&ref, p, family);
+	if (direction == FORWARD && is_opening(p) && conn_is_over(ref.conn)) {
+		/* One by way of the frontend would have been made anew at ingress: this one goes straight to the
+		 * backend, from the port that the connection before it had, and its answers are not ours. */
+		conn_evict(ref.index);
+		return TC_ACT_UNSPEC;
+	}
 	if (direction == FORWARD)
 		return ref.conn->flags & TP_C_MASQ ? leave_masqueraded(skb, p, ref.conn) : TC_ACT_UNSPEC;
 	if (direction != REPLY)

@@ -332,6 +332,22 @@ root.describe('tc', () => {
         expect(dissect(reply.data)).toMatchObject({ src: LOCAL_ONLY[family], ...good });
       });
 
+      if (proto === 'tcp') {
+        test.each([
+          ['CLUSTER_IP', CLUSTER_IP],
+          ['EXTERNAL', EXTERNAL],
+        ] as const)('the port of a connection that is over (%s), used straight toward the backend', (_, dst) => {
+          const there = egress(ingress(packet(to(dst))).data);
+          const reset = answer(dissect(there.data), { flags: 'R' });
+          egress(ingress(packet(reset), down).data, up);
+          // As the stack forwards it: no frontend had a part in it.
+          const straight = packet({ ...to(CLUSTER_IP, { flags: 'S' }), dst: backend, dport: 8080 });
+          expect(egress(ingress(straight).data)).toMatchObject({ verdict: TC.UNSPEC, data: straight });
+          const reply = packet(answer(dissect(straight)));
+          expect(egress(ingress(reply, down).data, up)).toMatchObject({ verdict: TC.UNSPEC, data: reply });
+        });
+      }
+
       test('a backend that is gone: picked again in the same entry, and never left half', () => {
         const host = proto === 'tcp' ? 1 : 2;
         const dst = ip(`10.96.7.${host}`, `fd96::7:${host}`);
