@@ -14,6 +14,8 @@
         "native/conntrack.cc",
         "native/flow.cc",
         "native/lock.cc",
+        "native/ipvs.cc",
+        "native/ipvs_link.cc",
         "native/rt_row.cc",
         "native/rtnetlink.cc",
         "native/nft_batch.cc",

@@ -17,3 +17,4 @@ void InitBpf(Napi::Env env, Napi::Object exports);
 void InitRtnetlink(Napi::Env env, Napi::Object exports);
 void InitConntrack(Napi::Env env, Napi::Object exports);
 void InitLock(Napi::Env env, Napi::Object exports);
+void InitIpvs(Napi::Env env, Napi::Object exports);
