@@ -12,7 +12,7 @@
 #include "limits.h"
 
 /* Advanced whenever a layout below changes its meaning: maps of another layout are not adopted. */
-#define TP_LAYOUT 1
+#define TP_LAYOUT 2
 
 #ifdef __cplusplus
 #define TP_STATIC_ASSERT static_assert
@@ -35,13 +35,15 @@ enum tp_answer {
 };
 
 /* A pool in one word, so that one 8-byte store flips all of it: base of its range in tp_pool_slots, number of
- * backends, answer. */
+ * backends, answer, and whether everybody who gets it is masqueraded. */
 #define TP_POOL_BASE(pool) ((__u32)(pool))
 #define TP_POOL_COUNT(pool) ((__u32)((pool) >> 32) & 0xffffff)
-#define TP_POOL_ANSWER(pool) ((__u32)((pool) >> 56))
+#define TP_POOL_ANSWER(pool) ((__u32)((pool) >> 56) & 0x7f)
+#define TP_POOL_MASQ(pool) ((__u32)((pool) >> 63))
 
 enum tp_frontend_flag {
 	TP_F_MASQ_STRANGERS = 1 << 0,
+	/* For readers: programs go by the pool's word. */
 	TP_F_MASQ_ALWAYS = 1 << 1,
 	/* Source ranges apply: tp_ranges under `guard`. */
 	TP_F_GUARDED = 1 << 2,

@@ -225,7 +225,7 @@ TP_RARE int open_split(struct opening *o, const struct packet *p)
 	c = open_entry(o, p);
 	if (!c)
 		return V_DROP;
-	if ((masquerades(set, f, b, p, o->origin) && open_nat_port(c, o) != GO_ON) || open_ends(c, o) != GO_ON) {
+	if ((masquerades(set, f, o->pool, b, p, o->origin) && open_nat_port(c, o) != GO_ON) || open_ends(c, o) != GO_ON) {
 		conn_unlink(c, o->conn);
 		open_abandon(o, c);
 		return V_DROP;

@@ -161,9 +161,10 @@ TP_RARE __u32 pick_backend(const struct tp_addr *client, __u32 frontend, __u64 p
 }
 
 static __always_inline int masquerades(const struct tp_settings *set, const struct tp_frontend *f,
-				       const struct tp_backend *b, const struct packet *p, int origin)
+				       __u64 pool, const struct tp_backend *b, const struct packet *p,
+				       int origin)
 {
-	if ((f->flags & TP_F_MASQ_ALWAYS) || origin == FROM_NODE)
+	if (TP_POOL_MASQ(pool) || origin == FROM_NODE)
 		return 1;
 	if ((f->flags & TP_F_MASQ_STRANGERS) && (set->flags & TP_S_DETECTOR) && origin == FROM_STRANGER)
 		return 1;

@@ -231,8 +231,8 @@ static __always_inline int ingress_flow(struct __sk_buff *skb, struct packet *p,
 	return refuse(skb, cluster_verdict(p));
 }
 
-/* Protocols that no frontend has. */
-static __always_inline int ingress_other(const struct packet *p)
+/* Protocols that no frontend has: of what comes in, and of what the node's own processes send. */
+static __always_inline int verdict_other(const struct packet *p)
 {
 	const struct tp_settings *set = settings();
 
@@ -265,7 +265,7 @@ static __always_inline int leave_masqueraded(struct __sk_buff *skb, struct packe
 }
 
 /* Whether the packet was sent by a process of this node (forwarded ones have come by a device) to one of our
- * frontends or, by a server of this node, to one of our NAT ports. */
+ * frontends, where cluster IPs are or, by a server of this node, to one of our NAT ports. */
 static __always_inline int is_for_node(struct __sk_buff *skb, const struct packet *p, int family)
 {
 	const struct tp_settings *set;
@@ -276,7 +276,8 @@ static __always_inline int is_for_node(struct __sk_buff *skb, const struct packe
 	set = settings();
 	if (!set || !(set->flags & TP_S_NODE_EGRESS))
 		return 0;
-	return is_nat_port(p->dport) || frontend_find(p, family, &frontend);
+	return is_nat_port(p->dport) || frontend_find(p, family, &frontend) ||
+	       in_cluster_span(set, &p->dst, family);
 }
 
 static __always_inline int egress_flow(struct __sk_buff *skb, struct packet *p, int family)
@@ -319,7 +320,7 @@ int tp_ingress(struct __sk_buff *skb)
 	if (kind == PACKET_FRAGMENT || kind == PACKET_EXTENDED)
 		bpf_tail_call(skb, &tp_tails, TAIL_INGRESS_RARE);
 	if (kind == PACKET_OTHER)
-		return ingress_other(&p);
+		return verdict_other(&p);
 	return TC_ACT_UNSPEC;
 }
 
@@ -335,6 +336,8 @@ int tp_egress(struct __sk_buff *skb)
 		bpf_tail_call(skb, &tp_tails, TAIL_EGRESS_ICMP);
 	if (kind == PACKET_FRAGMENT || kind == PACKET_EXTENDED)
 		bpf_tail_call(skb, &tp_tails, TAIL_EGRESS_RARE);
+	if (kind == PACKET_OTHER && !skb->ingress_ifindex)
+		return verdict_other(&p);
 	return TC_ACT_UNSPEC;
 }
 
@@ -347,7 +350,7 @@ int tp_in_rare(struct __sk_buff *skb)
 
 	if (kind == PACKET_FLOW)
 		return ingress_flow(skb, &p, p.family);
-	return kind == PACKET_OTHER ? ingress_other(&p) : TC_ACT_UNSPEC;
+	return kind == PACKET_OTHER ? verdict_other(&p) : TC_ACT_UNSPEC;
 }
 
 SEC("tc")

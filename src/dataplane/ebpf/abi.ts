@@ -95,7 +95,7 @@ export const LAYOUTS = {
 
 /** Named as in the header, without TP_. */
 export const ABI = {
-  LAYOUT: 1,
+  LAYOUT: 2,
   BUCKET_SLOTS: 8,
   BUCKET_TRIES: 4,
   NAT_SLOTS: 16,
@@ -169,8 +169,9 @@ export type CounterName = (typeof COUNTERS)[number];
 export const PROTOCOL_NUMBERS: Readonly<Record<Protocol, number>> = { TCP: 6, UDP: 17, SCTP: 132 };
 
 /** A pool in one word: see TP_POOL_* in bpf/abi.h. */
-export function poolWord(base: number, count: number, answer: number): bigint {
-  return BigInt(base) | (BigInt(count) << 32n) | (BigInt(answer) << 56n);
+export function poolWord(base: number, count: number, answer: number, flags = 0): bigint {
+  const masquerade = (flags & ABI.F_MASQ_ALWAYS) !== 0 ? 128 : 0;
+  return BigInt(base) | (BigInt(count) << 32n) | (BigInt(answer | masquerade) << 56n);
 }
 
 /** The parts of a pool word. */
@@ -178,7 +179,7 @@ export function poolParts(word: bigint): { base: number; count: number; answer: 
   return {
     base: Number(word & 0xffff_ffffn),
     count: Number((word >> 32n) & 0xff_ffffn),
-    answer: Number(word >> 56n),
+    answer: Number(word >> 56n) & 127,
   };
 }
 

@@ -44,7 +44,7 @@ ipvs.describe('ipvs, traffic', () => {
   let state: DesiredState;
 
   beforeAll(async () => {
-    world = await NodeWorld.create(['pod', 'L1', 'R2', 'R3', 'outside', 'nobody']);
+    world = await NodeWorld.create({ names: ['pod', 'L1', 'R2', 'R3', 'outside', 'nobody'] });
     dataplane = new IpvsDataplane({ netns: world.netns, graceMs: 3_000 });
     state = stateOf([], NODE);
     expect((await dataplane.start(state)).refusals).toEqual([]);
