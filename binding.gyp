@@ -24,6 +24,7 @@
         "native/nft_expr.cc",
         "native/nft_monitor.cc",
         "native/nft_socket.cc",
+        "native/probe.cc",
         "native/bpf.cc",
         "native/bpf_btf.cc",
         "native/bpf_collect.cc",
@@ -46,6 +47,11 @@
         "native/lab/pod.c", "native/lab/loop.c", "native/lab/out.c", "native/lab/enter.c",
         "native/lab/serve.c", "native/lab/target.c", "native/lab/job.c", "native/lab/request.c", "native/lab/report.c"
       ]
+    },
+    {
+      "target_name": "triplane-load",
+      "type": "executable",
+      "sources": ["bench/load/load.c"]
     }
   ]
 }

@@ -282,7 +282,7 @@ async function load(
     path: objectPath,
     pinRoot: '',
     maps,
-    programs: [],
+    without: [],
     rodata: encodeKnobs(knobs),
   });
   return { bench: new Bench(object, knobs, family), object };

@@ -17,4 +17,5 @@ void InitBpf(Napi::Env env, Napi::Object exports);
 void InitRtnetlink(Napi::Env env, Napi::Object exports);
 void InitConntrack(Napi::Env env, Napi::Object exports);
 void InitLock(Napi::Env env, Napi::Object exports);
+void InitProbe(Napi::Env env, Napi::Object exports);
 void InitIpvs(Napi::Env env, Napi::Object exports);

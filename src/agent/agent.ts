@@ -12,6 +12,7 @@ import { TriplaneError } from '../model/errors.ts';
 import type { Address, Family, RecordChange } from '../model/records.ts';
 import { same } from '../model/same.ts';
 import type { Flow } from '../node/conntrack.ts';
+import type { AutoChoice } from '../probe/report.ts';
 import type { Source, SourceListener } from '../source/source.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
@@ -48,6 +49,8 @@ export interface AgentParts {
   readonly nodeName: string;
   readonly log: Log;
   readonly source: Source;
+  /** What the probe chose; null: a mode was asked for by name. */
+  readonly auto: AutoChoice | null;
   readonly machine: () => MachineAddresses;
   /** Called once when the agent cannot do its work here at all. */
   readonly onHopeless: (error: TriplaneError) => void;
@@ -92,10 +95,14 @@ export class Agent implements AgentStatus, AgentControl {
       nodeFacts(config, null, parts.machine()),
     );
     this.healthAddresses = healthCheckAddresses(config, null, parts.machine());
-    this.choice = chooseDataplane(config.proxyMode, {
-      config,
-      onForeignChange: () => this.loop.verifySoon(),
-    });
+    this.choice = chooseDataplane(
+      config.proxyMode,
+      {
+        config,
+        onForeignChange: () => this.loop.verifySoon(),
+      },
+      parts.auto,
+    );
     this.loop = new SyncLoop(
       {
         model: this.model,
@@ -190,10 +197,22 @@ export class Agent implements AgentStatus, AgentControl {
         { mode: event.mode, operations, refusals, ms: Math.round(event.durationMs) },
         'the kernel holds the full state',
       );
+      this.tellDegrees();
     } else {
       this.parts.log.debug({ operations, refusals, ms: event.durationMs }, 'changes applied');
     }
     this.signals.onSync.emit({ ...event, triggersMs: event.triggersMs.filter((ms) => ms >= this.startedMs) });
+  }
+
+  private told = '';
+
+  /** What is less than the best there is, when that has changed. */
+  private tellDegrees(): void {
+    const lesser = this.mode().degrees.filter(({ reason }) => reason !== '');
+    const text = JSON.stringify(lesser);
+    if (text === this.told || (this.told === '' && lesser.length === 0)) return;
+    this.told = text;
+    this.parts.log.info({ degrees: lesser }, 'the mode does without');
   }
 
   private afterRepair(repaired: readonly string[]): void {
@@ -264,7 +283,8 @@ export class Agent implements AgentStatus, AgentControl {
   }
 
   mode(): ModeStatus {
-    return { mode: this.choice.mode, requested: this.config.proxyMode, reason: this.choice.reason };
+    const { mode, reason, dataplane } = this.choice;
+    return { mode, requested: this.config.proxyMode, reason, degrees: dataplane.degrees?.() ?? [] };
   }
 
   counts(): Counts {

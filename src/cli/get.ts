@@ -155,6 +155,10 @@ function nodeTable(node: AdminNode, format: 'table' | 'wide'): string {
     ['Mode', mode.mode === '' ? 'none yet' : mode.mode],
     ['Asked for', mode.requested],
     ['Because', mode.reason],
+    ...mode.degrees.map(({ feature, device, got, reason }): [string, string] => [
+      device === '' ? feature : `${feature} ${device}`,
+      reason === '' ? got : `${got}: ${reason}`,
+    ]),
     ['Synced', node.synced ? 'yes' : 'no'],
     ['Node object', node.known ? (node.deleting ? 'being deleted' : 'known') : 'not known'],
     ['Zone', node.zone],

@@ -107,11 +107,35 @@ describe('metrics', () => {
     const agent = new TestAgent();
     const metrics = createMetrics(agent, '1');
     await metrics.text();
-    agent.modeNow = { mode: 'ipvs', requested: 'ipvs', reason: 'asked for' };
+    agent.modeNow = { mode: 'ipvs', requested: 'ipvs', reason: 'asked for', degrees: [] };
     const found = [...samples(await metrics.text()).keys()].filter((name) =>
       name.startsWith('triplane_mode_info'),
     );
     expect(found).toEqual(['triplane_mode_info{mode="ipvs",requested="ipvs",reason="asked for"}']);
+  });
+});
+
+describe('the degrees of a mode', () => {
+  it('are a sample each', async () => {
+    const agent = new TestAgent();
+    agent.modeNow = {
+      ...agent.modeNow,
+      mode: 'ebpf',
+      degrees: [
+        { feature: 'tc', device: '', got: 'tcx', reason: '' },
+        { feature: 'xdp', device: 'eth0', got: 'none', reason: 'its driver takes none' },
+      ],
+    };
+    const found = [...samples(await createMetrics(agent, '1').text())].filter(([name]) =>
+      name.startsWith('triplane_mode_degree_info'),
+    );
+    expect(found).toEqual([
+      ['triplane_mode_degree_info{mode="ebpf",feature="tc",device="",got="tcx",reason=""}', 1],
+      [
+        'triplane_mode_degree_info{mode="ebpf",feature="xdp",device="eth0",got="none",reason="its driver takes none"}',
+        1,
+      ],
+    ]);
   });
 });
 

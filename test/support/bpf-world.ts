@@ -275,9 +275,7 @@ export class World {
   }
 }
 
-export async function loadWorld(
-  options: Partial<Knobs> & { programs?: readonly string[] } = {},
-): Promise<World> {
+export async function loadWorld(options: Partial<Knobs> = {}): Promise<World> {
   const knobs: Knobs = {
     sizes: SMALL,
     natPorts: NAT_PORTS,
@@ -294,7 +292,7 @@ export async function loadWorld(
     path: bpfObjectPath(),
     pinRoot: '',
     maps: mapEntries(knobs.sizes),
-    programs: options.programs ?? [],
+    without: [],
     rodata: encodeKnobs(knobs),
   });
   return new World(object, knobs);

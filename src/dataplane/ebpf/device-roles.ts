@@ -77,6 +77,11 @@ export function deviceRoles(
   return roles;
 }
 
+/** Names of the devices by which traffic from outside comes in. */
+export function uplinksOf(roles: ReadonlyMap<number, DeviceRole>): Map<number, string> {
+  return new Map([...roles].flatMap(([index, { name, uplink }]) => (uplink ? [[index, name] as const] : [])));
+}
+
 function isPath(link: RtLink, master: RtLink | null, isUplink: (link: RtLink) => boolean): boolean {
   if ((link.flags & IFF_LOOPBACK) !== 0 || IDLE_TYPES.has(link.type)) return false;
   if (master && MASTERS_THAT_SEE_ALL.has(master.type)) return false;

@@ -1,14 +1,15 @@
 /** The ebpf mode: our own programs carry the traffic. */
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
 import { addPorts, parsePorts, readReservedPorts, writeReservedPorts } from '../../node/reserved-ports.ts';
-import type { ApplyResult, Dataplane, Refusal, VerifyResult } from '../dataplane.ts';
+import type { ApplyResult, Dataplane, Degree, Refusal, VerifyResult } from '../dataplane.ts';
 import { ABI, COUNTERS, type CounterName } from './abi.ts';
 import { adoptTables } from './adopt.ts';
 import { Clock, ticksOf } from './clock.ts';
 import { Collector, connectionLimit } from './collector.ts';
 import { Compiler, type CompilerResult, type ServiceChange } from './compiler.ts';
 import { readCounters } from './counters.ts';
-import { type DeviceChoice, type DeviceRole, deviceRoles } from './device-roles.ts';
+import { ebpfDegrees } from './degrees.ts';
+import { type DeviceChoice, type DeviceRole, deviceRoles, uplinksOf } from './device-roles.ts';
 import { DeviceRows } from './device-rows.ts';
 import { Devices } from './devices.ts';
 import { Drain } from './drain.ts';
@@ -122,11 +123,13 @@ export class EbpfDataplane implements Dataplane {
     // What another mode translated goes on there; maps that are taken over say whether there was any.
     const asked = (loaded.maps.settings.words[0]! & ABI.S_ASK_KERNEL) !== 0;
     const kernelConnections = loaded.origin === 'new' || asked ? 'some' : 'none';
-    const node = new NodeState(compiler, { socketLb, sourceRoutes, optouts: 'none', kernelConnections }, '');
+    const sockets = loaded.omitted.has('sockets') || cgroup === '' ? 'off' : socketLb;
+    const rules = { socketLb: sockets, sourceRoutes, optouts: 'none', kernelConnections } as const;
+    const node = new NodeState(compiler, rules, '');
     const drains = loaded.older.map((number) => new Drain(root, number, now));
     const links = new Links(loaded.generation, loaded.object.programs(), {
       xdp,
-      cgroup: socketLb === 'off' ? '' : cgroup,
+      cgroup: sockets === 'off' ? '' : cgroup,
       netns: '',
       older: drains.map(({ generation }) => generation),
     });
@@ -209,6 +212,9 @@ export class EbpfDataplane implements Dataplane {
     return deviceRoles(devices.facts(), node.detector, this.#options.devices);
   }
 
+  /** Names by device index, as last looked at. */
+  #uplinks: ReadonlyMap<number, string> = new Map();
+
   #followDevices(): void {
     if (!this.#running) return;
     const { rows, links, node, devices } = this.#running;
@@ -216,6 +222,7 @@ export class EbpfDataplane implements Dataplane {
     const roles = this.#roles();
     // What masquerade needs is there before a program on the device asks for it.
     rows.follow(roles);
+    this.#uplinks = uplinksOf(roles);
     const clsact = links.clsactDevices().join();
     links.follow(roles);
     if (links.clsactDevices().join() !== clsact) this.#writeMeta(this.#running);
@@ -283,6 +290,17 @@ export class EbpfDataplane implements Dataplane {
   attachments(): { problems: ReadonlyMap<string, string>; xdp: ReadonlyMap<number, 'native' | 'generic'> } {
     const { links } = this.#must();
     return { problems: links.problems, xdp: links.xdpModes() };
+  }
+
+  degrees(): Degree[] {
+    const running = this.#running;
+    if (!running) return [];
+    const { links, loaded } = running;
+    const { cgroup, socketLb, xdp } = this.#options;
+    return ebpfDegrees({
+      ...{ held: links.held(), problems: links.problems, uplinks: this.#uplinks },
+      ...{ omitted: loaded.omitted, ctLookup: loaded.ctLookup, socketLb, cgroup, xdp },
+    });
   }
 
   /** Collects everything that can be collected now; for tests, which do not wait. */

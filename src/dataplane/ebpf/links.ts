@@ -4,6 +4,7 @@
  */
 import { existsSync, unlinkSync } from 'node:fs';
 import path from 'node:path';
+import { isSwitchedOff } from '../../node/switches.ts';
 import { ATTACHMENTS, type Attachment, type DeviceSet } from './attach-table.ts';
 import {
   ATTACH_TCX_EGRESS,
@@ -54,7 +55,7 @@ export class Links {
   readonly #held = new Map<string, Held>();
   readonly #rows: readonly Attachment[];
   readonly problems = new Map<string, string>();
-  #tcx: 'yes' | 'no' | 'unknown' = 'unknown';
+  #tcx: 'yes' | 'no' | 'unknown' = isSwitchedOff('tcx') ? 'no' : 'unknown';
 
   constructor(generation: Generation, programs: Readonly<Record<string, number>>, options: AttachOptions) {
     this.#generation = generation;
@@ -64,6 +65,13 @@ export class Links {
       if (programs[program] === undefined) return false;
       if (hook === 'cgroup') return options.cgroup !== '';
       return hook !== 'xdp' || options.xdp !== 'off';
+    });
+  }
+
+  /** How each link or filter is attached. */
+  held(): { readonly hook: Attachment['hook']; readonly ifindex: number; readonly how: Held['how'] }[] {
+    return Array.from(this.#held.values(), ({ wanted, how }) => {
+      return { hook: wanted.row.hook, ifindex: wanted.ifindex, how };
     });
   }
 
