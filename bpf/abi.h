@@ -54,6 +54,8 @@ enum tp_frontend_flag {
 	TP_F_SOCK_NODE = 1 << 5,
 	/* No port: says that the address belongs to a service, so other ports of it are rejected. */
 	TP_F_ADDRESS = 1 << 6,
+	/* What the node's own processes send is masqueraded. */
+	TP_F_MASQ_NODE = 1 << 7,
 	/* Two bits at 8: kind (0 ClusterIP, 1 NodePort, 2 ExternalIP, 3 LoadBalancer), for user space only. */
 };
 

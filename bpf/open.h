@@ -115,6 +115,18 @@ static __always_inline int open_pair(struct tp_conn *c, const struct opening *o)
 	return GO_ON;
 }
 
+/* The source of a split connection. A process of this node has a NAT port in any case: both translations of its
+ * answers happen at once, before netfilter. Where it is not masqueraded it keeps its address. */
+static __always_inline int open_source(struct tp_conn *c, const struct opening *o, const struct packet *p,
+				       int masqueraded)
+{
+	if (!masqueraded && o->origin != FROM_NODE)
+		return GO_ON;
+	if (!masqueraded)
+		copy_addr(&c->nat_addr, &p->src);
+	return open_nat_port(c, o);
+}
+
 /* The way back to a split connection. A process of this node gets both translations at once, by its NAT port. */
 static __always_inline int open_ends(struct tp_conn *c, const struct opening *o)
 {
@@ -225,7 +237,7 @@ TP_RARE int open_split(struct opening *o, const struct packet *p)
 	c = open_entry(o, p);
 	if (!c)
 		return V_DROP;
-	if ((masquerades(set, f, o->pool, b, p, o->origin) && open_nat_port(c, o) != GO_ON) || open_ends(c, o) != GO_ON) {
+	if (open_source(c, o, p, masquerades(set, f, o->pool, b, p, o->origin)) != GO_ON || open_ends(c, o) != GO_ON) {
 		conn_unlink(c, o->conn);
 		open_abandon(o, c);
 		return V_DROP;

@@ -164,7 +164,13 @@ static __always_inline int masquerades(const struct tp_settings *set, const stru
 				       __u64 pool, const struct tp_backend *b, const struct packet *p,
 				       int origin)
 {
-	if (TP_POOL_MASQ(pool) || origin == FROM_NODE)
+	const int which = FAMILY_INDEX(p->family);
+
+	if (TP_POOL_MASQ(pool))
+		return 1;
+	/* An address of the node's own may lie among the pods'. */
+	if (origin == FROM_NODE && (f->flags & TP_F_MASQ_NODE) &&
+	    !prefixes_have(set->pod_cidrs[which], set->pod_cidr_count[which], &p->src, p->family))
 		return 1;
 	if ((f->flags & TP_F_MASQ_STRANGERS) && (set->flags & TP_S_DETECTOR) && origin == FROM_STRANGER)
 		return 1;

@@ -31,6 +31,7 @@ import {
   type FamilyProgress,
   type HealthCheckPlan,
   type Log,
+  type Measures,
   type Mode,
   type ModeStatus,
   type NodeStatus,
@@ -285,6 +286,10 @@ export class Agent implements AgentStatus, AgentControl {
   mode(): ModeStatus {
     const { mode, reason, dataplane } = this.choice;
     return { mode, requested: this.config.proxyMode, reason, degrees: dataplane.degrees?.() ?? [] };
+  }
+
+  measures(): Measures {
+    return this.choice.dataplane.measures?.() ?? { tables: [], packets: {} };
   }
 
   counts(): Counts {

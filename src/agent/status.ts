@@ -4,12 +4,12 @@
  */
 
 import type { Config } from '../config/config.ts';
-import type { Degree, Mode } from '../dataplane/dataplane.ts';
+import type { Degree, Measures, Mode } from '../dataplane/dataplane.ts';
 import type { ErrorCode } from '../model/errors.ts';
 import type { Address, Family, ObjectKey, Protocol } from '../model/records.ts';
 import type { Problem, SourceHealth } from '../source/source.ts';
 
-export type { Degree, Mode, Problem, SourceHealth };
+export type { Degree, Measures, Mode, Problem, SourceHealth };
 
 /** Anything that can be listened to. The function returned ends the subscription. */
 export interface Subscribable<T> {
@@ -155,6 +155,8 @@ export interface AgentStatus extends SyncStatus {
   readonly startedMs: number;
   node(): NodeStatus;
   mode(): ModeStatus;
+  /** How full the mode's tables are, and what its programs count. */
+  measures(): Measures;
   counts(): Counts;
   healthChecks(): HealthCheckPlan;
   /** Objects that are refused at this moment. */

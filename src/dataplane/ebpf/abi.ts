@@ -109,6 +109,7 @@ export const ABI = {
   DROP: 4,
   F_MASQ_STRANGERS: 1,
   F_MASQ_ALWAYS: 2,
+  F_MASQ_NODE: 128,
   F_GUARDED: 4,
   F_XDP: 8,
   F_SOCK_POD: 16,

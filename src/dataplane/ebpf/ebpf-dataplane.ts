@@ -1,7 +1,16 @@
 /** The ebpf mode: our own programs carry the traffic. */
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
+import type { Family } from '../../model/records.ts';
 import { addPorts, parsePorts, readReservedPorts, writeReservedPorts } from '../../node/reserved-ports.ts';
-import type { ApplyResult, Dataplane, Degree, Refusal, VerifyResult } from '../dataplane.ts';
+import type {
+  ApplyResult,
+  Dataplane,
+  Degree,
+  Measures,
+  Refusal,
+  TableUse,
+  VerifyResult,
+} from '../dataplane.ts';
 import { ABI, COUNTERS, type CounterName } from './abi.ts';
 import { adoptTables } from './adopt.ts';
 import { Clock, ticksOf } from './clock.ts';
@@ -41,13 +50,6 @@ export interface EbpfOptions {
   readonly devices?: DeviceChoice;
   /** Called when somebody else changed something; the agent then calls verify(). */
   readonly onForeignChange?: () => void;
-}
-
-/** How full a table is. */
-export interface Pressure {
-  readonly table: string;
-  readonly used: number;
-  readonly limit: number;
 }
 
 /** What exists between start() and close(). */
@@ -104,7 +106,8 @@ export class EbpfDataplane implements Dataplane {
     const loaded = await loadKernel({ root, sizes, natPorts });
     const { hz } = loaded.meta;
     const ticks = (seconds: number) => ticksOf(seconds, hz);
-    const compiler = new Compiler(loaded.maps, { speaks: new Set(), xdpForward, ticks }, now);
+    const nobody = { speaks: new Set<Family>(), podsKnown: new Set<Family>() };
+    const compiler = new Compiler(loaded.maps, { ...nobody, xdpForward, ticks }, now);
     const clock = new Clock(hz);
     const collector = new Collector(compiler, clock, now);
     if (loaded.origin === 'adopted') {
@@ -263,8 +266,13 @@ export class EbpfDataplane implements Dataplane {
     this.#must().node.setRules({ kernelConnections });
   }
 
+  measures(): Measures {
+    if (!this.#running) return { tables: [], packets: {} };
+    return { tables: this.pressure(), packets: this.counters() };
+  }
+
   /** How full the tables are. Those of connections and affinity as of the last pass of collection. */
-  pressure(): Pressure[] {
+  pressure(): TableUse[] {
     const { compiler, collector } = this.#must();
     const { frontends, backends, pools, guards, ids, maps } = compiler;
     const { live, masqueraded, paired, affinities } = collector.last;

@@ -32,9 +32,19 @@ export const GONE_WORD = poolWord(0, 0, ABI.GONE);
 export interface FrontendRules {
   /** Families in which the local detector can tell pods from others. */
   readonly speaks: ReadonlySet<Family>;
+  /** Families in which it takes every pod of this node for one, whichever its address and device. */
+  readonly podsKnown: ReadonlySet<Family>;
   readonly xdpForward: 'allowed' | 'never';
   /** Ticks for seconds, rounded up. */
   readonly ticks: (seconds: number) => number;
+}
+
+/** Whether a pod of this node and a stranger are answered alike, or the pod is known to be one. */
+function servesPods(frontend: Frontend, family: Family, { speaks, podsKnown }: FrontendRules): boolean {
+  const { masquerade, inside, outside } = frontend;
+  if (masquerade === 'always') return false;
+  const strangersDiffer = inside !== outside || (masquerade === 'strangers' && speaks.has(family));
+  return !strangersDiffer || podsKnown.has(family);
 }
 
 export function flagsOf(frontend: Frontend, port: DesiredPort, rules: FrontendRules): number {
@@ -46,11 +56,12 @@ export function flagsOf(frontend: Frontend, port: DesiredPort, rules: FrontendRu
     flags |= U_STRANGERS;
     if (rules.speaks.has(family)) flags |= ABI.F_MASQ_STRANGERS;
   }
+  if (masquerade !== 'strangers' || rules.speaks.has(family)) flags |= ABI.F_MASQ_NODE;
   if (kind !== 'ClusterIP' && rules.xdpForward === 'allowed') flags |= ABI.F_XDP;
   if (frontend.sourceRanges !== null) flags |= ABI.F_GUARDED;
   // A socket has no source address yet when it is translated: what goes by it is left to the wire.
   if (frontend.sourceRanges !== null || affinitySeconds > 0) return flags;
-  if (masquerade !== 'always') flags |= ABI.F_SOCK_POD;
+  if (servesPods(frontend, family, rules)) flags |= ABI.F_SOCK_POD;
   return flags | ABI.F_SOCK_NODE;
 }
 
