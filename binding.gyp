@@ -10,6 +10,7 @@
       "sources": [
         "native/addon.cc",
         "native/netns.cc",
+        "native/netdev.cc",
         "native/netlink_socket.cc",
         "native/conntrack.cc",
         "native/flow.cc",
@@ -22,6 +23,7 @@
         "native/nft_batch_builder.cc",
         "native/nft_dump.cc",
         "native/nft_expr.cc",
+        "native/nft_hooks.cc",
         "native/nft_monitor.cc",
         "native/nft_socket.cc",
         "native/probe.cc",

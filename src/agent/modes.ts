@@ -15,6 +15,8 @@ export interface EbpfConfig {
   /** '': the root of cgroup v2. */
   readonly cgroupRoot: string;
   readonly socketLb: 'all' | 'host' | 'off';
+  readonly xdp: 'native' | 'generic' | 'off';
+  readonly xdpForward: 'auto' | 'always' | 'never';
   readonly bpfServicesMax: number;
   readonly bpfBackendsMax: number;
   readonly bpfConnectionsMax: number;
@@ -58,6 +60,8 @@ const OPENERS: Readonly<Record<Mode, (options: DataplaneOptions) => Dataplane>> 
       root: config.bpfRoot,
       cgroup: config.cgroupRoot === '' ? (readKernelFacts().cgroup2 ?? '') : config.cgroupRoot,
       socketLb: config.socketLb,
+      xdp: config.xdp === 'generic' ? 'native-or-generic' : config.xdp,
+      xdpForward: config.xdpForward,
       sizes: sizesFor(config.bpfServicesMax, config.bpfBackendsMax, config.bpfConnectionsMax),
       onForeignChange,
     }),

@@ -1,5 +1,6 @@
 /** What the ebpf mode got of what it can do without. Pure. */
 import type { Degree } from '../dataplane.ts';
+import type { ForwardState } from './forward-gate.ts';
 import type { Loaded } from './kernel.ts';
 import type { Links, XdpMode } from './links.ts';
 import type { SocketLb } from './node-settings.ts';
@@ -14,10 +15,11 @@ export interface Attached extends Pick<Loaded, 'omitted' | 'ctLookup'> {
   /** '': no cgroup. */
   readonly cgroup: string;
   readonly xdp: XdpMode;
+  readonly forwarding: ForwardState;
 }
 
 export function ebpfDegrees(attached: Attached): Degree[] {
-  return [tc(attached), ...xdp(attached), sockets(attached), conntrack(attached)];
+  return [tc(attached), ...xdp(attached), ...forwarding(attached), sockets(attached), conntrack(attached)];
 }
 
 function tc({ held }: Attached): Degree {
@@ -37,6 +39,13 @@ function xdp({ held, uplinks, omitted, problems, xdp: wanted }: Attached): Degre
     const why = wanted === 'off' ? 'not asked for' : (omitted.get('xdp') ?? problems.get(`xdp_${index}`));
     return { feature: 'xdp', device, got: 'none', reason: `${why ?? 'not attached'}; served at tc` };
   });
+}
+
+/** Past the stack, by XDP: 'yes' while nothing of the node's is passed by. */
+function forwarding({ held, forwarding: { forward, reason } }: Attached): Degree[] {
+  if (!held.some(({ hook }) => hook === 'xdp')) return [];
+  const got = forward === 'allowed' ? 'yes' : 'none';
+  return [{ feature: 'xdp_forward', device: '', got, reason }];
 }
 
 function sockets({ held, problems, omitted, cgroup, socketLb }: Attached): Degree {

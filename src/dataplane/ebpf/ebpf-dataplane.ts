@@ -22,6 +22,7 @@ import { type DeviceChoice, type DeviceRole, deviceRoles, uplinksOf } from './de
 import { DeviceRows } from './device-rows.ts';
 import { Devices } from './devices.ts';
 import { Drain } from './drain.ts';
+import { ForwardGate, type XdpForward } from './forward-gate.ts';
 import { type Loaded, loadKernel, requireBpf } from './kernel.ts';
 import { DEFAULT_SIZES, type PortRange, type Sizes } from './knobs.ts';
 import { Links, type XdpMode } from './links.ts';
@@ -31,6 +32,7 @@ import type { SocketLb } from './node-settings.ts';
 import { clusterIPs, NodeState } from './node-state.ts';
 import { prepareRoot } from './pins.ts';
 import { SocketSweeper } from './sockets.ts';
+import { xdpFeatures, xdpSenders } from './xdp-senders.ts';
 
 /** Above the kernel's local ports (32768 to 60999) and the NodePorts. */
 export const DEFAULT_NAT_PORTS: readonly PortRange[] = [{ first: 61_000, last: 65_535 }];
@@ -43,8 +45,8 @@ export interface EbpfOptions {
   readonly cgroup: string;
   readonly socketLb?: SocketLb;
   readonly xdp?: XdpMode;
-  /** XDP forwarding passes netfilter by: 'never' unless no rule of the node would have spoken. */
-  readonly xdpForward?: 'allowed' | 'never';
+  /** XDP forwarding passes netfilter by. 'auto': while no rule of the node would have spoken. */
+  readonly xdpForward?: XdpForward;
   readonly sizes?: Sizes;
   readonly natPorts?: readonly PortRange[];
   readonly devices?: DeviceChoice;
@@ -61,6 +63,7 @@ interface Running {
   readonly collector: Collector;
   readonly devices: Devices;
   readonly rows: DeviceRows;
+  readonly gate: ForwardGate;
   readonly links: Links;
   readonly sweeper: SocketSweeper;
   drains: Drain[];
@@ -78,7 +81,7 @@ export class EbpfDataplane implements Dataplane {
     this.#options = {
       socketLb: 'all',
       xdp: 'native',
-      xdpForward: 'never',
+      xdpForward: 'auto',
       sizes: DEFAULT_SIZES,
       natPorts: DEFAULT_NAT_PORTS,
       devices: { except: [], uplinks: [] },
@@ -106,8 +109,11 @@ export class EbpfDataplane implements Dataplane {
     const loaded = await loadKernel({ root, sizes, natPorts });
     const { hz } = loaded.meta;
     const ticks = (seconds: number) => ticksOf(seconds, hz);
+    const gate = new ForwardGate(xdp === 'off' ? 'never' : xdpForward, '', () => this.#forwardChanged());
+    await gate.begin();
+    const { forward } = gate.state;
     const nobody = { speaks: new Set<Family>(), podsKnown: new Set<Family>() };
-    const compiler = new Compiler(loaded.maps, { ...nobody, xdpForward, ticks }, now);
+    const compiler = new Compiler(loaded.maps, { ...nobody, xdpForward: forward, ticks }, now);
     const clock = new Clock(hz);
     const collector = new Collector(compiler, clock, now);
     if (loaded.origin === 'adopted') {
@@ -139,7 +145,7 @@ export class EbpfDataplane implements Dataplane {
     const rows = new DeviceRows(loaded.maps.devices);
     const sweeper = new SocketSweeper(loaded.maps.handles.tp_sock_peers!.fd);
     return {
-      ...{ loaded, compiler, node, clock, collector, devices, rows, links, sweeper, drains },
+      ...{ loaded, compiler, node, clock, collector, devices, rows, gate, links, sweeper, drains },
       drainTimer: drains.length > 0 ? setInterval(() => this.#drain(), DRAIN_STEP_MS).unref() : null,
     };
   }
@@ -215,6 +221,8 @@ export class EbpfDataplane implements Dataplane {
     return deviceRoles(devices.facts(), node.detector, this.#options.devices);
   }
 
+  /** Devices by which XDP may send, as last looked at. */
+  #senders: ReadonlySet<number> = new Set();
   /** Names by device index, as last looked at. */
   #uplinks: ReadonlyMap<number, string> = new Map();
 
@@ -224,11 +232,22 @@ export class EbpfDataplane implements Dataplane {
     node.setRules({ sourceRoutes: devices.sourceRoutes });
     const roles = this.#roles();
     // What masquerade needs is there before a program on the device asks for it.
-    rows.follow(roles);
+    let changed = rows.follow(roles, this.#senders);
     this.#uplinks = uplinksOf(roles);
     const clsact = links.clsactDevices().join();
     links.follow(roles);
+    // Whether XDP may send by a device depends on how it stands there, and next hops remember it.
+    this.#senders = xdpSenders(roles, links.xdpModes(), (ifindex) => xdpFeatures('', ifindex));
+    changed += rows.follow(roles, this.#senders);
+    if (changed > 0) this.#routesChanged();
     if (links.clsactDevices().join() !== clsact) this.#writeMeta(this.#running);
+  }
+
+  /** Rules of the node came or went that XDP would pass by. */
+  #forwardChanged(): void {
+    if (!this.#running) return;
+    const { compiler, gate } = this.#running;
+    compiler.setRules({ ...compiler.rules, xdpForward: gate.state.forward });
   }
 
   #routesChanged(): void {
@@ -303,11 +322,18 @@ export class EbpfDataplane implements Dataplane {
   degrees(): Degree[] {
     const running = this.#running;
     if (!running) return [];
-    const { links, loaded } = running;
+    const { links, loaded, gate } = running;
     const { cgroup, socketLb, xdp } = this.#options;
     return ebpfDegrees({
       ...{ held: links.held(), problems: links.problems, uplinks: this.#uplinks },
-      ...{ omitted: loaded.omitted, ctLookup: loaded.ctLookup, socketLb, cgroup, xdp },
+      ...{
+        omitted: loaded.omitted,
+        ctLookup: loaded.ctLookup,
+        socketLb,
+        cgroup,
+        xdp,
+        forwarding: gate.state,
+      },
     });
   }
 
@@ -324,6 +350,7 @@ export class EbpfDataplane implements Dataplane {
     running.devices.close();
     if (running.drainTimer) clearInterval(running.drainTimer);
     for (const drain of running.drains) drain.close();
+    await running.gate.close();
     await running.sweeper.close();
     running.links.close();
     running.clock.close();

@@ -59,8 +59,9 @@ export function flagsOf(frontend: Frontend, port: DesiredPort, rules: FrontendRu
   if (masquerade !== 'strangers' || rules.speaks.has(family)) flags |= ABI.F_MASQ_NODE;
   if (kind !== 'ClusterIP' && rules.xdpForward === 'allowed') flags |= ABI.F_XDP;
   if (frontend.sourceRanges !== null) flags |= ABI.F_GUARDED;
-  // A socket has no source address yet when it is translated: what goes by it is left to the wire.
-  if (frontend.sourceRanges !== null || affinitySeconds > 0) return flags;
+  // A socket has no source address yet when it is translated: what goes by it is left to the wire. SCTP's sockets
+  // ask no program.
+  if (frontend.sourceRanges !== null || affinitySeconds > 0 || port.protocol === 'SCTP') return flags;
   if (servesPods(frontend, family, rules)) flags |= ABI.F_SOCK_POD;
   return flags | ABI.F_SOCK_NODE;
 }

@@ -18,6 +18,8 @@ import { bpfNative } from './native.ts';
 import { lifeNative } from './native-life.ts';
 import type { Generation } from './pins.ts';
 
+/** XDP_ATTACHED_SKB of <linux/if_link.h>: behind the driver. */
+const XDP_ATTACHED_SKB = 2;
 const XDP_FLAGS = { generic: XDP_GENERIC, native: XDP_NATIVE } as const;
 /** Of our clsact filters: before those of most others, and easily found. */
 const CLSACT = { priority: 0x7470, handle: 1, points: { ingress: 1, egress: 2 } } as const;
@@ -156,15 +158,19 @@ export class Links {
       const { ifindex } = lifeNative().bpfLinkInfo(link);
       if (ifindex !== wanted.ifindex) throw new Error('the device of this link is gone');
       bpfNative().bpfLinkUpdate(link, this.#programs[wanted.row.program]!);
-      // How XDP was attached is not told by the link: native unless that was not wanted.
-      const xdp = this.#options.xdp === 'generic' ? 'generic' : 'native';
-      const how = wanted.row.hook === 'cgroup' ? 'cgroup' : wanted.row.hook === 'xdp' ? xdp : 'tcx';
-      return { wanted, link, how };
+      return { wanted, link, how: this.#howAdopted(wanted) };
     } catch {
       bpfNative().bpfClose(link);
       this.#unpin(wanted.name);
       return null;
     }
+  }
+
+  /** How a link that is there already stands; of XDP only the device tells. */
+  #howAdopted({ row, ifindex }: Wanted): Held['how'] {
+    if (row.hook === 'cgroup') return 'cgroup';
+    if (row.hook !== 'xdp') return 'tcx';
+    return bpfNative().bpfXdpMode(ifindex, this.#options.netns) === XDP_ATTACHED_SKB ? 'generic' : 'native';
   }
 
   /** The XDP link of an older generation. */

@@ -48,8 +48,16 @@ export interface BpfNative {
   bpfMapDeleteBatch(fd: number, keys: Uint8Array, count: number): number;
   bpfMapKeys(fd: number, keyBytes: number, most: number): Uint8Array;
   bpfMapMmap(fd: number, bytes: number): ArrayBuffer;
-  bpfTestRun(fd: number, data: Uint8Array, context: Uint8Array, outBytes: number, repeat: number): TestRun;
+  bpfTestRun(
+    fd: number,
+    data: Uint8Array,
+    context: Uint8Array,
+    outBytes: number,
+    repeat: number,
+    flags?: number,
+  ): TestRun;
   bpfLinkDevice(fd: number, ifindex: number, attachType: number, flags: number, netns: string): number;
+  bpfXdpMode(ifindex: number, netns: string): number;
   bpfLinkCgroup(fd: number, path: string, attachType: number): number;
   bpfLinkUpdate(link: number, program: number): void;
   bpfLinkDetach(link: number): void;

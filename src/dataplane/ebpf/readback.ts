@@ -161,12 +161,24 @@ export function readTableConnections(maps: TableMaps, hz: number): ConnectionIma
   }
 }
 
-const TCP = 6;
+const UDP = 17;
+const SCTP = 132;
 const SEEN = { fin: 2, rst: 4, more: 8 } as const;
+
+/** As stateOf(). */
+function sctpStateOf(forward: number, reply: number): [string, number] {
+  if (((forward | reply) & SEEN.rst) !== 0) return ['CLOSED', 12];
+  if ((forward & reply & SEEN.fin) !== 0) return ['SHUTDOWN_ACK_SENT', 11];
+  if (((forward | reply) & SEEN.fin) !== 0)
+    return [(forward & SEEN.fin) !== 0 ? 'SHUTDOWN_SENT' : 'SHUTDOWN_RECD', 10];
+  if ((forward & SEEN.more) !== 0) return ['ESTABLISHED', 9];
+  return ['COOKIE_WAIT', 8];
+}
 
 /** The name of a state and its place among the time-outs, as native/bpf_collect.cc reckons it. */
 function stateOf(proto: number, forward: number, reply: number): [string, number] {
-  if (proto !== TCP) return ['', reply === 0 ? 6 : 7];
+  if (proto === UDP) return ['', reply === 0 ? 6 : 7];
+  if (proto === SCTP) return sctpStateOf(forward, reply);
   if (((forward | reply) & SEEN.rst) !== 0) return ['CLOSE', 5];
   if ((forward & reply & SEEN.fin) !== 0) return ['TIME_WAIT', 4];
   if (((forward | reply) & SEEN.fin) !== 0)
