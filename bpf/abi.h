@@ -132,6 +132,9 @@ enum tp_conn_flag {
 	TP_C_NODE = 1 << 2,
 	/* Registered in tp_pairs. */
 	TP_C_PAIR = 1 << 3,
+	/* Another connection has the same client, client port and backend: this one goes to the backend from nat_port,
+	 * from ingress on, so that nothing behind it takes the two for one. */
+	TP_C_REMAP = 1 << 4,
 };
 
 /* What one direction has shown: tp_conn.seen_forward, seen_reply. */

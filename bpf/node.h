@@ -75,7 +75,10 @@ int tp_node(struct __sk_buff *skb)
 		nat_find(&ref, &p.src, p.sport, &p.dst, p.dport, p.proto, p.family);
 		if (ref.conn && (ref.conn->flags & TP_C_NODE))
 			return node_answer(skb, &p, ref.conn);
-		return in_cluster_span(set, &p.dst, p.family) ? refuse(skb, cluster_verdict(&p)) : TC_ACT_UNSPEC;
+		if (in_cluster_span(set, &p.dst, p.family))
+			return refuse(skb, cluster_verdict(&p));
+		/* A client's own port may look like one of ours. */
+		return egress_pair(skb, &p, p.family);
 	}
 	verdict = tc_connection(skb, &p, frontend, &ref, p.family, FROM_NODE);
 	if (verdict != GO_ON || !ref.conn)

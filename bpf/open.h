@@ -21,6 +21,8 @@ struct opening {
 	__u32 hop;
 	/* An entry of the same client and frontend that is to be used again, as index + 1. */
 	__u32 retake;
+	/* Another connection has the same two ends toward the backend. */
+	__u32 shared;
 	struct nat_wish nat;
 };
 
@@ -102,7 +104,6 @@ static __always_inline int open_nat_port(struct tp_conn *c, const struct opening
 		return V_DROP;
 	}
 	c->nat_port = port;
-	c->flags |= TP_C_MASQ;
 	return GO_ON;
 }
 
@@ -121,9 +122,13 @@ static __always_inline int open_pair(struct tp_conn *c, const struct opening *o)
 static __always_inline int open_source(struct tp_conn *c, const struct opening *o, const struct packet *p,
 				       int masqueraded)
 {
-	if (!masqueraded && o->origin != FROM_NODE)
+	if (o->shared)
+		c->flags |= TP_C_REMAP;
+	if (masqueraded || o->origin == FROM_NODE)
+		c->flags |= TP_C_MASQ;
+	if (!(c->flags & (TP_C_MASQ | TP_C_REMAP)))
 		return GO_ON;
-	if (!masqueraded)
+	if (!masqueraded && o->origin == FROM_NODE)
 		copy_addr(&c->nat_addr, &p->src);
 	return open_nat_port(c, o);
 }
@@ -174,7 +179,7 @@ TP_RARE __u32 tuple_holder(const struct packet *p, __u32 backend, __u32 except)
 			continue;
 		c = conn_at(SLOT_INDEX(*slot));
 		theirs = c ? backend_at(c->backend) : NULL;
-		if (!theirs || c->proto != p->proto || c->family != p->family || c->client_port != p->sport)
+		if (!theirs || c->proto != p->proto || c->family != p->family || conn_inner_port(c) != p->sport)
 			continue;
 		/* The same pod may be a backend of several services. */
 		if (theirs->port == b->port && same_addr(&theirs->addr, &b->addr, p->family) &&
@@ -196,33 +201,19 @@ static __always_inline int open_pick(struct opening *o, const struct packet *p)
 	return GO_ON;
 }
 
-/* Whether the holder of the two ends gives way: if it is over, and with UDP always, because the client's port is then
- * in most cases another socket's by now, and the first one's next datagram takes the two ends back. */
-static __always_inline int holder_yields(__u32 holder, const struct packet *p)
+/* Whether a connection that is not over has the two ends that this one would have. One that is over gives way. */
+static __always_inline int open_shares(const struct opening *o, const struct packet *p)
 {
-	struct tp_conn *c = conn_at(holder - 1);
+	__u32 holder = tuple_holder(p, o->backend, o->retake);
+	struct tp_conn *c = holder ? conn_at(holder - 1) : NULL;
 
-	if (!c || (p->proto != IPPROTO_UDP && !conn_is_over(c)))
+	if (!c || (p->proto != IPPROTO_UDP && conn_is_over(c) && conn_evict(holder - 1)))
 		return 0;
-	return conn_evict(holder - 1);
-}
-
-/* Picks again while the backend would give two connections the same tuple. */
-static __always_inline int open_untaken(struct opening *o, const struct packet *p)
-{
-	for (int try = 0; try < TP_PICK_TRIES; try++) {
-		__u32 holder = tuple_holder(p, o->backend, o->retake);
-
-		if (!holder || holder_yields(holder, p))
-			return GO_ON;
-		if (open_pick(o, p) != GO_ON)
-			return V_DROP;
-	}
 	count(TP_N_TUPLE_TAKEN);
-	return V_DROP;
+	return 1;
 }
 
-/* A split connection to the backend already picked, or to another one if need be. */
+/* A split connection to the backend already picked. */
 TP_RARE int open_split(struct opening *o, const struct packet *p)
 {
 	const struct tp_settings *set = settings();
@@ -231,15 +222,16 @@ TP_RARE int open_split(struct opening *o, const struct packet *p)
 	struct tp_conn *c;
 	int masquerade;
 
-	if (!o || !p || !set || (o->origin != FROM_NODE && open_untaken(o, p) != GO_ON))
+	if (!o || !p || !set)
 		return V_DROP;
 	f = frontend_at(o->frontend);
 	b = backend_at(o->backend);
 	if (!f || !b)
 		return V_DROP;
 	masquerade = masquerades(set, f, o->pool, b, p, o->origin);
-	if (masquerade || o->origin == FROM_NODE)
-		nat_wish(&o->nat, b, p->sport, p->proto, p->family);
+	o->shared = o->origin != FROM_NODE && open_shares(o, p);
+	if (masquerade || o->shared || o->origin == FROM_NODE)
+		nat_wish(&o->nat, b, o->shared ? 0 : p->sport, p->proto, p->family);
 	c = open_entry(o, p);
 	if (!c)
 		return V_DROP;
@@ -268,7 +260,7 @@ static __always_inline int open_whole(struct opening *o, const struct packet *p,
 		open_abandon(o, c);
 		return V_DROP;
 	}
-	c->flags |= TP_C_WHOLE;
+	c->flags |= TP_C_WHOLE | TP_C_MASQ;
 	c->hop_forward = o->hop;
 	c->hop_gen = set->route_gen;
 	conn_publish(c, o->hash);

@@ -129,6 +129,8 @@ static __always_inline int to_frontend_tc(struct __sk_buff *skb, struct packet *
 		make_end(&dst, SIDE_DST, &b->addr, b->port);
 		return skb_send(skb, p, &src, &dst);
 	}
+	if ((ref.conn->flags & TP_C_REMAP) && set_end(skb, p, SIDE_SRC, &ref.conn->client, ref.conn->nat_port))
+		return TC_ACT_SHOT;
 	return set_end(skb, p, SIDE_DST, &b->addr, b->port) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
@@ -154,8 +156,8 @@ static __always_inline int to_nat_port_tc(struct __sk_buff *skb, struct packet *
 	if (!ref.conn)
 		return TC_ACT_UNSPEC;
 	if (!(ref.conn->flags & (TP_C_WHOLE | TP_C_NODE)))
-		return set_end(skb, p, SIDE_DST, &ref.conn->client, ref.conn->client_port) ? TC_ACT_SHOT :
-											      TC_ACT_UNSPEC;
+		return set_end(skb, p, SIDE_DST, &ref.conn->client, conn_inner_port(ref.conn)) ? TC_ACT_SHOT :
+												 TC_ACT_UNSPEC;
 	f = frontend_at(ref.conn->frontend);
 	if (!f)
 		return TC_ACT_UNSPEC;
@@ -277,14 +279,13 @@ static __always_inline int is_for_node(struct __sk_buff *skb, const struct packe
 	       in_cluster_span(set, &p->dst, family);
 }
 
-static __always_inline int egress_flow(struct __sk_buff *skb, struct packet *p, int family)
+/* What goes between a client and a backend. */
+static __always_inline int egress_pair(struct __sk_buff *skb, struct packet *p, int family)
 {
 	struct tp_frontend *f;
 	struct conn_ref ref;
 	int direction;
 
-	if (is_for_node(skb, p, family))
-		bpf_tail_call(skb, &tp_tails, TAIL_NODE);
 	direction = pair_find(&ref, p, family);
 	if (direction == FORWARD && is_opening(p) && conn_is_over(ref.conn)) {
 		/* One by way of the frontend would have been made anew at ingress: this one goes straight to the
@@ -300,7 +301,16 @@ static __always_inline int egress_flow(struct __sk_buff *skb, struct packet *p, 
 	if (!f)
 		return TC_ACT_UNSPEC;
 	conn_saw_reply(ref.conn, p);
+	if ((ref.conn->flags & TP_C_REMAP) && set_end(skb, p, SIDE_DST, &ref.conn->client, ref.conn->client_port))
+		return TC_ACT_SHOT;
 	return set_end(skb, p, SIDE_SRC, &f->addr, f->port) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+
+static __always_inline int egress_flow(struct __sk_buff *skb, struct packet *p, int family)
+{
+	if (is_for_node(skb, p, family))
+		bpf_tail_call(skb, &tp_tails, TAIL_NODE);
+	return egress_pair(skb, p, family);
 }
 
 SEC("tc")

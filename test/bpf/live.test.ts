@@ -102,7 +102,10 @@ root.describe('live traffic', () => {
             async (close) => {
               const options = { close, sourcePort: 42000, timeoutMs: 2000 };
               for (const to of [service(IP.remote), pod('c').addresses[family]!, service(IP.remote)])
-                expect(await pod('a').ask(proto, to, 80, options)).toMatchObject({ outcome: 'ok', name: 'c' });
+                expect(await pod('a').ask(proto, to, 80, options)).toMatchObject({
+                  outcome: 'ok',
+                  name: 'c',
+                });
             },
           );
         }

@@ -137,6 +137,7 @@ export const ABI = {
   C_WHOLE: 2,
   C_NODE: 4,
   C_PAIR: 8,
+  C_REMAP: 16,
   D_PODS: 1,
   D_XDP_SEND: 2,
   S_DRAIN: 1,
