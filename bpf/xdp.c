@@ -23,11 +23,6 @@ struct frame {
 	void *end;
 };
 
-static __always_inline __u16 *l4_check(struct packet *p, void *l4)
-{
-	return p->proto == IPPROTO_TCP ? &((struct tcphdr *)l4)->check : &((struct udphdr *)l4)->check;
-}
-
 /* The transport header again, with its bounds checked once more: the verifier forgets what the parser knew. */
 static __always_inline void *frame_l4(const struct frame *fr, const struct packet *p)
 {

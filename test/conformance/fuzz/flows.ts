@@ -1,7 +1,8 @@
 /** From a draft to a packet and a socket, and from decide()'s verdict to what the socket must meet. */
 import { decide, type Packet, type Verdict } from '../../../src/model/decide.ts';
-import type { DesiredPort, DesiredState, Frontend } from '../../../src/model/desired.ts';
+import type { DesiredPort, DesiredState, Frontend, LocalDetector } from '../../../src/model/desired.ts';
 import type { Address } from '../../../src/model/records.ts';
+import { same } from '../../../src/model/same.ts';
 import { ip } from '../../model/world.ts';
 import type { FlowOutcome } from '../../support/flow-engine.ts';
 import { BACKEND_PORTS, type HostFlow, NODE, NODE_PORTS, PODS, REMOTE } from '../../support/flow-world.ts';
@@ -138,6 +139,8 @@ export class AffinityMemory {
     { at: string; port: string; pool: 'cluster' | 'local'; seconds: number }
   >();
 
+  #detector: LocalDetector | null = null;
+
   #key({ packet, flow, verdict }: PlannedFlow): string | null {
     if (verdict.action !== 'forward' || verdict.affinitySeconds === 0) return null;
     // Sockets without an address, and sockets and packets beside each other, are not one client to every mode.
@@ -147,6 +150,9 @@ export class AffinityMemory {
 
   /** What changed may have made a client free to go elsewhere. */
   follow(state: DesiredState): void {
+    // Other static rules mean another table in nft mode, which knows nothing of clients (docs/nft.md).
+    if (!same(state.node.detector, this.#detector)) this.forget();
+    this.#detector = state.node.detector;
     const ports = new Map([...state.services.values()].flatMap((s) => s.ports).map((p) => [portKey(p), p]));
     for (const [key, { at, port, pool, seconds }] of this.#known) {
       const now = ports.get(port);
