@@ -18,6 +18,7 @@ import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
 import { healthCheckAddresses, type MachineAddresses, nodeFacts } from './facts.ts';
 import { type Choice, chooseDataplane } from './modes.ts';
+import { PressureLog } from './pressure.ts';
 import { ProblemLog } from './problem-log.ts';
 import {
   type AgentControl,
@@ -71,6 +72,7 @@ export class Agent implements AgentStatus, AgentControl {
   private readonly choice: Choice;
   private readonly loop: SyncLoop;
   private readonly problemLog: ProblemLog;
+  private readonly pressure: PressureLog;
   private pendingServices = 0;
   private pendingEndpoints = 0;
   private readonly signals = {
@@ -90,6 +92,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.parts = parts;
     this.config = parts.config;
     this.problemLog = new ProblemLog(parts.log);
+    this.pressure = new PressureLog(parts.log);
     const { config } = parts;
     this.model = new ClusterModel(
       modelConfig(config, parts.nodeName),
@@ -199,6 +202,7 @@ export class Agent implements AgentStatus, AgentControl {
         'the kernel holds the full state',
       );
       this.tellDegrees();
+      this.pressure.look(this.measures().tables);
     } else {
       this.parts.log.debug({ operations, refusals, ms: event.durationMs }, 'changes applied');
     }
