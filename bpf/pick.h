@@ -11,6 +11,8 @@ enum verdict {
 	V_PASS,
 	V_DROP,
 	V_REJECT,
+	/* The frontend was withdrawn: to a new connection its address and port are those of none. */
+	V_GONE,
 	/* Source ranges say no; dropped like V_DROP, but XDP may do it too. */
 	V_GUARDED,
 };
@@ -86,7 +88,7 @@ static __always_inline int answer_new(const struct tp_settings *set, const struc
 		return V_PASS;
 	*pool = *(const volatile __u64 *)(origin == FROM_STRANGER ? &f->outside : &f->inside);
 	if (TP_POOL_ANSWER(*pool) == TP_GONE)
-		return V_PASS;
+		return V_GONE;
 	if ((f->flags & TP_F_GUARDED) && !guard_allows(f, p)) {
 		count(TP_N_GUARDED);
 		return V_GUARDED;

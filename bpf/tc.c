@@ -80,6 +80,8 @@ TP_RARE int tc_open(const struct packet *p, struct opening *o, __u32 ifindex)
 	return open_pick(o, p) == GO_ON ? open_split(o, p) : V_DROP;
 }
 
+TP_RARE int cluster_verdict(const struct packet *p);
+
 /* The connection of a packet to a frontend, made if need be; ref->conn is set if GO_ON is returned. */
 static __always_inline int tc_connection(struct __sk_buff *skb, struct packet *p, __u32 frontend,
 					 struct conn_ref *ref, int family, int origin)
@@ -104,6 +106,8 @@ static __always_inline int tc_connection(struct __sk_buff *skb, struct packet *p
 	if (!o.retake && origin != FROM_NODE && set && asks_kernel(set) && skb_kernel_owns(skb, p))
 		return V_PASS;
 	verdict = tc_open(p, &o, skb->ifindex);
+	if (verdict == V_GONE)
+		return cluster_verdict(p);
 	if (verdict != GO_ON)
 		return verdict;
 	ref->index = o.conn;

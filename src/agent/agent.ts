@@ -4,7 +4,7 @@
  */
 import type { Config } from '../config/config.ts';
 import { familyOf } from '../model/address.ts';
-import type { ModelChange, ModelConfig } from '../model/change.ts';
+import type { ModelChange } from '../model/change.ts';
 import { ClusterModel } from '../model/cluster.ts';
 import type { StaleFlow } from '../model/conntrack.ts';
 import { decide } from '../model/decide.ts';
@@ -14,9 +14,10 @@ import { same } from '../model/same.ts';
 import type { Flow } from '../node/conntrack.ts';
 import type { AutoChoice } from '../probe/report.ts';
 import type { Source, SourceListener } from '../source/source.ts';
+import { configWarnings } from './config-warnings.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
-import { healthCheckAddresses, type MachineAddresses, nodeFacts } from './facts.ts';
+import { healthCheckAddresses, type MachineAddresses, modelConfig, nodeFacts } from './facts.ts';
 import { type Choice, chooseDataplane } from './modes.ts';
 import { PressureLog } from './pressure.ts';
 import { ProblemLog } from './problem-log.ts';
@@ -38,12 +39,14 @@ import {
   type NodeStatus,
   type Problem,
   type RepairEvent,
+  type RequestEvent,
   Signal,
   type SourceHealth,
   type SwitchResult,
   type SyncEvent,
 } from './status.ts';
 import { SyncLoop } from './sync-loop.ts';
+import { ThisNode } from './this-node.ts';
 
 /** What the agent uses of the machine; src/agent/start.ts makes the real ones. */
 export interface AgentParts {
@@ -73,6 +76,7 @@ export class Agent implements AgentStatus, AgentControl {
   private readonly loop: SyncLoop;
   private readonly problemLog: ProblemLog;
   private readonly pressure: PressureLog;
+  private readonly thisNode: ThisNode;
   private pendingServices = 0;
   private pendingEndpoints = 0;
   private readonly signals = {
@@ -82,6 +86,7 @@ export class Agent implements AgentStatus, AgentControl {
     onRepair: new Signal<RepairEvent>(),
     onMode: new Signal<ModeStatus>(),
     onHealthChecks: new Signal<HealthCheckPlan>(),
+    onRequest: new Signal<RequestEvent>(),
   };
   readonly events: AgentEvents = this.signals;
   private counted: DesiredCounts | null = null;
@@ -94,6 +99,12 @@ export class Agent implements AgentStatus, AgentControl {
     this.problemLog = new ProblemLog(parts.log);
     this.pressure = new PressureLog(parts.log);
     const { config } = parts;
+    const isAwaited = config.manifests === '' ? 'yes' : 'no';
+    const onReady = () => this.begin();
+    this.thisNode = new ThisNode(
+      { name: parts.nodeName, log: parts.log, isAwaited, onReady },
+      config.detectLocalMode,
+    );
     this.model = new ClusterModel(
       modelConfig(config, parts.nodeName),
       nodeFacts(config, null, parts.machine()),
@@ -136,6 +147,7 @@ export class Agent implements AgentStatus, AgentControl {
   }
 
   async stop(): Promise<void> {
+    this.thisNode.stop();
     try {
       await this.parts.source.stop();
     } finally {
@@ -149,17 +161,29 @@ export class Agent implements AgentStatus, AgentControl {
       onChanges: (changes) => this.onChanges(changes),
       onSynced: () => {
         this.parts.log.info({}, 'the first full state of the cluster is known');
-        this.machineChanged();
-        this.loop.begin();
+        this.thisNode.synced();
       },
       onProblem: (problem) => this.problemLog.report('source', problem),
       onProblemGone: (object) => this.problemLog.gone('source', object),
+      onRequest: (request) => this.signals.onRequest.emit(request),
     };
+  }
+
+  private begin(): void {
+    this.machineChanged();
+    this.warn();
+    this.loop.begin();
+  }
+
+  private warn(): void {
+    for (const line of configWarnings(this.config, this.model.thisNode, this.parts.machine()))
+      this.parts.log.warn({}, line);
   }
 
   private onChanges(changes: readonly RecordChange[]): void {
     const nodeBefore = this.model.thisNode;
     this.model.apply(changes);
+    this.thisNode.note(changes);
     let services = 0;
     let endpoints = 0;
     for (const change of changes) {
@@ -170,7 +194,10 @@ export class Agent implements AgentStatus, AgentControl {
     this.pendingServices += services;
     this.pendingEndpoints += endpoints;
     this.signals.onChanges.emit({ services, endpoints });
-    if (this.model.thisNode !== nodeBefore) this.machineChanged();
+    if (this.model.thisNode !== nodeBefore) {
+      this.machineChanged();
+      this.thisNode.look();
+    }
     if (this.model.isDirty) this.loop.changed();
   }
 
@@ -279,7 +306,7 @@ export class Agent implements AgentStatus, AgentControl {
     const node = this.model.thisNode;
     return {
       name: this.parts.nodeName,
-      known: node !== null,
+      known: this.thisNode.known,
       deleting: node?.deleting ?? false,
       taints: node?.taints ?? [],
       zone: node?.zone ?? '',
@@ -365,17 +392,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.loop.setTimes(config);
     this.model.setConfig(modelConfig(config, this.parts.nodeName));
     this.machineChanged();
+    this.thisNode.look(config.detectLocalMode);
+    this.warn();
   }
-}
-
-function modelConfig(config: Config, nodeName: string): ModelConfig {
-  return {
-    nodeName,
-    masqueradeAll: config.masqueradeAll,
-    serviceCIDRs: config.serviceCIDRs,
-    detectMode: config.detectLocalMode,
-    clusterCIDRs: config.clusterCIDRs,
-    bridge: config.podBridgeInterface,
-    prefix: config.podInterfaceNamePrefix,
-  };
 }

@@ -1,7 +1,8 @@
 /** Cluster state from the Kubernetes API: one reflector for each resource that kube-proxy watches. */
 
 import { ProblemBook } from '../problems.ts';
-import type { Source, SourceHealth, SourceListener } from '../source.ts';
+import type { ClusterEvent, RequestEvent, Source, SourceHealth, SourceListener } from '../source.ts';
+import { Announcer } from './announcer.ts';
 import { type ClusterOptions, openCluster } from './cluster.ts';
 import { limitsOf, type ReflectorOptions } from './options.ts';
 import { Reflector } from './reflector.ts';
@@ -16,6 +17,7 @@ export interface KubernetesOptions extends ClusterOptions, ReflectorOptions {
 class KubernetesSource implements Source {
   readonly #options: KubernetesOptions;
   #reflectors: readonly Reflector[] = [];
+  #announcer: Announcer | null = null;
 
   constructor(options: KubernetesOptions) {
     this.#options = options;
@@ -24,6 +26,15 @@ class KubernetesSource implements Source {
   async start(listener: SourceListener): Promise<void> {
     const cluster = await openCluster(this.#options);
     const problems = new ProblemBook(listener);
+    const limits = limitsOf(this.#options);
+    const answered =
+      (method: RequestEvent['method']) =>
+      (verb: RequestEvent['verb'], status: number, durationMs: number): void =>
+        listener.onRequest?.({ method, verb, status, durationMs, host: new URL(cluster.url).host });
+    this.#announcer = new Announcer({
+      ...{ cluster, problems, retryMs: limits.eventRetryMs },
+      onAnswer: (status, durationMs) => answered('POST')('create', status, durationMs),
+    });
     const resources = resourcesFor(this.#options.nodeName);
     let waitingFor = resources.filter(({ need }) => need === 'required').length;
     this.#reflectors = resources.map(
@@ -33,7 +44,8 @@ class KubernetesSource implements Source {
           cluster,
           problems,
           store: new RecordStore(resource.kind, problems, cluster.url),
-          limits: limitsOf(this.#options),
+          limits,
+          onAnswer: answered('GET'),
           deliver: (changes) => changes.length > 0 && listener.onChanges(changes),
           onSynced: () => {
             if (resource.need === 'required' && --waitingFor === 0) listener.onSynced();
@@ -47,7 +59,12 @@ class KubernetesSource implements Source {
     return this.#reflectors.map((reflector) => reflector.health());
   }
 
+  announce(event: ClusterEvent): void {
+    this.#announcer?.announce(event);
+  }
+
   async stop(): Promise<void> {
+    await this.#announcer?.close();
     await Promise.all(this.#reflectors.map((reflector) => reflector.stop()));
   }
 }
