@@ -18,6 +18,7 @@ import { configWarnings } from './config-warnings.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
 import { healthCheckAddresses, type MachineAddresses, modelConfig, nodeFacts } from './facts.ts';
+import { ModeNews } from './mode-news.ts';
 import { type Choice, chooseDataplane } from './modes.ts';
 import { PressureLog } from './pressure.ts';
 import { ProblemLog } from './problem-log.ts';
@@ -76,6 +77,7 @@ export class Agent implements AgentStatus, AgentControl {
   private readonly loop: SyncLoop;
   private readonly problemLog: ProblemLog;
   private readonly pressure: PressureLog;
+  private readonly news: ModeNews;
   private readonly thisNode: ThisNode;
   private pendingServices = 0;
   private pendingEndpoints = 0;
@@ -99,6 +101,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.problemLog = new ProblemLog(parts.log);
     this.pressure = new PressureLog(parts.log);
     const { config } = parts;
+    this.news = new ModeNews(parts.log, parts.source);
     const isAwaited = config.manifests === '' ? 'yes' : 'no';
     const onReady = () => this.begin();
     this.thisNode = new ThisNode(
@@ -147,6 +150,7 @@ export class Agent implements AgentStatus, AgentControl {
   }
 
   async stop(): Promise<void> {
+    this.news.close();
     this.thisNode.stop();
     try {
       await this.parts.source.stop();
@@ -228,23 +232,12 @@ export class Agent implements AgentStatus, AgentControl {
         { mode: event.mode, operations, refusals, ms: Math.round(event.durationMs) },
         'the kernel holds the full state',
       );
-      this.tellDegrees();
+      this.news.tell(this.mode());
       this.pressure.look(this.measures().tables);
     } else {
       this.parts.log.debug({ operations, refusals, ms: event.durationMs }, 'changes applied');
     }
     this.signals.onSync.emit({ ...event, triggersMs: event.triggersMs.filter((ms) => ms >= this.startedMs) });
-  }
-
-  private told = '';
-
-  /** What is less than the best there is, when that has changed. */
-  private tellDegrees(): void {
-    const lesser = this.mode().degrees.filter(({ reason }) => reason !== '');
-    const text = JSON.stringify(lesser);
-    if (text === this.told || (this.told === '' && lesser.length === 0)) return;
-    this.told = text;
-    this.parts.log.info({ degrees: lesser }, 'the mode does without');
   }
 
   private afterRepair(repaired: readonly string[]): void {
