@@ -402,7 +402,7 @@ ipvs.describe('ipvs, traffic', () => {
   });
 
   test('where no device can be had, local routes carry the addresses', async () => {
-    const small = await NodeWorld.create(['pod', 'L1']);
+    const small = await NodeWorld.create({ names: ['pod', 'L1'] });
     const routed = new IpvsDataplane({ netns: small.netns, deviceKinds: [] });
     try {
       const full = stateOf([web(10, [L1]), web(16, ['fd00:10:10:1::1 80'])], NODE);
