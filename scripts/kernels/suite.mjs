@@ -12,6 +12,7 @@ import { runInKernel } from './machine.mjs';
 export const TESTS = {
   ipvs: ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs', 'test/agent/ipvs.test.ts', 'test/probe'],
   nft: ['test/conformance/nft.test.ts', 'test/dataplane/nft/traffic.test.ts'],
+  ebpf: ['test/bpf/live.test.ts', 'test/dataplane/ebpf-forward.test.ts'],
 };
 /** Those that a kernel without IPVS skips whole. */
 export const ONLY_THERE = [
