@@ -12,6 +12,8 @@ export interface ModelConfig extends DetectConfig {
   readonly masqueradeAll: boolean;
   /** Configured ServiceCIDRs; those of ServiceCIDR records are added. */
   readonly serviceCIDRs: readonly Cidr[];
+  /** The ranges that external IPs must be in; absent: they may be any. */
+  readonly externalIPCidrs?: readonly Cidr[];
 }
 
 /** What the agent finds out about this machine, and tells anew when it changes. */
@@ -41,6 +43,8 @@ export interface ModelChange extends DesiredChange {
   readonly triggers: readonly Trigger[];
   /** UDP flows to clear from conntrack once the change is in the kernel. */
   readonly staleFlows: readonly StaleFlow[];
+  /** TCP clients that nobody has answered may be left with a backend that is gone: see mayStrand(). */
+  readonly strandsTcp: boolean;
   readonly health: readonly HealthChange[];
   /** New, or with another reason than before. */
   readonly problems: readonly ModelProblem[];

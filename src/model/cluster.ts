@@ -6,10 +6,20 @@
 import { mergeCidrs } from './address.ts';
 import type { HealthChange, ModelChange, ModelConfig, NodeFacts, Trigger } from './change.ts';
 import { Claims } from './claims.ts';
-import { type StaleFlow, staleFlows } from './conntrack.ts';
+import {
+  type Endpoint,
+  type FlowProtocol,
+  findFrontend,
+  leadsAstray,
+  mayStrand,
+  type StaleFlow,
+  servingOf,
+  staleFlows,
+} from './conntrack.ts';
 import type { DesiredNode, DesiredPort, DesiredService, DesiredState, Frontend } from './desired.ts';
 import { makeDetector } from './detector.ts';
 import { type Entry, frontendsOf, newEntry, sameClaims } from './entry.ts';
+import { admitExternalIPs } from './external-ips.ts';
 import { listSome, type ModelProblem } from './problem.ts';
 import {
   type Cidr,
@@ -38,6 +48,7 @@ interface Harvest {
   readonly remove: ObjectKey[];
   readonly triggers: Trigger[];
   readonly staleFlows: StaleFlow[];
+  strandsTcp: boolean;
   readonly health: HealthChange[];
   readonly problems: ModelProblem[];
   readonly problemsGone: string[];
@@ -101,20 +112,15 @@ export class ClusterModel {
   }
 
   /**
-   * Which backends still serve behind each UDP frontend that the state has, both as "address port": what flows
-   * that a predecessor left are measured by (the rule of conntrack.ts).
+   * Whether a flow to `destination`, answered from `answers`, leads where no new one would, by the state of the
+   * last produce(). Flows to what is no frontend of ours are none of our business.
    */
-  udpServing(): Map<string, ReadonlySet<string>> {
-    const found = new Map<string, ReadonlySet<string>>();
-    for (const { desired, servedBefore } of this.#entries.values()) {
-      for (const port of desired?.ports ?? NONE) {
-        if (port.protocol !== 'UDP') continue;
-        const serving = servedBefore.find(({ name, family }) => name === port.name && family === port.family);
-        const backends = new Set(serving?.backends.map((backend) => `${backend.address} ${backend.port}`));
-        for (const frontend of port.frontends) found.set(`${frontend.address} ${frontend.port}`, backends);
-      }
-    }
-    return found;
+  leadsAstray(protocol: FlowProtocol, destination: Endpoint, answers: Endpoint): boolean {
+    const owner = this.#claims.find({ protocol, ...destination });
+    const ports = owner?.desired?.ports.filter((port) => port.protocol === protocol) ?? NONE;
+    const found = findFrontend(ports, destination);
+    if (!owner || !found) return false;
+    return leadsAstray(...found, servingOf(owner.servedBefore, found[1]), answers);
   }
 
   /** Takes changes of records, in the order in which they happened. Takes effect at the next produce(). */
@@ -147,8 +153,12 @@ export class ClusterModel {
   /** Takes another configuration of the same node. Takes effect at the next produce(). */
   setConfig(config: ModelConfig): void {
     const masquerade = config.masqueradeAll !== this.#config.masqueradeAll;
+    const external = !same(config.externalIPCidrs, this.#config.externalIPCidrs);
     this.#config = config;
     this.#nodeIsDirty = true;
+    if (external)
+      for (const entry of this.#entries.values())
+        if ((entry.record?.externalIPs.length ?? 0) > 0) this.#dirty.add(entry);
     if (!masquerade) return;
     this.#context = { ...this.#context, masqueradeAll: config.masqueradeAll };
     for (const entry of this.#entries.values()) if (entry.record !== null) this.#dirty.add(entry);
@@ -179,6 +189,7 @@ export class ClusterModel {
       remove: [],
       triggers: [],
       staleFlows: [],
+      strandsTcp: false,
       health: [],
       problems: [],
       problemsGone: [],
@@ -285,7 +296,9 @@ export class ClusterModel {
 
   /** Works out what a service claims. Returns the others whose outcome may be another now. */
   #recompute(entry: Entry): readonly Entry[] {
-    const { record } = entry;
+    const admitted = entry.record && admitExternalIPs(entry.record, this.#config.externalIPCidrs);
+    const record = admitted?.record ?? null;
+    entry.refused = admitted?.refused ?? NONE;
     const before = frontendsOf(entry.claimed);
     const result = record === null ? null : computeService(record, entry.slices, this.#context);
     entry.claimed = shareService(result?.desired ?? null, entry.claimed);
@@ -350,9 +363,9 @@ export class ClusterModel {
     if (servedBefore.length === 0 && serving.length === 0) return;
     if (desired === entry.desired && serving === servedBefore) return;
     const previous = entry.desired ? { desired: entry.desired, serving: servedBefore } : undefined;
-    for (const flow of staleFlows(previous, desired ? { desired, serving } : undefined)) {
-      harvest.staleFlows.push(flow);
-    }
+    const next = desired ? { desired, serving } : undefined;
+    for (const flow of staleFlows(previous, next)) harvest.staleFlows.push(flow);
+    harvest.strandsTcp ||= mayStrand(previous, next);
   }
 
   #publishHealth(entry: Entry, harvest: Harvest): void {
@@ -365,15 +378,17 @@ export class ClusterModel {
 
   #publishProblem(entry: Entry, lost: readonly string[], harvest: Harvest): void {
     const object = `Service ${entry.key}`;
-    const reason = listSome(lost);
+    const outside = entry.refused.map((address) => `external IP ${address} is in none of the allowed ranges`);
+    const reason = listSome([...outside, ...lost]);
     if (reason === entry.problem) return;
     entry.problem = reason;
-    if (lost.length === 0) {
+    if (reason === '') {
       this.#problems.delete(object);
       harvest.problemsGone.push(object);
       return;
     }
-    const problem: ModelProblem = { code: 'TP_FRONTEND_TAKEN', object, reason, origin: '' };
+    const code = outside.length > 0 ? 'TP_EXTERNAL_IP' : 'TP_FRONTEND_TAKEN';
+    const problem: ModelProblem = { code, object, reason, origin: '' };
     this.#problems.set(object, problem);
     harvest.problems.push(problem);
   }

@@ -12,6 +12,11 @@ export const ERRORS = {
     means: 'A manifest file or document is not valid YAML/JSON or no Kubernetes object.',
     remedy: 'Correct the file; what it said before stays in force until then.',
   },
+  TP_NOT_KEPT: {
+    means: 'What the manifests say could not be kept for the next start of the agent.',
+    remedy:
+      "Let the agent write to its admin socket's folder; until then, do not restart it over a broken file.",
+  },
   TP_BAD_OBJECT: {
     means: 'A Service, EndpointSlice, Node or ServiceCIDR is malformed and was refused alone.',
     remedy: 'Correct the named field of the named object.',
@@ -20,9 +25,14 @@ export const ERRORS = {
     means: 'Two services claim the same address, protocol and port; the older one keeps it.',
     remedy: 'Change one of the two services.',
   },
+  TP_EXTERNAL_IP: {
+    means:
+      'A Service asks for an external IP that --external-ip-cidrs does not allow; the rest of it is served.',
+    remedy: 'Take the address out of spec.externalIPs, or allow its range.',
+  },
   TP_NO_PRIVILEGE: {
     means: 'The process may not change the network of this node.',
-    remedy: 'Run as root or with CAP_NET_ADMIN.',
+    remedy: 'Run as root, or with the capabilities that the mode needs (docs/deployment.md).',
   },
   TP_NO_FEATURE: {
     means: 'The kernel lacks something that the chosen mode needs.',
