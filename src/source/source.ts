@@ -17,8 +17,8 @@ export interface Problem {
 
 /** One request to the API server, for the metrics that client-go has, too. */
 export interface RequestEvent {
-  readonly method: 'GET' | 'POST';
-  readonly verb: 'list' | 'watch' | 'create';
+  readonly method: 'GET' | 'POST' | 'PATCH';
+  readonly verb: 'list' | 'watch' | 'create' | 'patch';
   /** The HTTP status; 0: there was no answer. */
   readonly status: number;
   /** Until the head of the answer, or its failure. */
@@ -67,6 +67,11 @@ export interface Source {
   /** Starts delivering to the listener. Throws TriplaneError when it cannot even start (file missing, kubeconfig unusable). */
   start(listener: SourceListener): Promise<void>;
   health(): readonly SourceHealth[];
+  /**
+   * Sets annotations of this node's Node object. Rejects when that cannot be done, with `status` 403 when it may not.
+   * Not there: the source has nowhere to write to.
+   */
+  annotateNode?(annotations: Readonly<Record<string, string>>): Promise<void>;
   /** Tells the cluster, in the background; a source without a cluster has nobody to tell. Never throws. */
   announce(event: ClusterEvent): void;
   stop(): Promise<void>;

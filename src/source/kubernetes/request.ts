@@ -112,8 +112,15 @@ async function* bodyOf(response: IncomingMessage, silence: SilenceTimer): AsyncG
   }
 }
 
+/** A patch is a merge patch (RFC 7386): what it does not name stays. */
+const CONTENT_TYPES = {
+  GET: 'application/json',
+  POST: 'application/json',
+  PATCH: 'application/merge-patch+json',
+} as const;
+
 export interface RequestBody {
-  readonly method: 'GET' | 'POST';
+  readonly method: 'GET' | 'POST' | 'PATCH';
   /** JSON; '' for none. */
   readonly body: string;
 }
@@ -131,7 +138,7 @@ function sendRequest(
     'Accept-Encoding': 'gzip',
     'User-Agent': 'triplane',
   };
-  if (body !== '') headers['Content-Type'] = 'application/json';
+  if (body !== '') headers['Content-Type'] = CONTENT_TYPES[method];
   if (body !== '') headers['Content-Length'] = Buffer.byteLength(body);
   const all = { ...options, headers: headers as OutgoingHttpHeaders, method };
   const request = (url.protocol === 'http:' ? http : https).request(url, all);
@@ -204,5 +211,16 @@ export async function post(
   limits: RequestLimits,
 ): Promise<void> {
   const answer = await send(cluster, path, { method: 'POST', body: JSON.stringify(object) }, limits);
+  answer.close();
+}
+
+/** Changes what `object` names of an object; what the server makes of it is not looked at. Throws like get(). */
+export async function patch(
+  cluster: Cluster,
+  path: string,
+  object: object,
+  limits: RequestLimits,
+): Promise<void> {
+  const answer = await send(cluster, path, { method: 'PATCH', body: JSON.stringify(object) }, limits);
   answer.close();
 }

@@ -3,11 +3,14 @@
 import { ProblemBook } from '../problems.ts';
 import type { ClusterEvent, RequestEvent, Source, SourceHealth, SourceListener } from '../source.ts';
 import { Announcer } from './announcer.ts';
-import { type ClusterOptions, openCluster } from './cluster.ts';
+import { type Cluster, type ClusterOptions, openCluster } from './cluster.ts';
 import { limitsOf, type ReflectorOptions } from './options.ts';
 import { Reflector } from './reflector.ts';
+import { patch } from './request.ts';
 import { resourcesFor } from './resources.ts';
 import { RecordStore } from './store.ts';
+
+const PATCH_MS_MAX = 10_000;
 
 export interface KubernetesOptions extends ClusterOptions, ReflectorOptions {
   /** The node whose Node object is watched, an RFC 1123 subdomain; '' for none. */
@@ -17,6 +20,9 @@ export interface KubernetesOptions extends ClusterOptions, ReflectorOptions {
 class KubernetesSource implements Source {
   readonly #options: KubernetesOptions;
   #reflectors: readonly Reflector[] = [];
+  #cluster: Cluster | null = null;
+  #listener: SourceListener | null = null;
+  readonly #ended = new AbortController();
   #announcer: Announcer | null = null;
 
   constructor(options: KubernetesOptions) {
@@ -25,6 +31,8 @@ class KubernetesSource implements Source {
 
   async start(listener: SourceListener): Promise<void> {
     const cluster = await openCluster(this.#options);
+    this.#cluster = cluster;
+    this.#listener = listener;
     const problems = new ProblemBook(listener);
     const limits = limitsOf(this.#options);
     const answered =
@@ -63,7 +71,23 @@ class KubernetesSource implements Source {
     this.#announcer?.announce(event);
   }
 
+  async annotateNode(annotations: Readonly<Record<string, string>>): Promise<void> {
+    if (!this.#cluster) throw new Error('the source has not been started');
+    const path = `/api/v1/nodes/${encodeURIComponent(this.#options.nodeName)}`;
+    const { signal } = this.#ended;
+    const { host } = new URL(this.#cluster.url);
+    const onAnswer = (status: number, durationMs: number) =>
+      this.#listener?.onRequest?.({ method: 'PATCH', verb: 'patch', status, durationMs, host });
+    await patch(
+      this.#cluster,
+      path,
+      { metadata: { annotations } },
+      { silenceMs: PATCH_MS_MAX, signal, onAnswer },
+    );
+  }
+
   async stop(): Promise<void> {
+    this.#ended.abort();
     await this.#announcer?.close();
     await Promise.all(this.#reflectors.map((reflector) => reflector.stop()));
   }
