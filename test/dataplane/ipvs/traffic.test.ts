@@ -3,7 +3,12 @@ import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { cleanupIpvs } from '../../../src/dataplane/ipvs/cleanup.ts';
 import { IpvsDataplane } from '../../../src/dataplane/ipvs/ipvs-dataplane.ts';
 import { type IpvsSocket, openIpvsSocket } from '../../../src/dataplane/ipvs/native.ts';
-import { readServices, writeDestination, writeService } from '../../../src/dataplane/ipvs/packed-ipvs.ts';
+import {
+  readServices,
+  writeDestination,
+  writeService,
+  writeServiceRemoval,
+} from '../../../src/dataplane/ipvs/packed-ipvs.ts';
 import { readIpvs } from '../../../src/dataplane/ipvs/readback.ts';
 import { PackedWriter } from '../../../src/dataplane/nft/packed.ts';
 import { applyBatch } from '../../../src/lab/run.ts';
@@ -339,6 +344,22 @@ ipvs.describe('ipvs, traffic', () => {
     expect(await proc()).not.toMatch(/Masq +[07] /);
     const { requests } = await world.place('pod').call('tcp', CLUSTER_IP, 9000, { timeoutMs: ANSWER_MS });
     expect(requests[0]!.outcome).toBe('ok');
+  });
+
+  test('what somebody took out of IPVS is back after a look', async () => {
+    await bring([web(10, [L1, R2])]);
+    await withSocket(async (socket) => {
+      const out = new PackedWriter();
+      for (const row of readServices(await socket.dump())) writeServiceRemoval(out, row);
+      expect(await socket.commit(Buffer.from(out.take()))).toEqual([]);
+    });
+    expect(await proc()).not.toMatch(/^FWM/m);
+    expect((await dataplane.verify(state)).repaired).toContainEqual(
+      expect.stringMatching(/FWM \d+ .*was gone/),
+    );
+    const { requests } = await world.place('pod').call('tcp', CLUSTER_IP, 9000, { timeoutMs: ANSWER_MS });
+    expect(requests[0]!.outcome).toBe('ok');
+    expect((await dataplane.verify(state)).repaired).toEqual([]);
   });
 
   test('IPVS services of others are left alone, through start, repair and cleanup', async () => {
