@@ -18,6 +18,7 @@ import { explanationOf } from './explanation.ts';
 import { healthCheckAddresses, type MachineAddresses, modelConfig, nodeFacts } from './facts.ts';
 import { ModeNews } from './mode-news.ts';
 import { type Choice, chooseDataplane } from './modes.ts';
+import { PressureLog } from './pressure.ts';
 import { ProblemLog } from './problem-log.ts';
 import { type FlowParts, StaleFlows } from './stale-flows.ts';
 import {
@@ -32,6 +33,7 @@ import {
   type FamilyProgress,
   type HealthCheckPlan,
   type Log,
+  type Measures,
   type Mode,
   type ModeStatus,
   type NodeStatus,
@@ -72,6 +74,7 @@ export class Agent implements AgentStatus, AgentControl {
   /** A change that is on its way into the kernel strands TCP clients. */
   private strandsTcp = false;
   private readonly problemLog: ProblemLog;
+  private readonly pressure: PressureLog;
   private readonly news: ModeNews;
   private readonly thisNode: ThisNode;
   private pendingServices = 0;
@@ -94,6 +97,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.parts = parts;
     this.config = parts.config;
     this.problemLog = new ProblemLog(parts.log);
+    this.pressure = new PressureLog(parts.log);
     const { config } = parts;
     this.news = new ModeNews(parts.log, parts.source);
     const isAwaited = config.manifests === '' ? 'yes' : 'no';
@@ -235,6 +239,7 @@ export class Agent implements AgentStatus, AgentControl {
         'the kernel holds the full state',
       );
       this.news.tell(this.mode());
+      this.pressure.look(this.measures().tables);
     } else {
       this.parts.log.debug({ operations, refusals, ms: event.durationMs }, 'changes applied');
     }
@@ -270,6 +275,10 @@ export class Agent implements AgentStatus, AgentControl {
   mode(): ModeStatus {
     const { mode, reason, dataplane } = this.choice;
     return { mode, requested: this.config.proxyMode, reason, degrees: dataplane.degrees?.() ?? [] };
+  }
+
+  measures(): Measures {
+    return this.choice.dataplane.measures?.() ?? { tables: [], packets: {} };
   }
 
   counts(): Counts {

@@ -50,7 +50,7 @@ ipvs.describe('ipvs, traffic', () => {
   let state: DesiredState;
 
   beforeAll(async () => {
-    world = await NodeWorld.create(['pod', 'L1', 'R2', 'R3', 'outside', 'nobody']);
+    world = await NodeWorld.create({ names: ['pod', 'L1', 'R2', 'R3', 'outside', 'nobody'] });
     dataplane = new IpvsDataplane({ netns: world.netns, graceMs: 3_000 });
     state = stateOf([], NODE);
     expect((await dataplane.start(state)).refusals).toEqual([]);
@@ -423,7 +423,7 @@ ipvs.describe('ipvs, traffic', () => {
   });
 
   test('where no device can be had, local routes carry the addresses', async () => {
-    const small = await NodeWorld.create(['pod', 'L1']);
+    const small = await NodeWorld.create({ names: ['pod', 'L1'] });
     const routed = new IpvsDataplane({ netns: small.netns, deviceKinds: [] });
     try {
       const full = stateOf([web(10, [L1]), web(16, ['fd00:10:10:1::1 80'])], NODE);
