@@ -1,7 +1,16 @@
 /** The ebpf mode: our own programs carry the traffic. */
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
+import type { Family } from '../../model/records.ts';
 import { addPorts, parsePorts, readReservedPorts, writeReservedPorts } from '../../node/reserved-ports.ts';
-import type { ApplyResult, Dataplane, Degree, Refusal, VerifyResult } from '../dataplane.ts';
+import type {
+  ApplyResult,
+  Dataplane,
+  Degree,
+  Measures,
+  Refusal,
+  TableUse,
+  VerifyResult,
+} from '../dataplane.ts';
 import { ABI, COUNTERS, type CounterName } from './abi.ts';
 import { adoptTables } from './adopt.ts';
 import { Clock, ticksOf } from './clock.ts';
@@ -43,13 +52,6 @@ export interface EbpfOptions {
   readonly devices?: DeviceChoice;
   /** Called when somebody else changed something; the agent then calls verify(). */
   readonly onForeignChange?: () => void;
-}
-
-/** How full a table is. */
-export interface Pressure {
-  readonly table: string;
-  readonly used: number;
-  readonly limit: number;
 }
 
 /** What exists between start() and close(). */
@@ -110,7 +112,8 @@ export class EbpfDataplane implements Dataplane {
     const gate = new ForwardGate(xdp === 'off' ? 'never' : xdpForward, '', () => this.#forwardChanged());
     await gate.begin();
     const { forward } = gate.state;
-    const compiler = new Compiler(loaded.maps, { speaks: new Set(), xdpForward: forward, ticks }, now);
+    const nobody = { speaks: new Set<Family>(), podsKnown: new Set<Family>() };
+    const compiler = new Compiler(loaded.maps, { ...nobody, xdpForward: forward, ticks }, now);
     const clock = new Clock(hz);
     const collector = new Collector(compiler, clock, now);
     if (loaded.origin === 'adopted') {
@@ -282,8 +285,13 @@ export class EbpfDataplane implements Dataplane {
     this.#must().node.setRules({ kernelConnections });
   }
 
+  measures(): Measures {
+    if (!this.#running) return { tables: [], packets: {} };
+    return { tables: this.pressure(), packets: this.counters() };
+  }
+
   /** How full the tables are. Those of connections and affinity as of the last pass of collection. */
-  pressure(): Pressure[] {
+  pressure(): TableUse[] {
     const { compiler, collector } = this.#must();
     const { frontends, backends, pools, guards, ids, maps } = compiler;
     const { live, masqueraded, paired, affinities } = collector.last;

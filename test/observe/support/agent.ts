@@ -7,6 +7,7 @@ import {
   type Counts,
   type FamilyProgress,
   type HealthCheckPlan,
+  type Measures,
   type ModeStatus,
   type NodeStatus,
   type Problem,
@@ -35,6 +36,7 @@ export class TestAgent implements AgentStatus {
   };
   nodeNow: NodeStatus = { name: 'n1', known: true, deleting: false, taints: [], zone: 'z', addresses: [] };
   modeNow: ModeStatus = { mode: 'nft', requested: 'auto', reason: 'ebpf: "not" there', degrees: [] };
+  measuresNow: Measures = { tables: [], packets: {} };
   countsNow: Counts = {
     services: 3,
     frontends: 5,
@@ -51,6 +53,7 @@ export class TestAgent implements AgentStatus {
   progress = (family: 4 | 6) => this.families[family];
   node = () => this.nodeNow;
   mode = () => this.modeNow;
+  measures = () => this.measuresNow;
   counts = () => this.countsNow;
   healthChecks = () => this.plan;
   problems = () => this.problemsNow;
