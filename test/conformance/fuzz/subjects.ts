@@ -146,7 +146,9 @@ export class EbpfSubject extends Subject {
 
   protected open(): Dataplane {
     const cgroup = this.world.cgroup ?? '';
-    return new EbpfDataplane({ root: ROOT, cgroup, sizes: SIZES, socketLb: this.#socketLb });
+    // XDP asks whether rules of the node would be passed by; here the answer is to be the same in both tables.
+    const choices = { socketLb: this.#socketLb, xdpForward: 'never' } as const;
+    return new EbpfDataplane({ root: ROOT, cgroup, sizes: SIZES, ...choices });
   }
 
   protected async images(state: DesiredState): Promise<{ lived: unknown; fresh: unknown }> {
