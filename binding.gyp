@@ -10,7 +10,6 @@
       "sources": [
         "native/addon.cc",
         "native/netns.cc",
-        "native/netdev.cc",
         "native/netlink_socket.cc",
         "native/conntrack.cc",
         "native/flow.cc",
