@@ -16,4 +16,5 @@ void InitNftMonitor(Napi::Env env, Napi::Object exports);
 void InitBpf(Napi::Env env, Napi::Object exports);
 void InitRtnetlink(Napi::Env env, Napi::Object exports);
 void InitConntrack(Napi::Env env, Napi::Object exports);
+void InitConntrackCreate(Napi::Env env, Napi::Object exports);
 void InitLock(Napi::Env env, Napi::Object exports);

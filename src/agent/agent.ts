@@ -3,11 +3,13 @@
  * wants to know reads it here.
  */
 import type { Config } from '../config/config.ts';
+import type { Dataplane } from '../dataplane/dataplane.ts';
 import { familyOf } from '../model/address.ts';
 import type { ModelChange, ModelConfig } from '../model/change.ts';
 import { ClusterModel } from '../model/cluster.ts';
 import type { StaleFlow } from '../model/conntrack.ts';
 import { decide } from '../model/decide.ts';
+import type { DesiredState } from '../model/desired.ts';
 import { TriplaneError } from '../model/errors.ts';
 import type { Address, Family, RecordChange } from '../model/records.ts';
 import { same } from '../model/same.ts';
@@ -16,7 +18,10 @@ import type { Source, SourceListener } from '../source/source.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
 import { healthCheckAddresses, type MachineAddresses, nodeFacts } from './facts.ts';
-import { type Choice, chooseDataplane } from './modes.ts';
+import { Handover } from './handover.ts';
+import { MODE_SETTING, ModeControl } from './mode-control.ts';
+import { chooseDataplane, openDataplane } from './modes.ts';
+import { predecessorsOf } from './predecessors.ts';
 import { ProblemLog } from './problem-log.ts';
 import {
   type AgentControl,
@@ -64,7 +69,8 @@ export class Agent implements AgentStatus, AgentControl {
   private readonly parts: AgentParts;
   private config: Config;
   private readonly model: ClusterModel;
-  private readonly choice: Choice;
+  private readonly handover: Handover;
+  private readonly modes: ModeControl;
   private readonly loop: SyncLoop;
   private readonly problemLog: ProblemLog;
   private pendingServices = 0;
@@ -92,10 +98,13 @@ export class Agent implements AgentStatus, AgentControl {
       nodeFacts(config, null, parts.machine()),
     );
     this.healthAddresses = healthCheckAddresses(config, null, parts.machine());
-    this.choice = chooseDataplane(config.proxyMode, {
-      config,
-      onForeignChange: () => this.loop.verifySoon(),
-    });
+    const choice = chooseDataplane(config.proxyMode, this.dataplaneOptions());
+    this.handover = this.handoverFrom(choice.dataplane);
+    this.modes = new ModeControl(
+      { handover: this.handover, log: parts.log, choose: () => this.bestMode() },
+      config.proxyMode,
+      choice.reason,
+    );
     this.loop = new SyncLoop(
       {
         model: this.model,
@@ -109,17 +118,42 @@ export class Agent implements AgentStatus, AgentControl {
         onHopeless: parts.onHopeless,
         onRefusals: (refusals) => this.problemLog.setRefusals(refusals),
       },
-      this.choice.dataplane,
+      this.handover,
       config,
     );
   }
 
+  private dataplaneOptions() {
+    return { config: this.config, onForeignChange: () => this.loop.verifySoon() };
+  }
+
+  private handoverFrom(first: Dataplane): Handover {
+    const { log } = this.parts;
+    const parts = {
+      log,
+      open: (mode: Mode) => openDataplane(mode, this.dataplaneOptions()),
+      predecessors: (mode: Mode, state: DesiredState) =>
+        predecessorsOf(mode, state, { config: this.config, log }),
+      state: () => this.model.state,
+      onMode: () => this.signals.onMode.emit(this.mode()),
+    };
+    return new Handover(parts, first);
+  }
+
+  /** What `auto` means here and now. */
+  private bestMode(): { mode: Mode; reason: string } {
+    const { mode, reason, dataplane } = chooseDataplane('auto', this.dataplaneOptions());
+    dataplane.close().catch(() => {});
+    return { mode, reason };
+  }
+
   async start(): Promise<void> {
-    this.parts.log.info({ mode: this.choice.mode, reason: this.choice.reason }, 'dataplane chosen');
+    this.parts.log.info({ mode: this.handover.mode, reason: this.modes.reason }, 'dataplane chosen');
+    this.signals.onMode.emit(this.mode());
     try {
       await this.parts.source.start(this.listener());
     } catch (error) {
-      await this.choice.dataplane.close();
+      await this.handover.close();
       throw error;
     }
   }
@@ -128,8 +162,9 @@ export class Agent implements AgentStatus, AgentControl {
     try {
       await this.parts.source.stop();
     } finally {
+      await this.modes.close();
       await this.loop.stop();
-      await this.choice.dataplane.close();
+      await this.handover.close();
     }
   }
 
@@ -139,6 +174,7 @@ export class Agent implements AgentStatus, AgentControl {
       onSynced: () => {
         this.parts.log.info({}, 'the first full state of the cluster is known');
         this.machineChanged();
+        this.followAnnotation();
         this.loop.begin();
       },
       onProblem: (problem) => this.problemLog.report('source', problem),
@@ -159,8 +195,15 @@ export class Agent implements AgentStatus, AgentControl {
     this.pendingServices += services;
     this.pendingEndpoints += endpoints;
     this.signals.onChanges.emit({ services, endpoints });
-    if (this.model.thisNode !== nodeBefore) this.machineChanged();
+    if (this.model.thisNode !== nodeBefore) {
+      this.machineChanged();
+      this.followAnnotation();
+    }
     if (this.model.isDirty) this.loop.changed();
+  }
+
+  private followAnnotation(): void {
+    this.modes.annotate(this.model.thisNode?.settings[MODE_SETTING]);
   }
 
   /** Addresses of the machine or of the Node object may have changed. */
@@ -198,7 +241,7 @@ export class Agent implements AgentStatus, AgentControl {
 
   private afterRepair(repaired: readonly string[]): void {
     this.parts.log.warn({ repaired }, 'the kernel differed from what was applied; repaired');
-    this.signals.onRepair.emit({ mode: this.choice.mode, repaired });
+    this.signals.onRepair.emit({ mode: this.handover.mode, repaired });
   }
 
   /** UDP flows to backends that do not serve any more, of frontends that are ours. Others' flows are none of our business. */
@@ -264,7 +307,10 @@ export class Agent implements AgentStatus, AgentControl {
   }
 
   mode(): ModeStatus {
-    return { mode: this.choice.mode, requested: this.config.proxyMode, reason: this.choice.reason };
+    const { handover, modes } = this;
+    const { reason, requested, failure } = modes;
+    const { mode, switching, draining } = handover;
+    return { mode, requested, reason, switching: switching ?? '', draining, failure };
   }
 
   counts(): Counts {
@@ -314,25 +360,14 @@ export class Agent implements AgentStatus, AgentControl {
     return this.parts.machine().all.some(({ address }) => address === source) ? 'node' : 'outside';
   }
 
-  async switchMode(mode: Mode | 'auto'): Promise<SwitchResult> {
-    if (mode === this.choice.mode || mode === 'auto') {
-      return { from: this.choice.mode, to: this.choice.mode, draining: 0, durationMs: 0 };
-    }
-    throw new TriplaneError(
-      'TP_NO_FEATURE',
-      `mode ${mode} is not part of this version; the agent stays in mode ${this.choice.mode}`,
-    );
+  switchMode(mode: Mode | 'auto'): Promise<SwitchResult> {
+    return this.modes.ask(mode);
   }
 
   /** Takes over what can change live. */
   reconfigure(config: Config): void {
-    if (config.proxyMode !== this.config.proxyMode && config.proxyMode !== this.choice.mode) {
-      this.parts.log.warn(
-        { mode: this.choice.mode, wanted: config.proxyMode },
-        'the mode changes at the next start',
-      );
-    }
     this.config = config;
+    this.modes.configure(config.proxyMode);
     this.loop.setTimes(config);
     this.model.setConfig(modelConfig(config, this.parts.nodeName));
     this.machineChanged();

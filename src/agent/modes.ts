@@ -1,6 +1,6 @@
 /** Which dataplane an agent runs, and why. */
 import type { Dataplane, Mode } from '../dataplane/dataplane.ts';
-import { EbpfDataplane } from '../dataplane/ebpf/ebpf-dataplane.ts';
+import { EbpfDataplane, type EbpfOptions } from '../dataplane/ebpf/ebpf-dataplane.ts';
 import { sizesFor } from '../dataplane/ebpf/knobs.ts';
 import { NftDataplane } from '../dataplane/nft/nft-dataplane.ts';
 import { TriplaneError } from '../model/errors.ts';
@@ -31,15 +31,17 @@ export interface Choice {
 
 const OPENERS: Partial<Record<Mode, (options: DataplaneOptions) => Dataplane>> = {
   nft: (options) => new NftDataplane(options),
-  ebpf: ({ config, onForeignChange }) =>
-    new EbpfDataplane({
-      root: config.bpfRoot,
-      cgroup: config.cgroupRoot === '' ? (readKernelFacts().cgroup2 ?? '') : config.cgroupRoot,
-      socketLb: config.socketLb,
-      sizes: sizesFor(config.bpfServicesMax, config.bpfBackendsMax, config.bpfConnectionsMax),
-      onForeignChange,
-    }),
+  ebpf: ({ config, onForeignChange }) => new EbpfDataplane({ ...ebpfOptions(config), onForeignChange }),
 };
+
+export function ebpfOptions(config: EbpfConfig): Omit<EbpfOptions, 'onForeignChange'> {
+  return {
+    root: config.bpfRoot,
+    cgroup: config.cgroupRoot === '' ? (readKernelFacts().cgroup2 ?? '') : config.cgroupRoot,
+    socketLb: config.socketLb,
+    sizes: sizesFor(config.bpfServicesMax, config.bpfBackendsMax, config.bpfConnectionsMax),
+  };
+}
 
 /**
  * The order in which `auto` tries. ebpf is to come first (docs/architecture.md); until the whole conformance
@@ -47,21 +49,25 @@ const OPENERS: Partial<Record<Mode, (options: DataplaneOptions) => Dataplane>> =
  */
 const PREFERENCE: readonly Mode[] = ['nft', 'ipvs', 'ebpf'];
 
+/** Opens the dataplane of a mode. Throws TP_NO_FEATURE or TP_NO_PRIVILEGE where it cannot run. */
+export function openDataplane(mode: Mode, options: DataplaneOptions): Dataplane {
+  const open = OPENERS[mode];
+  if (open) return open(options);
+  const others = Object.keys(OPENERS).join(', ');
+  throw new TriplaneError(
+    'TP_NO_FEATURE',
+    `mode ${mode} is not part of this version; modes that can run: ${others}`,
+  );
+}
+
 /**
  * Opens the dataplane of a mode. A mode that is asked for by name and cannot run is an error that names the
  * modes that could: there is no silent fall-back.
  */
 export function chooseDataplane(requested: Mode | 'auto', options: DataplaneOptions): Choice {
   if (requested !== 'auto') {
-    const open = OPENERS[requested];
-    if (!open) {
-      const others = Object.keys(OPENERS).join(', ');
-      throw new TriplaneError(
-        'TP_NO_FEATURE',
-        `mode ${requested} is not part of this version; modes that can run: ${others}`,
-      );
-    }
-    return { mode: requested, reason: 'asked for by name', dataplane: open(options) };
+    const dataplane = openDataplane(requested, options);
+    return { mode: requested, reason: 'asked for by name', dataplane };
   }
   const passed: string[] = [];
   let last: unknown;

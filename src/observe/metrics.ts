@@ -111,6 +111,18 @@ const GAUGES: readonly GaugeRow[] = [
     },
   },
   {
+    name: 'triplane_draining_connections',
+    help: 'Connections that a former mode still carries, at the last look at them',
+    labels: ['mode'],
+    read: (status) => status.mode().draining.map(({ mode, connections }) => [{ mode }, connections]),
+  },
+  {
+    name: 'triplane_mode_switch_failed',
+    help: '1 while the last switch to another mode that was tried is one that failed',
+    labels: [],
+    read: (status) => [[{}, Number(status.mode().failure !== '')]],
+  },
+  {
     name: 'triplane_synced',
     help: '1 once the kernel holds the first full state',
     labels: [],

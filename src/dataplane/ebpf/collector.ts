@@ -144,6 +144,11 @@ export class Collector {
     return lifeNative().bpfSweepAffinities(map.fd, maps.backends.bytes, limits, this.#clock.ticks())[0];
   }
 
+  /** How many passes have begun. */
+  get passes(): number {
+    return this.#pass;
+  }
+
   refersToFrontend(index: number): boolean {
     return this.#tables.frontendSeen[index] === this.#pass;
   }

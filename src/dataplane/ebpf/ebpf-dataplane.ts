@@ -1,7 +1,9 @@
 /** The ebpf mode: our own programs carry the traffic. */
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
+import { createFlows } from '../../node/conntrack.ts';
 import { addPorts, parsePorts, readReservedPorts, writeReservedPorts } from '../../node/reserved-ports.ts';
-import type { ApplyResult, Dataplane, Refusal, VerifyResult } from '../dataplane.ts';
+import type { AffinityView, ApplyResult, Refusal, Remains, Switchable, VerifyResult } from '../dataplane.ts';
+import { Keeper } from '../nft/keeper.ts';
 import { ABI, COUNTERS, type CounterName } from './abi.ts';
 import { adoptTables } from './adopt.ts';
 import { Clock, ticksOf } from './clock.ts';
@@ -17,10 +19,12 @@ import { DEFAULT_SIZES, type PortRange, type Sizes } from './knobs.ts';
 import { Links, type XdpMode } from './links.ts';
 import { acceptLocalOnLoopback } from './loopback.ts';
 import { writeMeta } from './meta.ts';
-import type { SocketLb } from './node-settings.ts';
+import type { NodeRules, SocketLb } from './node-settings.ts';
 import { clusterIPs, NodeState } from './node-state.ts';
 import { prepareRoot } from './pins.ts';
-import { SocketSweeper } from './sockets.ts';
+import { readTableConnections } from './readback.ts';
+import { EbpfRemains } from './remains.ts';
+import { SocketSweeper, translatedSockets } from './sockets.ts';
 
 /** Above the kernel's local ports (32768 to 60999) and the NodePorts. */
 export const DEFAULT_NAT_PORTS: readonly PortRange[] = [{ first: 61_000, last: 65_535 }];
@@ -66,7 +70,7 @@ interface Running {
 
 const now = () => performance.now();
 
-export class EbpfDataplane implements Dataplane {
+export class EbpfDataplane implements Switchable {
   readonly mode = 'ebpf';
   readonly #options: Required<Omit<EbpfOptions, 'onForeignChange'>>;
   #running: Running | null = null;
@@ -87,9 +91,17 @@ export class EbpfDataplane implements Dataplane {
   }
 
   async start(state: DesiredState): Promise<ApplyResult> {
+    const result = await this.prepare(state);
+    this.lead();
+    return result;
+  }
+
+  /** New maps stand on every hook and pick nothing; maps that are taken over go on as they are, picking or not. */
+  async prepare(state: DesiredState): Promise<ApplyResult> {
     if (this.#running) return this.#bring(state);
     const running = await this.#open();
     this.#running = running;
+    this.#complete = running.loaded.origin === 'adopted';
     const result = this.#bring(state);
     this.#reservePorts(running);
     this.#followDevices();
@@ -97,6 +109,18 @@ export class EbpfDataplane implements Dataplane {
     running.collector.start();
     return result;
   }
+
+  /** One store, so that a connection does not meet programs that pick at one device and not yet at the next. */
+  lead(): void {
+    const running = this.#must();
+    running.node.setRules({ drain: 'off' });
+    for (const drain of running.drains) drain.begin();
+    if (this.#complete) return;
+    this.#complete = true;
+    this.#writeMeta(running);
+  }
+  /** False until it has taken connections: what never did is not taken over by the next agent. */
+  #complete = false;
 
   async #open(): Promise<Running> {
     const { root, sizes, natPorts, xdpForward, socketLb, xdp, cgroup } = this.#options;
@@ -120,9 +144,13 @@ export class EbpfDataplane implements Dataplane {
     await devices.begin();
     const { sourceRoutes } = devices;
     // What another mode translated goes on there; maps that are taken over say whether there was any.
-    const asked = (loaded.maps.settings.words[0]! & ABI.S_ASK_KERNEL) !== 0;
-    const kernelConnections = loaded.origin === 'new' || asked ? 'some' : 'none';
-    const node = new NodeState(compiler, { socketLb, sourceRoutes, optouts: 'none', kernelConnections }, '');
+    const had = (flag: number) => loaded.origin === 'new' || (loaded.maps.settings.words[0]! & flag) !== 0;
+    const rules: NodeRules = {
+      ...{ socketLb, sourceRoutes, optouts: 'none' },
+      kernelConnections: had(ABI.S_ASK_KERNEL) ? 'some' : 'none',
+      drain: had(ABI.S_DRAIN) ? 'on' : 'off',
+    };
+    const node = new NodeState(compiler, rules, '');
     const drains = loaded.older.map((number) => new Drain(root, number, now));
     const links = new Links(loaded.generation, loaded.object.programs(), {
       xdp,
@@ -196,7 +224,7 @@ export class EbpfDataplane implements Dataplane {
   #writeMeta({ loaded, links }: Running): void {
     const meta = {
       ...loaded.meta,
-      complete: true,
+      complete: this.#complete,
       reservedBefore: this.#reservedBefore,
       acceptLocalBefore: this.#acceptLocalBefore,
       clsact: links.clsactDevices(),
@@ -246,14 +274,44 @@ export class EbpfDataplane implements Dataplane {
     return { repaired };
   }
 
-  /** 'on': existing connections go on, nothing new is picked; for a switch to another mode. */
-  setDrain(drain: 'on' | 'off'): void {
-    this.#must().node.setDrain(drain);
+  /** Tells connection tracking of what the node's own processes have open: netfilter sees those with their frontend. */
+  async introduce(): Promise<void> {
+    const { compiler, clock } = this.#must();
+    await new Keeper('').install();
+    const own = readTableConnections(compiler.maps, clock.hz).filter(({ fromNode }) => fromNode);
+    await createFlows(
+      own.map(({ protocol, client, frontend, state, expiresSeconds }) => ({
+        ...{ protocol, source: client, destination: frontend, state, timeoutSeconds: expiresSeconds },
+      })),
+    );
   }
 
-  /** 'none': the kernel translates nothing any more that was there before us, and is not asked. */
-  setKernelConnections(kernelConnections: 'none' | 'some'): void {
-    this.#must().node.setRules({ kernelConnections });
+  async retire(): Promise<Remains> {
+    const { node, collector } = this.#must();
+    node.setRules({ drain: 'on' });
+    return new EbpfRemains(this, this.#options.root, collector.passes);
+  }
+
+  /** The kernel translates nothing any more that was there before us, and is not asked. */
+  alone(): void {
+    this.#must().node.setRules({ kernelConnections: 'none' });
+  }
+
+  async affinities(): Promise<readonly AffinityView[]> {
+    return [];
+  }
+
+  async learnAffinities(): Promise<void> {}
+
+  /** Connections in the tables, as of the last pass of collection, and how many passes there were. */
+  connections(): { live: number; passes: number } {
+    const { collector, drains } = this.#must();
+    return { live: collector.last.live + drains.length, passes: collector.passes };
+  }
+
+  /** Sockets that believe to talk to a frontend. */
+  async sockets(): Promise<number> {
+    return (await translatedSockets(this.#must().loaded.maps.handles.tp_sock_peers!.fd)).length;
   }
 
   /** How full the tables are. Those of connections and affinity as of the last pass of collection. */

@@ -122,6 +122,10 @@ export async function loadKernel(options: LoadOptions): Promise<Loaded> {
     maps: mapEntries(meta.sizes),
     programs: [],
     rodata: knobsOf(meta),
+  }).catch((error) => {
+    // What was not there before is not left behind half-made.
+    if (!found) generation.remove();
+    throw error;
   });
   const maps = TableMaps.of(object, seedOf(meta));
   // Not yet complete, but from now on it says whose it is.

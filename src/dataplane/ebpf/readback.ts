@@ -43,6 +43,8 @@ export interface ConnectionImage {
   /** As conntrack would name it; '' for protocols without one. */
   readonly state: string;
   readonly expiresSeconds: number;
+  /** A process of this node is the client, and tc translates what it sends. */
+  readonly fromNode: boolean;
 }
 
 /** The generation in force; null: there is none. */
@@ -124,11 +126,12 @@ function backendAt(maps: TableMaps, record: number, family: Family): { address: 
 }
 
 /** Connections of all generations that still have some: those of packets, and those of sockets. */
-export async function readConnections(root: string): Promise<ConnectionImage[]> {
-  const found: ConnectionImage[] = [];
+export async function readConnections(root: string): Promise<Omit<ConnectionImage, 'fromNode'>[]> {
+  const found: Omit<ConnectionImage, 'fromNode'>[] = [];
   for (const number of generations(root)) {
     const generation = new Generation(root, number);
-    found.push(...(withTables(generation, readTableConnections) ?? []));
+    const images = withTables(generation, readTableConnections) ?? [];
+    for (const { fromNode: _, ...row } of images) found.push(row);
     const peers = openMap(generation, 'tp_sock_peers');
     if (!peers) continue;
     try {
@@ -201,5 +204,6 @@ function connectionAt(
       natPort === 0 ? null : { address: readAddress(bytes, at + m.nat_addr, family), port: natPort },
     state,
     expiresSeconds: Math.max(0, Math.round(timeouts[timeout]! - idle)),
+    fromNode: (bytes[at + m.flags]! & ABI.C_NODE) !== 0,
   };
 }

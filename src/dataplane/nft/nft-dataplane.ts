@@ -3,11 +3,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { DesiredChange, DesiredNode, DesiredService, DesiredState } from '../../model/desired.ts';
 import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
-import type { ApplyResult, Dataplane, Refusal, VerifyResult } from '../dataplane.ts';
+import type { AffinityView, ApplyResult, Refusal, Remains, Switchable, VerifyResult } from '../dataplane.ts';
 import { adoptTable } from './adopt.ts';
 import { parsePickChain, pickChainRules, writeNamed, writeTableFlags } from './chains.ts';
 import { FamilyKernel, type OwnerChange } from './family-kernel.ts';
+import { KEEPER_TABLE, Keeper } from './keeper.ts';
 import { comparableSets, hasAllSets, staticDigest } from './kernel-image.ts';
+import { KernelRemains } from './kernel-remains.ts';
 import { GUARD_CHECK, MARKER_PREFIX, NEXT_TABLE, shortHash, TABLE } from './layout.ts';
 import {
   type NameAnswer,
@@ -36,7 +38,7 @@ export interface NftOptions {
 
 const FAMILIES = [4, 6] as const;
 
-export class NftDataplane implements Dataplane {
+export class NftDataplane implements Switchable {
   readonly mode = 'nft';
   private readonly netns: string;
   private readonly onForeignChange: () => void;
@@ -60,7 +62,38 @@ export class NftDataplane implements Dataplane {
   }
 
   async start(state: DesiredState): Promise<ApplyResult> {
-    return this.quietly(() => this.bring(state));
+    const result = await this.quietly(() => this.bring(state));
+    // These tables keep connection tracking and NAT alive as well.
+    await new Keeper(this.netns).remove();
+    return result;
+  }
+
+  /** Complete before it takes the first connection; it cannot hold back, and needs not: ebpf stands before it. */
+  prepare(state: DesiredState): Promise<ApplyResult> {
+    return this.start(state);
+  }
+
+  lead(): void {}
+
+  alone(): void {}
+
+  async introduce(): Promise<void> {}
+
+  async affinities(): Promise<readonly AffinityView[]> {
+    return [];
+  }
+
+  async learnAffinities(): Promise<void> {}
+
+  /** Works without start(), too, on tables that a predecessor left. */
+  async retire(state: DesiredState): Promise<Remains> {
+    await new Keeper(this.netns).install();
+    for (const family of FAMILIES)
+      for (const table of [TABLE, NEXT_TABLE]) await this.dropTable(family, table);
+    const remains = await KernelRemains.of(this.mode, this.netns, state);
+    this.kernels = [];
+    await this.close();
+    return remains;
   }
 
   /** From whatever is there to `state`: adopts a table of the same skeleton, replaces any other without a gap. */
@@ -307,7 +340,21 @@ export async function cleanupNft(netns = ''): Promise<string[]> {
         removed.push(`${family === 4 ? 'ip' : 'ip6'} ${table}`);
       }
     }
+    if (await new Keeper(netns).remove()) removed.push(KEEPER_TABLE);
     return removed;
+  } finally {
+    socket.close();
+  }
+}
+
+/** Whether tables of ours are there, or what keeps the connections of some that were. */
+export async function isNftThere(netns = ''): Promise<boolean> {
+  const socket = openNftSocket(netns);
+  try {
+    for (const family of FAMILIES)
+      for (const table of [TABLE, NEXT_TABLE, KEEPER_TABLE])
+        if ((await socket.dumpNames(NFPROTO[family], table)).tableFlags >= 0) return true;
+    return false;
   } finally {
     socket.close();
   }

@@ -32,7 +32,10 @@ export class TestAgent implements AgentStatus {
     6: null,
   };
   nodeNow: NodeStatus = { name: 'n1', known: true, deleting: false, taints: [], zone: 'z', addresses: [] };
-  modeNow: ModeStatus = { mode: 'nft', requested: 'auto', reason: 'ebpf: "not" there' };
+  modeNow: ModeStatus = {
+    ...{ mode: 'nft', requested: 'auto', reason: 'ebpf: "not" there' },
+    ...{ switching: '', draining: [], failure: '' },
+  };
   countsNow: Counts = {
     services: 3,
     frontends: 5,
