@@ -4,7 +4,7 @@ import type { Mode } from '../../src/dataplane/dataplane.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
 import { SwitchWorld } from '../support/switch-world.ts';
-import { buildProgram, eventually } from './support/node.ts';
+import { buildProgram } from './support/node.ts';
 
 const root = skipUnless(privilege() === 'root', 'needs root');
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
