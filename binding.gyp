@@ -15,6 +15,8 @@
         "native/conntrack_create.cc",
         "native/flow.cc",
         "native/lock.cc",
+        "native/ipvs.cc",
+        "native/ipvs_link.cc",
         "native/rt_row.cc",
         "native/rtnetlink.cc",
         "native/nft_batch.cc",

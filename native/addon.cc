@@ -10,6 +10,7 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   InitRtnetlink(env, exports);
   InitConntrack(env, exports);
   InitLock(env, exports);
+  InitIpvs(env, exports);
   return exports;
 }
 

@@ -18,3 +18,4 @@ void InitRtnetlink(Napi::Env env, Napi::Object exports);
 void InitConntrack(Napi::Env env, Napi::Object exports);
 void InitConntrackCreate(Napi::Env env, Napi::Object exports);
 void InitLock(Napi::Env env, Napi::Object exports);
+void InitIpvs(Napi::Env env, Napi::Object exports);

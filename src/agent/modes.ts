@@ -2,6 +2,7 @@
 import type { Dataplane, Mode } from '../dataplane/dataplane.ts';
 import { EbpfDataplane, type EbpfOptions } from '../dataplane/ebpf/ebpf-dataplane.ts';
 import { sizesFor } from '../dataplane/ebpf/knobs.ts';
+import { IpvsDataplane } from '../dataplane/ipvs/ipvs-dataplane.ts';
 import { NftDataplane } from '../dataplane/nft/nft-dataplane.ts';
 import { TriplaneError } from '../model/errors.ts';
 import { readKernelFacts } from '../node/kernel.ts';
@@ -17,8 +18,18 @@ export interface EbpfConfig {
   readonly bpfConnectionsMax: number;
 }
 
+/** What the ipvs mode takes from the configuration. */
+export interface IpvsConfig {
+  readonly ipvsScheduler: string;
+  readonly ipvsStrictArp: boolean;
+  /** 0: as the kernel has it. */
+  readonly ipvsTcpMs: number;
+  readonly ipvsTcpFinMs: number;
+  readonly ipvsUdpMs: number;
+}
+
 export interface DataplaneOptions {
-  readonly config: EbpfConfig;
+  readonly config: EbpfConfig & IpvsConfig;
   /** Called when somebody else changed what the dataplane holds in the kernel. */
   readonly onForeignChange: () => void;
 }
@@ -31,6 +42,15 @@ export interface Choice {
 
 const OPENERS: Partial<Record<Mode, (options: DataplaneOptions) => Dataplane>> = {
   nft: (options) => new NftDataplane(options),
+  ipvs: ({ config, onForeignChange }) =>
+    new IpvsDataplane({
+      onForeignChange,
+      scheduler: config.ipvsScheduler,
+      arp: config.ipvsStrictArp ? 'strict' : 'as-it-is',
+      tcpMs: config.ipvsTcpMs,
+      tcpFinMs: config.ipvsTcpFinMs,
+      udpMs: config.ipvsUdpMs,
+    }),
   ebpf: ({ config, onForeignChange }) => new EbpfDataplane({ ...ebpfOptions(config), onForeignChange }),
 };
 

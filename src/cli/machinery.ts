@@ -75,12 +75,12 @@ export const MACHINERY: Machinery = {
   prepareNode: async () => (await import('../agent/start.ts')).prepareNode,
   readers: {
     nft: async () => (await import('./read-nft.ts')).NFT_READER,
-    ipvs: null,
+    ipvs: async () => (await import('./read-ipvs.ts')).IPVS_READER,
     ebpf: async () => (await import('./read-ebpf.ts')).EBPF_READER,
   },
   cleaners: {
     nft: async () => (await import('./read-nft.ts')).cleanNft,
-    ipvs: null,
+    ipvs: async () => (await import('./read-ipvs.ts')).cleanIpvs,
     ebpf: async () => (await import('./read-ebpf.ts')).cleanEbpf,
   },
   cleanKubeProxy: null,

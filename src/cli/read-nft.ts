@@ -1,4 +1,6 @@
 /** What the commands do with the nft mode: read it back, and remove it. */
+
+import type { ServiceView } from '../dataplane/dataplane.ts';
 import { cleanupNft } from '../dataplane/nft/nft-dataplane.ts';
 import { readNft } from '../dataplane/nft/readback.ts';
 import type { Protocol } from '../model/records.ts';
@@ -12,25 +14,34 @@ export const NFT_READER: KernelReader = {
     const { present, services, endpoints } = await readNft();
     return present ? { services, endpoints } : null;
   },
-
-  /** Flows whose original destination is one of our frontends and that were translated. */
   async connections() {
-    const { services } = await readNft();
-    const frontends = new Set(
-      services.map(({ address, port, protocol }) => `${protocol} ${address} ${port}`),
-    );
-    const found: ConnectionView[] = [];
-    for await (const flows of listFlows()) {
-      for (const flow of flows) {
-        const { destination, destinationPort } = flow.original;
-        if (!frontends.has(`${flow.protocol} ${destination} ${destinationPort}`)) continue;
-        if (!flow.destinationTranslated) continue;
-        found.push(connectionOf(flow));
-      }
-    }
-    return found;
+    return connectionsOf((await readNft()).services);
   },
 };
+
+/** Flows whose original destination is one of our frontends and that were translated. */
+export async function connectionsOf(services: readonly ServiceView[]): Promise<ConnectionView[]> {
+  const frontends = new Set(services.map(({ address, port, protocol }) => `${protocol} ${address} ${port}`));
+  const found: ConnectionView[] = [];
+  for await (const flows of listFlows()) {
+    for (const flow of flows) {
+      const { destination, destinationPort } = flow.original;
+      if (!frontends.has(`${flow.protocol} ${destination} ${destinationPort}`)) continue;
+      if (!isTranslated(flow)) continue;
+      found.push(connectionOf(flow));
+    }
+  }
+  return found;
+}
+
+/** IPVS changes only the tuple of the answers and sets no flag. */
+function isTranslated({ destinationTranslated, original, reply }: Flow): boolean {
+  return (
+    destinationTranslated ||
+    reply.source !== original.destination ||
+    reply.sourcePort !== original.destinationPort
+  );
+}
 
 function connectionOf(flow: Flow): ConnectionView {
   const { original, reply } = flow;

@@ -1,7 +1,7 @@
 /**
  * All records of the cluster, and the desired state that follows from them, kept up to date change by
  * change. The cost of a change does not depend on how many services there are, and the state depends only
- * on the records that are there now, not on the order in which they came.
+ * on the records that are there now (of this node, on the last one), not on the order in which they came.
  */
 import { mergeCidrs } from './address.ts';
 import type { HealthChange, ModelChange, ModelConfig, NodeFacts, Trigger } from './change.ts';
@@ -80,7 +80,7 @@ export class ClusterModel {
     };
   }
 
-  /** The record of the node that this runs on; null: not known (yet). */
+  /** The last record of the node that this runs on; null: none so far. */
   get thisNode(): NodeRecord | null {
     return this.#thisNode;
   }
@@ -236,8 +236,8 @@ export class ClusterModel {
     this.#dirty.add(entry);
   }
 
-  #setThisNode(record: NodeRecord | null): void {
-    const zone = record?.zone ?? '';
+  #setThisNode(record: NodeRecord): void {
+    const { zone } = record;
     if (zone !== this.#context.zone) {
       this.#context = { ...this.#context, zone };
       for (const entry of this.#entries.values()) if (entry.record !== null) this.#dirty.add(entry);
@@ -257,7 +257,8 @@ export class ClusterModel {
         this.#deleteSlice(key);
         break;
       case 'Node':
-        if (key === this.#config.nodeName) this.#setThisNode(null);
+        // As kube-proxy: an object that is gone says nothing new about the machine that this runs on, and its zone
+        // and pod CIDRs are not taken back while pods go on running (say, while a kubelet registers anew).
         break;
       case 'ServiceCIDR':
         if (this.#serviceCidrs.delete(key)) this.#nodeIsDirty = true;

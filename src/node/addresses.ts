@@ -9,6 +9,7 @@ import {
   readLinks,
   watchRtnetlink,
 } from './rtnetlink.ts';
+import { SERVICE_LINK } from './service-link.ts';
 
 export interface NodeAddress {
   readonly family: Family;
@@ -98,11 +99,11 @@ export class AddressBook {
     }
   }
 
-  /** In the kernel's order: by interface, IPv4 before IPv6. */
+  /** In the kernel's order: by interface, IPv4 before IPv6. Without those that ipvs mode holds for services. */
   addresses(): readonly NodeAddress[] {
-    this.#snapshot ??= [...this.#rows.values()].map((row) =>
-      describe(row, this.#names.get(row.linkIndex) ?? `#${row.linkIndex}`),
-    );
+    this.#snapshot ??= [...this.#rows.values()]
+      .map((row) => describe(row, this.#names.get(row.linkIndex) ?? `#${row.linkIndex}`))
+      .filter((row) => row.interfaceName !== SERVICE_LINK);
     return this.#snapshot;
   }
 

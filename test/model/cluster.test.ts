@@ -65,7 +65,8 @@ describe('any history', () => {
             for (const change of step.changes) {
               if (change.op === 'set')
                 records.set(`${change.record.kind} ${keyOf(change.record)}`, change.record);
-              else records.delete(`${change.kind} ${change.key}`);
+              // What is known of this node stays when its object is gone.
+              else if (change.kind !== 'Node') records.delete(`${change.kind} ${change.key}`);
             }
             if (step.facts) model.setFacts(step.facts);
             facts = step.facts ?? facts;
@@ -213,9 +214,17 @@ describe('this node', () => {
     produceAfter(model, ...set(nodeRecord({ zone: 'west' })));
     expect(pool()).toEqual(['10.10.1.1']);
     expect(keysOf(produceAfter(model, ...set(nodeRecord({ name: 'that', zone: 'east' })))).set).toEqual([]);
-    produceAfter(model, { op: 'delete', kind: 'Node', key: 'this' });
+    produceAfter(model, ...set(nodeRecord({ zone: '' })));
     expect(pool()).toEqual(['10.10.1.1', '10.10.2.2']);
-    expect(model.thisNode).toBeNull();
+  });
+
+  it('stays what it was when its object is deleted', () => {
+    const model = modelOf([nodeRecord({ zone: 'west' })], { detectMode: 'NodeCIDR' });
+    const { node } = model.state;
+    const change = produceAfter(model, { op: 'delete', kind: 'Node', key: 'this' });
+    expect(change.node).toBeUndefined();
+    expect(model.state.node).toBe(node);
+    expect(model.thisNode).toMatchObject({ zone: 'west' });
   });
 
   it('gives its pod CIDRs to the detector in NodeCIDR mode', () => {

@@ -65,8 +65,8 @@ async function familyLines(socket: NftSocket, family: Family): Promise<string[]>
     rules.set(chain, [...(rules.get(chain) ?? []), hash]);
   for (const [chain, list] of [...rules].sort()) lines.push(`rules ${chain} ${list.join(' ')}`);
   const sets = new Map<number, readonly ElementValue[]>();
-  for (const set of comparableSets(family, names)) {
-    const { elements, strange } = await readSet(socket, proto, family, TABLE, set);
+  for (const set of comparableSets(setLayouts(family), names)) {
+    const { elements, strange } = await readSet(socket, proto, setLayouts(family), TABLE, set);
     if (strange > 0) throw new Error(`${strange} strange elements`);
     sets.set(set, [...elements.values()]);
   }

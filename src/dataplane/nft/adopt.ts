@@ -15,7 +15,8 @@ import {
   writeRangeSet,
 } from './chains.ts';
 import { ElementCollector, type ElementValue, mapKey, sameElement, writeElement } from './elements.ts';
-import type { FamilyKernel, OwnerChange } from './family-kernel.ts';
+import type { FamilyKernel, FamilyResult, OwnerChange } from './family-kernel.ts';
+import type { Segment } from './family-table.ts';
 import { comparableSets, PoolImage, readSet } from './kernel-image.ts';
 import { GUARD_CHECK, SET } from './layout.ts';
 import { type NameAnswer, sumsOf } from './native.ts';
@@ -46,11 +47,11 @@ export async function adoptTable(
   const rules = await kernel.socket.dumpRules(kernel.proto, kernel.name);
   const repair: Repair = { ...objects(kernel, names, rules), added: [], ownerNames: [] };
   let operations = 0;
-  for (const set of comparableSets(kernel.family, names)) {
+  for (const set of comparableSets(kernel.table.layouts, names)) {
     const held = await kernel.socket.dumpElements(kernel.proto, kernel.name, kernel.table.layouts, set, true);
     kernel.sums[set] = expected[set]!;
     if (held.sum === expected[set]) continue;
-    const { elements } = await readSet(kernel.socket, kernel.proto, kernel.family, kernel.name, set);
+    const { elements } = await readSet(kernel.socket, kernel.proto, kernel.table.layouts, kernel.name, set);
     operations += writeDifference(kernel, set, elements, repair);
   }
   for (const bits of kernel.table.rangeLengths()) {
@@ -59,18 +60,35 @@ export async function adoptTable(
     kernel.sums[set] = expected[set]!;
     operations += writeDifference(kernel, set, new Map(), repair);
   }
+  const result: FamilyResult = { operations, refusals: [] };
+  await kernel.companion?.before(kernel.family, segmentsOf(kernel), result);
   const refusals = await send(kernel, repair);
-  return refusals && { operations, refusals };
+  return refusals && { ...result, refusals: [...result.refusals, ...refusals] };
+}
+
+/** What there is to be, as if all of it were new. */
+function segmentsOf({ table }: FamilyKernel): Segment[] {
+  return Array.from(table.states(), ([owner, after]) => ({
+    owner,
+    before: undefined,
+    after,
+    difference: null,
+    freedPools: [],
+    takenPools: [],
+  }));
 }
 
 /** Fills the family's memory from the desired state and the predecessor's pools; gives the expected sums. */
 async function adoptOwners(kernel: FamilyKernel, owners: readonly OwnerChange[]): Promise<BigUint64Array> {
   const { table, family, proto, socket } = kernel;
-  const read = (set: number) => readSet(socket, proto, family, kernel.name, set);
-  const image = new PoolImage(family, (number) => table.numbers.adopt(number));
-  for (const set of [SET.pools, SET.members, SET.slots])
-    for (const e of (await read(set)).elements.values()) image.add(e);
-  for (const e of (await read(SET.picks)).elements.values()) {
+  const { scheme } = table;
+  const read = async (set: number) =>
+    set === SET.pools || scheme.draws === 'rules'
+      ? (await readSet(socket, proto, table.layouts, kernel.name, set)).elements.values()
+      : [];
+  const image = new PoolImage(family, (number) => table.numbers.adopt(number), scheme.poolNumberOf);
+  for (const set of [SET.pools, SET.members, SET.slots]) for (const e of await read(set)) image.add(e);
+  for (const e of await read(SET.picks)) {
     if (parsePickChain(e.data)) table.picks.adopt((e.key.charCodeAt(1) << 8) | e.key.charCodeAt(2), e.data);
   }
   const sums = new BigUint64Array(table.layouts.length);
@@ -119,10 +137,10 @@ function writeDifference(
       added.push({ element, owner: place });
     }
   };
-  if (set === SET.picks) expect(pickElements(kernel), '');
+  if (set === SET.picks && kernel.table.scheme.draws === 'rules') expect(pickElements(kernel), '');
   else {
     for (const [owner, state] of kernel.table.states()) {
-      const collector = new ElementCollector(kernel.family);
+      const collector = new ElementCollector(kernel.family, kernel.table.layouts);
       kernel.table.emit(collector, state);
       expect(collector.map, owner);
     }

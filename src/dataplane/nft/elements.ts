@@ -43,9 +43,9 @@ export class ElementCollector implements ElementSink {
   private readonly layouts: readonly SetLayout[];
   private set = 0;
 
-  constructor(family: Family) {
+  constructor(family: Family, layouts: readonly SetLayout[] = setLayouts(family)) {
     this.family = family;
-    this.layouts = setLayouts(family);
+    this.layouts = layouts;
   }
 
   begin(set: number, flags = 0): PackedWriter {
@@ -86,10 +86,11 @@ export class ElementPacker implements ElementSink {
     family: Family,
     out: PackedWriter,
     keep: (set: number, key: () => string, data: () => string) => boolean,
+    layouts: readonly SetLayout[] = setLayouts(family),
   ) {
     this.family = family;
     this.out = out;
-    this.layouts = setLayouts(family);
+    this.layouts = layouts;
     this.keep = keep;
   }
 
@@ -149,8 +150,12 @@ export function writeElement(
 }
 
 /** Decodes a dump (or any run of flags, key, data, comment) into elements. */
-export function* readElements(family: Family, set: number, packed: Uint8Array): Generator<ElementValue> {
-  const layout = setLayouts(family)[set]!;
+export function* readElements(
+  layouts: readonly SetLayout[],
+  set: number,
+  packed: Uint8Array,
+): Generator<ElementValue> {
+  const layout = layouts[set]!;
   const bytes = Buffer.from(packed.buffer, packed.byteOffset, packed.byteLength);
   let at = 0;
   while (at < bytes.length) {

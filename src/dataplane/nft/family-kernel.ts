@@ -8,10 +8,10 @@ import { TriplaneError } from '../../model/errors.ts';
 import type { Family, ObjectKey } from '../../model/records.ts';
 import type { Refusal } from '../dataplane.ts';
 import { type Batch, FamilyTable, type Segment } from './family-table.ts';
-import { TABLE } from './layout.ts';
 import { type CommitAnswer, NFPROTO, type NftSocket } from './native.ts';
 import { NO_OWNER, PackedWriter } from './packed.ts';
 import { writeChainRemoval } from './pick-classes.ts';
+import { NFT_SCHEME, type Scheme } from './scheme.ts';
 
 /** A netlink message around an element, beside the packed bytes: headers and attribute headers, at most. */
 const NETLINK_OVERHEAD = 3;
@@ -36,6 +36,15 @@ export interface FamilyResult {
   readonly refusals: Refusal[];
 }
 
+/** Objects outside of nftables that the elements lead to: there before them, gone only after them. */
+export interface Companion {
+  before(family: Family, segments: readonly Segment[], result: FamilyResult): Promise<void>;
+  /** The highest number of a pool that may still be in use there. */
+  lastPool(family: Family): number;
+  /** Only of what the kernel took. */
+  after(family: Family, segments: readonly Segment[], result: FamilyResult): Promise<void>;
+}
+
 interface Prepared {
   readonly segments: readonly Segment[];
   readonly batch: Batch;
@@ -43,9 +52,17 @@ interface Prepared {
   readonly to: number;
 }
 
-/** A batch on its way; null: there was nothing to send. */
+/** A batch on its way; its answer is null when there was nothing to send. */
 interface Flight extends Prepared {
-  readonly answer: Promise<CommitAnswer> | null;
+  readonly answer: Promise<CommitAnswer | null>;
+}
+
+/** Which table it is, and what hangs on it; default: the nft mode's own. */
+export interface TableKind {
+  readonly scheme?: Scheme;
+  /** Of the table, where it is not the scheme's usual one. */
+  readonly name?: string;
+  readonly companion?: Companion | undefined;
 }
 
 export class FamilyKernel {
@@ -55,14 +72,18 @@ export class FamilyKernel {
   readonly socket: NftSocket;
   /** The name of the table that commits go to. */
   readonly name: string;
+  readonly companion: Companion | undefined;
   /** By set: the sum over the elements that the kernel should hold. */
   sums: BigUint64Array;
 
-  constructor(family: Family, socket: NftSocket, name = TABLE) {
+  constructor(family: Family, socket: NftSocket, kind: TableKind = {}) {
+    const { scheme = NFT_SCHEME, name = scheme.table, companion } = kind;
     this.family = family;
     this.name = name;
     this.proto = NFPROTO[family];
-    this.table = new FamilyTable(family, name);
+    this.table = new FamilyTable(family, scheme, name);
+    this.companion = companion;
+    if (companion) this.table.numbers.startAfter(companion.lastPool(family));
     this.socket = socket;
     this.sums = new BigUint64Array(this.table.layouts.length);
   }
@@ -81,7 +102,7 @@ export class FamilyKernel {
         flying = null;
         continue;
       }
-      flying = next ? this.depart(next) : null;
+      flying = next ? this.depart(next, result) : null;
       if (next) from = next.to;
     }
     this.table.settle();
@@ -115,11 +136,19 @@ export class FamilyKernel {
     return { segments, batch: this.table.write(segments), to: from };
   }
 
-  private depart(prepared: Prepared): Flight {
-    const answer = prepared.batch.bytes.length > 0 ? this.send(prepared.batch.bytes, 'shared') : null;
+  private depart(prepared: Prepared, result: FamilyResult): Flight {
+    const answer = this.sendAfterCompanion(prepared, result);
     // It is awaited only after the next batch is planned; a failure in between is not unhandled.
-    answer?.catch(() => {});
+    answer.catch(() => {});
     return { ...prepared, answer };
+  }
+
+  private async sendAfterCompanion(
+    { segments, batch }: Prepared,
+    result: FamilyResult,
+  ): Promise<CommitAnswer | null> {
+    if (this.companion) await this.companion.before(this.family, segments, result);
+    return batch.bytes.length > 0 ? this.send(batch.bytes, 'shared') : null;
   }
 
   /** True when the kernel took the batch. */
@@ -128,6 +157,7 @@ export class FamilyKernel {
     if (answer && !isGood(answer)) return false;
     this.table.done(flight.segments);
     if (answer) result.operations += flight.batch.operations;
+    await this.companion?.after(this.family, flight.segments, result);
     return true;
   }
 
@@ -142,6 +172,8 @@ export class FamilyKernel {
       if (bad.size === 0 || round >= REFUSALS_MAX) throw kernelRefused(answer);
       left = this.withoutRefused(left, bad, result);
       batch = this.table.write(left);
+      // Planned anew, pools may have other numbers.
+      await this.companion?.before(this.family, left, result);
       if (batch.bytes.length === 0) break;
       answer = await this.send(batch.bytes, 'shared');
       if (isGood(answer)) {
@@ -150,6 +182,7 @@ export class FamilyKernel {
       }
     }
     this.table.done(left);
+    await this.companion?.after(this.family, left, result);
   }
 
   /** Plans anew what was not refused, and notes what was. */

@@ -17,12 +17,13 @@ import {
   sameElement,
   writeElement,
 } from './elements.ts';
-import { SET, type SetLayout, setLayouts } from './layout.ts';
+import { SET, type SetLayout } from './layout.ts';
 import { OP, PackedWriter } from './packed.ts';
 import { PickClasses, type PicksMark } from './pick-classes.ts';
 import { nextPool, PoolNumbers, type PoolState } from './pool.ts';
 import { isRangeSet, newRanges } from './range-pairs.ts';
-import { type ClassOf, emitNode, emitPort, type PoolKind, type PortState } from './service-elements.ts';
+import { NFT_SCHEME, type Scheme } from './scheme.ts';
+import { type ClassOf, emitNode, type PoolKind, type PortState } from './service-elements.ts';
 
 /** What stands behind an owner: a service's ports, or (owner '') the node. */
 export type OwnerState = { readonly ports: readonly PortState[] } | { readonly node: DesiredNode };
@@ -51,6 +52,7 @@ export interface Batch {
 
 export class FamilyTable {
   readonly family: Family;
+  readonly scheme: Scheme;
   readonly layouts: readonly SetLayout[];
   readonly numbers: PoolNumbers;
   readonly picks: PickClasses;
@@ -61,10 +63,11 @@ export class FamilyTable {
   private readonly ranges = new Map<number, number>();
   private readonly classOf: ClassOf;
 
-  constructor(family: Family, table: string) {
+  constructor(family: Family, scheme: Scheme = NFT_SCHEME, table = scheme.table) {
     this.family = family;
-    this.layouts = setLayouts(family);
-    this.numbers = new PoolNumbers(table);
+    this.scheme = scheme;
+    this.layouts = scheme.layouts(family);
+    this.numbers = new PoolNumbers(scheme.poolNumbers(table));
     this.picks = new PickClasses(family);
     this.classOf = (pick) => this.picks.numberOf(pick);
   }
@@ -77,7 +80,7 @@ export class FamilyTable {
     }
     const others = other && 'ports' in other ? other.ports : [];
     for (const port of state.ports)
-      emitPort(
+      this.scheme.emitPort(
         sink,
         port,
         this.classOf,
@@ -86,7 +89,7 @@ export class FamilyTable {
   }
 
   private collect(state: OwnerState | undefined, other?: OwnerState): ElementMap {
-    const sink = new ElementCollector(this.family);
+    const sink = new ElementCollector(this.family, this.layouts);
     if (state) this.emit(sink, state, other);
     return sink.map;
   }
@@ -184,7 +187,7 @@ export class FamilyTable {
 
   /** Adds to an element's use; true when it is to be sent: it is not shared, or came into or went out of use. */
   private count(set: number, key: () => string, data: () => string, by: 1 | -1): boolean {
-    if (set === SET.pools) this.picks.count(data(), by);
+    if (set === SET.pools && this.scheme.draws === 'rules') this.picks.count(data(), by);
     const bits = rangeBits(set);
     if (bits >= 0) bump(this.ranges, bits, by);
     if (!this.layouts[set]!.shared) return true;
@@ -215,7 +218,7 @@ export class FamilyTable {
     segments.forEach((segment, owner) => {
       for (const element of segment.difference?.removed ?? []) put(OP.delElement, -1, owner, element);
     });
-    const packer = new ElementPacker(this.family, body, (set, key, data) => this.count(set, key, data, 1));
+    const packer = this.packer(body);
     segments.forEach((segment, owner) => {
       packer.owner = owner;
       if (segment.difference)
@@ -269,7 +272,16 @@ export class FamilyTable {
         : { node: next };
     if ('ports' in state && state.ports.length === 0) return;
     this.owners.set(owner, state);
-    this.emit(new ElementPacker(this.family, out, (set, key, data) => this.count(set, key, data, 1)), state);
+    this.emit(this.packer(out), state);
+  }
+
+  private packer(out: PackedWriter): ElementPacker {
+    return new ElementPacker(
+      this.family,
+      out,
+      (set, key, data) => this.count(set, key, data, 1),
+      this.layouts,
+    );
   }
 
   /** All owners, for a second look at their elements. */

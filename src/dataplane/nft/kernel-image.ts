@@ -5,7 +5,15 @@ import type { Backend, DesiredPort } from '../../model/desired.ts';
 import type { Address, Family } from '../../model/records.ts';
 import { parsePickChain } from './chains.ts';
 import { type ElementValue, mapKey, readElements } from './elements.ts';
-import { addressSize, FIXED_SETS, GUARD_CHECK, MARKER_PREFIX, SET, setLayouts, shortHash } from './layout.ts';
+import {
+  addressSize,
+  FIXED_SETS,
+  GUARD_CHECK,
+  MARKER_PREFIX,
+  SET,
+  type SetLayout,
+  shortHash,
+} from './layout.ts';
 import type { NameAnswer, NftSocket } from './native.ts';
 import { poolNumber } from './packed.ts';
 import type { PoolState } from './pool.ts';
@@ -16,33 +24,29 @@ const LOOKS_MAX = 5;
 const LOOK_AGAIN_MS = 50;
 
 /** Sets whose elements are ours (not the kernel's own), by index, among those that exist. */
-export function comparableSets(family: Family, names: NameAnswer): number[] {
+export function comparableSets(layouts: readonly SetLayout[], names: NameAnswer): number[] {
   const present = new Set(names.sets);
-  return setLayouts(family).flatMap((layout, set) =>
-    !layout.dynamic && present.has(layout.name) ? [set] : [],
-  );
+  return layouts.flatMap((layout, set) => (!layout.dynamic && present.has(layout.name) ? [set] : []));
 }
 
 /** True when every set of the skeleton is there. */
-export function hasAllSets(family: Family, names: NameAnswer): boolean {
+export function hasAllSets(layouts: readonly SetLayout[], names: NameAnswer): boolean {
   const present = new Set(names.sets);
-  return setLayouts(family)
-    .slice(0, FIXED_SETS)
-    .every((layout) => present.has(layout.name));
+  return layouts.slice(0, FIXED_SETS).every((layout) => present.has(layout.name));
 }
 
 /** The elements of one set. Taken again when a dump met a growing hash table and shows an element twice. */
 export async function readSet(
   socket: NftSocket,
   proto: number,
-  family: Family,
+  layouts: readonly SetLayout[],
   table: string,
   set: number,
 ): Promise<{ elements: Map<string, ElementValue>; strange: number }> {
   for (let look = 0; ; look++) {
-    const answer = await socket.dumpElements(proto, table, setLayouts(family), set, false);
+    const answer = await socket.dumpElements(proto, table, layouts, set, false);
     const elements = new Map<string, ElementValue>();
-    for (const element of readElements(family, set, answer.packed))
+    for (const element of readElements(layouts, set, answer.packed))
       elements.set(mapKey(set, element.key), element);
     if (elements.size + answer.strange === answer.count || look >= LOOKS_MAX)
       return { elements, strange: answer.strange };
@@ -85,16 +89,22 @@ export class PoolImage {
   private readonly members = new Map<number, Map<number, Backend>>();
   private readonly slots = new Map<number, number[]>();
   private readonly take: (number: number) => boolean;
+  private readonly poolNumberOf: (key: Uint8Array) => number;
 
   /** `adopt` claims a number; false: somebody has it already. */
-  constructor(family: Family, adopt: (number: number) => boolean) {
+  constructor(
+    family: Family,
+    adopt: (number: number) => boolean,
+    poolNumberOf: (key: Uint8Array) => number = poolNumber,
+  ) {
     this.family = family;
     this.take = adopt;
+    this.poolNumberOf = poolNumberOf;
   }
 
   add(element: ElementValue): void {
     if (element.set === SET.pools) {
-      this.numberByComment.set(element.comment, poolNumber(bytesOf(element.key.slice(1))));
+      this.numberByComment.set(element.comment, this.poolNumberOf(bytesOf(element.key.slice(1))));
     } else if (element.set === SET.members) {
       this.addMember(element);
     } else if (element.set === SET.slots) {

@@ -6,11 +6,11 @@ import type { Family } from '../../model/records.ts';
 import type { AffinityView, ApplyResult, Refusal, Remains, Switchable, VerifyResult } from '../dataplane.ts';
 import { adoptTable } from './adopt.ts';
 import { parsePickChain, pickChainRules, writeNamed, writeTableFlags } from './chains.ts';
-import { FamilyKernel, type OwnerChange } from './family-kernel.ts';
+import { type Companion, FamilyKernel, type OwnerChange } from './family-kernel.ts';
 import { KEEPER_TABLE, Keeper } from './keeper.ts';
 import { comparableSets, hasAllSets, staticDigest } from './kernel-image.ts';
 import { KernelRemains } from './kernel-remains.ts';
-import { GUARD_CHECK, MARKER_PREFIX, NEXT_TABLE, shortHash, TABLE } from './layout.ts';
+import { GUARD_CHECK, MARKER_PREFIX, shortHash } from './layout.ts';
 import {
   type NameAnswer,
   NFPROTO,
@@ -20,7 +20,7 @@ import {
   openNftSocket,
 } from './native.ts';
 import { OP } from './packed.ts';
-import { skeletonText } from './skeleton.ts';
+import { NFT_SCHEME, type Scheme } from './scheme.ts';
 import { applySkeleton } from './skeleton-loader.ts';
 
 /** A change of so many services is made without the kernel telling us of our own elements one by one. */
@@ -34,6 +34,9 @@ export interface NftOptions {
   readonly netns?: string;
   /** Called when somebody else changed a table of ours; the agent then calls verify(). */
   readonly onForeignChange?: () => void;
+  /** The kind of table; default: that of the nft mode. */
+  readonly scheme?: Scheme;
+  readonly companion?: Companion;
 }
 
 const FAMILIES = [4, 6] as const;
@@ -46,14 +49,18 @@ export class NftDataplane implements Switchable {
   private readonly monitor: NftMonitor;
   private kernels: FamilyKernel[] = [];
   private node: DesiredNode | null = null;
+  private readonly scheme: Scheme;
+  private readonly companion: Companion | undefined;
 
   constructor(options: NftOptions = {}) {
     this.netns = options.netns ?? '';
     this.onForeignChange = options.onForeignChange ?? (() => {});
+    this.scheme = options.scheme ?? NFT_SCHEME;
+    this.companion = options.companion;
     try {
       this.socket = openNftSocket(this.netns);
       const own = this.socket.portId();
-      this.monitor = openNftMonitor(this.netns, TABLE, (portId) => {
+      this.monitor = openNftMonitor(this.netns, this.scheme.table, (portId) => {
         if (portId !== own) this.onForeignChange();
       });
     } catch (error) {
@@ -89,7 +96,7 @@ export class NftDataplane implements Switchable {
   async retire(state: DesiredState): Promise<Remains> {
     await new Keeper(this.netns).install();
     for (const family of FAMILIES)
-      for (const table of [TABLE, NEXT_TABLE]) await this.dropTable(family, table);
+      for (const table of [this.scheme.table, this.scheme.nextTable]) await this.dropTable(family, table);
     const remains = await KernelRemains.of(this.mode, this.netns, state);
     this.kernels = [];
     await this.close();
@@ -104,8 +111,8 @@ export class NftDataplane implements Switchable {
     const missing: Family[] = [];
     const kernels = new Map<Family, FamilyKernel>();
     for (const family of FAMILIES) {
-      const kernel = new FamilyKernel(family, this.socket);
-      const names = await this.names(family, TABLE);
+      const kernel = this.kernelOf(family, this.scheme.table);
+      const names = await this.names(family, this.scheme.table);
       const adopted = (await this.isOurs(kernel, names)) ? await adoptTable(kernel, names, changes) : null;
       if (!adopted) {
         missing.push(family);
@@ -113,7 +120,7 @@ export class NftDataplane implements Switchable {
       }
       kernels.set(family, kernel);
       results.push(adopted);
-      await this.dropTable(family, NEXT_TABLE);
+      await this.dropTable(family, this.scheme.nextTable);
     }
     for (const [family, kernel, result] of await this.build(missing, state, changes)) {
       kernels.set(family, kernel);
@@ -121,6 +128,16 @@ export class NftDataplane implements Switchable {
     }
     this.kernels = FAMILIES.map((family) => kernels.get(family)!);
     return merge(results);
+  }
+
+  private kernelOf(family: Family, name: string): FamilyKernel {
+    const { scheme, companion } = this;
+    return new FamilyKernel(family, this.socket, { scheme, name, companion });
+  }
+
+  /** What each family's table holds, as far as we know; empty before start(). */
+  tables(): readonly FamilyKernel[] {
+    return this.kernels;
   }
 
   private names(family: Family, table: string): Promise<NameAnswer> {
@@ -131,13 +148,13 @@ export class NftDataplane implements Switchable {
 
   /** Awake, of this very skeleton, and with its static rules untouched. */
   private async isOurs(kernel: FamilyKernel, names: NameAnswer): Promise<boolean> {
-    if (names.tableFlags !== 0 || !hasAllSets(kernel.family, names)) return false;
-    const rules = await this.socket.dumpRules(kernel.proto, TABLE);
+    if (names.tableFlags !== 0 || !hasAllSets(kernel.table.layouts, names)) return false;
+    const rules = await this.socket.dumpRules(kernel.proto, this.scheme.table);
     return names.chains.includes(this.marker(kernel.family, staticDigest(names, rules)));
   }
 
   private marker(family: Family, digest: string): string {
-    return `${MARKER_PREFIX}${shortHash(skeletonText(TABLE, family, this.node!.detector))}-${digest}`;
+    return `${MARKER_PREFIX}${shortHash(this.scheme.skeleton(this.scheme.table, family, this.node!.detector))}-${digest}`;
   }
 
   private async build(
@@ -147,11 +164,12 @@ export class NftDataplane implements Switchable {
   ): Promise<[Family, FamilyKernel, ApplyResult][]> {
     const replaced: Family[] = [];
     for (const family of families)
-      if ((await this.names(family, TABLE)).tableFlags === 0) replaced.push(family);
+      if ((await this.names(family, this.scheme.table)).tableFlags === 0) replaced.push(family);
     // An old table goes on carrying traffic until a complete one takes over under another name; then ours is
     // made once more under its own.
-    if (replaced.length > 0) await this.buildAs(NEXT_TABLE, TABLE, replaced, state, changes);
-    return this.buildAs(TABLE, NEXT_TABLE, families, state, changes);
+    if (replaced.length > 0)
+      await this.buildAs(this.scheme.nextTable, this.scheme.table, replaced, state, changes);
+    return this.buildAs(this.scheme.table, this.scheme.nextTable, families, state, changes);
   }
 
   private async buildAs(
@@ -164,12 +182,12 @@ export class NftDataplane implements Switchable {
     if (families.length === 0) return [];
     for (const family of families) await this.dropTable(family, table);
     await applySkeleton(
-      families.map((family) => skeletonText(table, family, state.node.detector)).join(''),
+      families.map((family) => this.scheme.skeleton(table, family, state.node.detector)).join(''),
       this.netns,
     );
     const built: [Family, FamilyKernel, ApplyResult][] = [];
     for (const family of families) {
-      const kernel = new FamilyKernel(family, this.socket, table);
+      const kernel = this.kernelOf(family, table);
       const digest = staticDigest(
         await this.names(family, table),
         await this.socket.dumpRules(kernel.proto, table),
@@ -188,7 +206,7 @@ export class NftDataplane implements Switchable {
 
   private async dropTable(family: Family, table: string): Promise<void> {
     if ((await this.names(family, table)).tableFlags < 0) return;
-    await new FamilyKernel(family, this.socket).must((out) => writeNamed(out, OP.delTable, table));
+    await this.kernelOf(family, table).must((out) => writeNamed(out, OP.delTable, table));
   }
 
   async apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {
@@ -206,7 +224,7 @@ export class NftDataplane implements Switchable {
   /** Most changes of the detector are elements; some change what the static rules say, in one family or both. */
   private needsOtherRules(next: DesiredNode): boolean {
     const rules = (family: Family, node: DesiredNode | null) =>
-      node && skeletonText(TABLE, family, node.detector);
+      node && this.scheme.skeleton(this.scheme.table, family, node.detector);
     return FAMILIES.some((family) => rules(family, next) !== rules(family, this.node));
   }
 
@@ -248,7 +266,7 @@ export class NftDataplane implements Switchable {
   }
 
   private async differences(kernel: FamilyKernel): Promise<string[]> {
-    const names = await this.names(kernel.family, TABLE);
+    const names = await this.names(kernel.family, this.scheme.table);
     if (names.tableFlags < 0) return ['the table was gone'];
     if (!(await this.isOurs(kernel, names))) return ['chains, rules or sets were changed'];
     const found: string[] = [];
@@ -260,7 +278,7 @@ export class NftDataplane implements Switchable {
         found.push(`chain ${name} is not used`);
     }
     found.push(...(await this.changedChains(kernel)));
-    for (const set of comparableSets(kernel.family, names)) {
+    for (const set of comparableSets(kernel.table.layouts, names)) {
       if (!(await this.holdsExpected(kernel, set)))
         found.push(`elements of ${kernel.table.layouts[set]!.name} were changed`);
     }
@@ -274,7 +292,7 @@ export class NftDataplane implements Switchable {
       picks.inUse().map((name) => [name, pickChainRules(kernel.family, parsePickChain(name)!)]),
     );
     wanted.set(GUARD_CHECK, kernel.table.rangeLengths().length + 1);
-    for (const { chain } of await this.socket.dumpRules(kernel.proto, TABLE)) {
+    for (const { chain } of await this.socket.dumpRules(kernel.proto, this.scheme.table)) {
       const left = wanted.get(chain);
       if (left !== undefined) wanted.set(chain, left - 1);
     }
@@ -285,7 +303,13 @@ export class NftDataplane implements Switchable {
   private async holdsExpected(kernel: FamilyKernel, set: number): Promise<boolean> {
     for (let look = 0; look < LOOKS_MAX; look++) {
       if (look > 0) await sleep(LOOK_AGAIN_MS);
-      const answer = await this.socket.dumpElements(kernel.proto, TABLE, kernel.table.layouts, set, true);
+      const answer = await this.socket.dumpElements(
+        kernel.proto,
+        this.scheme.table,
+        kernel.table.layouts,
+        set,
+        true,
+      );
       if (answer.strange === 0 && answer.sum === kernel.sums[set]) return true;
     }
     return false;
@@ -329,12 +353,12 @@ function asTriplaneError(error: unknown): unknown {
 }
 
 /** Removes every table of ours, in both families. Returns the names of those that were there. */
-export async function cleanupNft(netns = ''): Promise<string[]> {
+export async function cleanupNft(netns = '', scheme: Scheme = NFT_SCHEME): Promise<string[]> {
   const socket = openNftSocket(netns);
   try {
     const removed: string[] = [];
     for (const family of FAMILIES) {
-      for (const table of [TABLE, NEXT_TABLE]) {
+      for (const table of [scheme.table, scheme.nextTable]) {
         if ((await socket.dumpNames(NFPROTO[family], table)).tableFlags < 0) continue;
         await new FamilyKernel(family, socket).must((out) => writeNamed(out, OP.delTable, table));
         removed.push(`${family === 4 ? 'ip' : 'ip6'} ${table}`);
@@ -348,11 +372,11 @@ export async function cleanupNft(netns = ''): Promise<string[]> {
 }
 
 /** Whether tables of ours are there, or what keeps the connections of some that were. */
-export async function isNftThere(netns = ''): Promise<boolean> {
+export async function isNftThere(netns = '', scheme: Scheme = NFT_SCHEME): Promise<boolean> {
   const socket = openNftSocket(netns);
   try {
     for (const family of FAMILIES)
-      for (const table of [TABLE, NEXT_TABLE, KEEPER_TABLE])
+      for (const table of [scheme.table, scheme.nextTable, KEEPER_TABLE])
         if ((await socket.dumpNames(NFPROTO[family], table)).tableFlags >= 0) return true;
     return false;
   } finally {

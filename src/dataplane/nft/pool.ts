@@ -3,7 +3,6 @@
  * that a change of one backend changes one or two elements; the slots in use are always 0..size-1.
  */
 import type { Backend } from '../../model/desired.ts';
-import { POOL_NUMBERS } from './layout.ts';
 
 /** Member ids are ports in the packet: 1..65534; 65535 means "no member known". */
 const MEMBER_ID_MAX = 65534;
@@ -21,14 +20,20 @@ export interface PoolState {
   readonly lastId: number;
 }
 
+/** The numbers that a table may give, both included. */
+export interface PoolBounds {
+  readonly first: number;
+  readonly last: number;
+}
+
 /** Hands out pool numbers, each again only after all others. */
 export class PoolNumbers {
   private readonly used = new Set<number>();
-  private readonly bounds: { readonly first: number; readonly last: number };
+  private readonly bounds: PoolBounds;
   private last: number;
 
-  constructor(table: string) {
-    this.bounds = POOL_NUMBERS[table]!;
+  constructor(bounds: PoolBounds) {
+    this.bounds = bounds;
     this.last = this.bounds.first - 1;
   }
 
@@ -47,6 +52,10 @@ export class PoolNumbers {
     this.used.add(number);
     if (number > this.last) this.last = number;
     return true;
+  }
+  /** Numbers up to this one may be in use where we do not see it. */
+  startAfter(number: number): void {
+    this.last = Math.max(this.last, Math.min(number, this.bounds.last));
   }
   release(number: number): void {
     this.used.delete(number);

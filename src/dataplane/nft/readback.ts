@@ -62,9 +62,9 @@ class FamilyReader {
     const proto = NFPROTO[this.family];
     const names = await socket.dumpNames(proto, TABLE);
     if (names.tableFlags < 0) return false;
-    for (const set of comparableSets(this.family, names)) {
+    for (const set of comparableSets(setLayouts(this.family), names)) {
       if (set === SET.hairpin || set === SET.clusterIPs) continue;
-      this.sets.set(set, (await readSet(socket, proto, this.family, TABLE, set)).elements);
+      this.sets.set(set, (await readSet(socket, proto, setLayouts(this.family), TABLE, set)).elements);
     }
     return true;
   }

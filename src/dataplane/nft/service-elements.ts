@@ -1,7 +1,7 @@
 /** From one service, with the state of its pools, to the elements that it needs in one family. */
 import { cidrParts } from '../../model/address.ts';
 import type { Answer, DesiredNode, DesiredPort, Frontend } from '../../model/desired.ts';
-import type { Cidr, Family } from '../../model/records.ts';
+import type { Address, Cidr, Family } from '../../model/records.ts';
 import type { PickChain } from './chains.ts';
 import type { ElementSink } from './elements.ts';
 import { addressSize, SET } from './layout.ts';
@@ -31,8 +31,12 @@ export type ClassOf = (pick: PickChain) => number;
 export function emitPort(sink: ElementSink, state: PortState, classOf: ClassOf, other?: PortState): void {
   if (state.cluster) emitPool(sink, state.port, 'cluster', state.cluster, classOf, other?.cluster);
   if (state.local) emitPool(sink, state.port, 'local', state.local, classOf, other?.local);
-  for (const frontend of state.port.frontends) emitFrontend(sink, state, frontend);
+  const writePool: WritePool = (out, number) => out.pool(sink.family, number);
+  for (const frontend of state.port.frontends) emitFrontend(sink, state, frontend, writePool);
 }
+
+/** Writes what a frontend's element says of its pool; 0: nobody, drop. */
+export type WritePool = (out: PackedWriter, number: number) => void;
 
 function emitPool(
   sink: ElementSink,
@@ -68,10 +72,7 @@ function emitPool(
       idOut.port(member);
       sink.end();
     }
-    const pair = sink.begin(SET.hairpin);
-    pair.address(backend.address);
-    pair.address(backend.address);
-    sink.end();
+    emitHairpin(sink, backend.address);
   }
 }
 
@@ -87,7 +88,14 @@ function sameSlot(a: PoolState, b: PoolState, slot: number): boolean {
   );
 }
 
-function beginFrontend(sink: ElementSink, set: number, frontend: Frontend): PackedWriter {
+export function emitHairpin(sink: ElementSink, backend: Address): void {
+  const pair = sink.begin(SET.hairpin);
+  pair.address(backend);
+  pair.address(backend);
+  sink.end();
+}
+
+export function beginFrontend(sink: ElementSink, set: number, frontend: Frontend): PackedWriter {
   const out = sink.begin(set);
   out.address(frontend.address);
   out.protocol(frontend.protocol);
@@ -101,21 +109,23 @@ function poolOf(state: PortState, answer: Answer): PoolState | null {
   return null;
 }
 
-function emitFrontend(sink: ElementSink, state: PortState, frontend: Frontend): void {
+export function emitFrontend(
+  sink: ElementSink,
+  state: PortState,
+  frontend: Frontend,
+  writePool: WritePool,
+): void {
   const comment = frontendComment(state.port, frontend);
   const inside = poolOf(state, frontend.inside);
   if (inside) {
-    beginFrontend(sink, SET.services, frontend).pool(sink.family, inside.number);
+    writePool(beginFrontend(sink, SET.services, frontend), inside.number);
   } else {
     // An answer that names an empty pool is the model's mistake; nobody is the safe reading of it.
     beginFrontend(sink, frontend.inside === 'drop' ? SET.dropped : SET.rejected, frontend);
   }
   sink.end('', comment);
   if (frontend.outside !== frontend.inside) {
-    beginFrontend(sink, SET.outside, frontend).pool(
-      sink.family,
-      poolOf(state, frontend.outside)?.number ?? 0,
-    );
+    writePool(beginFrontend(sink, SET.outside, frontend), poolOf(state, frontend.outside)?.number ?? 0);
     sink.end('', comment);
     beginFrontend(sink, SET.outsideFrontends, frontend);
     sink.end();

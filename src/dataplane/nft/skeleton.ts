@@ -25,7 +25,7 @@ interface Words {
   readonly portUnreachable: string;
 }
 
-const WORDS: Record<Family, Words> = {
+export const WORDS: Record<Family, Words> = {
   4: {
     ip: 'ip',
     type: 'ipv4_addr',
@@ -45,7 +45,7 @@ const WORDS: Record<Family, Words> = {
 };
 
 /** The rule fragment that is true for packets of pods; null when pods of this family cannot be told. */
-function podMatch(family: Family, detector: LocalDetector): string | null {
+export function podMatch(family: Family, detector: LocalDetector): string | null {
   // With CIDRs of the other family only, an empty set would make everybody a stranger; it is to be nobody.
   if (!detectorSpeaks(detector, family)) return null;
   switch (detector.by) {
@@ -73,7 +73,7 @@ function interfaceName(name: string): string {
 const PROTOCOLS = ['tcp', 'udp', 'sctp'] as const;
 
 /** The same rule for each protocol: nft 1.0 wants to know it where a rule writes a port or uses one for NAT. */
-function each(rule: (protocol: string) => string): string {
+export function each(rule: (protocol: string) => string): string {
   return PROTOCOLS.map((protocol) => `    ${rule(protocol)}\n`).join('');
 }
 
@@ -81,7 +81,7 @@ function each(rule: (protocol: string) => string): string {
  * Writes the destination port. IPv4 UDP may come without a checksum (RFC 768): then there is none to update, and
  * an updated zero would be a wrong checksum. Written as raw bytes, the port leaves the checksum alone.
  */
-function setPort(family: Family, value: (protocol: string) => string): string {
+export function setPort(family: Family, value: (protocol: string) => string): string {
   const summed = each(
     (p) => `${p === 'udp' && family === 4 ? 'udp checksum != 0 ' : ''}${p} dport set ${value(p)}`,
   );

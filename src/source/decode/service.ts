@@ -52,6 +52,18 @@ function readPorts(spec: Raw): readonly ServicePortRecord[] {
   return ports;
 }
 
+/**
+ * A NodePort service that becomes a ClusterIP one loses its node ports: the API server takes them out. What a
+ * manifest has left behind is named, and the service changes its type all the same.
+ */
+function withoutNodePorts(ports: readonly ServicePortRecord[], faults: string[]): ServicePortRecord[] {
+  return ports.map((port, i) => {
+    if (port.nodePort === 0) return port;
+    faults.push(`spec.ports[${i}].nodePort ${port.nodePort} does not count: spec.type is ClusterIP`);
+    return { ...port, nodePort: 0 };
+  });
+}
+
 function readClusterIPs(spec: Raw): readonly Address[] {
   const list = listAt(spec, 'clusterIPs', 'spec.clusterIPs');
   const single = textAt(spec, 'clusterIP', 'spec.clusterIP');
@@ -91,7 +103,11 @@ const NOBODY = [parseCidr('0.0.0.0/32')!, parseCidr('::/128')!] as const;
 function readSourceRanges(spec: Raw, faults: string[]): readonly Cidr[] {
   const path = 'spec.loadBalancerSourceRanges';
   const before = faults.length;
-  const ranges = unique(readEntries(listAt(spec, 'loadBalancerSourceRanges', path), path, faults, readCidr));
+  const list = listAt(spec, 'loadBalancerSourceRanges', path);
+  // As kube-proxy: an empty string says nothing, and is no attempt to restrict anybody.
+  const read = (entry: unknown, entryPath: string) =>
+    typeof entry === 'string' && entry.trim() === '' ? null : readCidr(entry, entryPath);
+  const ranges = unique(readEntries(list, path, faults, read));
   if (faults.length === before) return ranges;
   const shut = NOBODY.filter((nobody) => !ranges.some((range) => familyOf(range) === familyOf(nobody)));
   return [...ranges, ...shut];
@@ -131,10 +147,7 @@ function readService(meta: Meta, spec: Raw): Decoded<ServiceRecord> {
   const balancer = objectAt(objectAt(meta.raw, 'status', 'status'), 'loadBalancer', 'status.loadBalancer');
   const ingressPath = 'status.loadBalancer.ingress';
   const ingress = readEntries(listAt(balancer, 'ingress', ingressPath), ingressPath, faults, readIngress);
-  const ports = readPorts(spec);
-  if (type === 'ClusterIP' && ports.some((port) => port.nodePort !== 0)) {
-    throw new Refused('spec.ports has a nodePort although spec.type is ClusterIP');
-  }
+  const ports = type === 'ClusterIP' ? withoutNodePorts(readPorts(spec), faults) : readPorts(spec);
   // The policy counts only where there is external traffic (kube-proxy's ExternalPolicyLocal).
   const policy = wordAt(spec, 'externalTrafficPolicy', 'spec.externalTrafficPolicy', POLICIES, 'Cluster');
   const external = type !== 'ClusterIP' || externalIPs.length > 0 ? policy : 'Cluster';

@@ -114,7 +114,6 @@ describe('decodeService', () => {
     ['port NaN', service({ ports: [{ port: Number.NaN }] }), /is NaN/],
     ['no port', service({ ports: [{ name: 'x' }] }), /port is missing/],
     ['a negative nodePort', service({ ports: [{ port: 1, nodePort: -1 }] }), /nodePort is -1/],
-    ['a nodePort of a ClusterIP', service({ ports: [{ port: 1, nodePort: 30000 }] }), /nodePort although/],
     ['protocol ICMP', service({ ports: [{ port: 1, protocol: 'ICMP' }] }), /not TCP, UDP, SCTP/],
     ['ports as an object', service({ ports: { port: 1 } }), /^spec\.ports is an object, not a list/],
     ['a bad port name', service({ ports: [{ port: 1, name: 'a"b' }] }), /name is "a\\"b"/],
@@ -182,7 +181,9 @@ describe('decodeService', () => {
     ['all good', ['10.0.0.0/8'], ['10.0.0.0/8']],
     ['one bad of two', ['10.0.0.0/8', 'x'], ['10.0.0.0/8', '::/128']],
     ['all bad', ['x', '10.0.0.0/33'], ['0.0.0.0/32', '::/128']],
-    ['an empty one', [''], ['0.0.0.0/32', '::/128']],
+    ['empty ones, which say nothing', ['', ' '], []],
+    ['an empty one beside a good one', ['', '10.0.0.0/8'], ['10.0.0.0/8']],
+    ['an empty one beside a bad one', ['', 'x'], ['0.0.0.0/32', '::/128']],
     ['an address', ['10.0.0.1'], ['0.0.0.0/32', '::/128']],
     ['the IPv4 ones bad', ['10.0.0.0/99', 'fd00::/8'], ['fd00::/8', '0.0.0.0/32']],
   ])('never opens a service because of its source ranges: %s', (_what, ranges, expected) => {
@@ -200,6 +201,12 @@ describe('decodeService', () => {
     );
     expect(record.externalPolicy).toBe(policy);
     expect(record.healthCheckNodePort).toBe(health);
+  });
+
+  it('takes the node ports off a service that has become a ClusterIP one', () => {
+    const { record, faults } = recordOf(service({ ports: [{ port: 1, nodePort: 30000 }] }));
+    expect(record.ports[0]!.nodePort).toBe(0);
+    expect(faults).toEqual([expect.stringMatching(/nodePort 30000 does not count/)]);
   });
 
   it('takes the affinity timeout of the API server when none is given', () => {

@@ -1,0 +1,51 @@
+// `npm run test:kernels [-- KERNEL...]`: every mode on a set of kernels, and a table of what came out.
+import process from 'node:process';
+import { KERNELS } from './kernels/catalog.mjs';
+import { runTestsInKernel, TESTS } from './kernels/suite.mjs';
+import { requireNode } from './lib/node-version.mjs';
+import { setup } from './lib/setup.mjs';
+
+requireNode();
+
+const MINUTE_MS = 60_000;
+const TIME_BOUND_MS = 15 * MINUTE_MS;
+
+/** One cell: "271 passed" or what went wrong. */
+function summary(result) {
+  if ('skipped' in result) return `not run: ${result.skipped}`;
+  const events = result.events
+    .split('\n')
+    .filter(Boolean)
+    .map((line) => JSON.parse(line));
+  const count = (kind) => events.filter(({ event }) => event === kind).length;
+  const failed = count('failed');
+  const ended = events.some(({ event }) => event === 'end');
+  return `${count('passed')} passed${failed ? `, ${failed} FAILED` : ''}${ended ? '' : ', ENDED EARLY'}`;
+}
+
+async function main(names) {
+  const problem = await setup();
+  if (problem) throw new Error(problem);
+  const chosen = names.length > 0 ? names : KERNELS.map(({ name }) => name);
+  const unknown = chosen.filter((name) => !KERNELS.some((kernel) => kernel.name === name));
+  if (unknown.length > 0) throw new Error(`no such kernel: ${unknown.join(', ')}`);
+  const rows = [];
+  for (const name of chosen) {
+    for (const [mode, tests] of Object.entries(TESTS)) {
+      const result = await runTestsInKernel(name, tests, { timeoutMs: TIME_BOUND_MS });
+      const cell = summary(result);
+      rows.push(`| ${name} | ${'version' in result ? result.version : '-'} | ${mode} | ${cell} |`);
+      process.stdout.write(`${rows.at(-1)}\n`);
+      if (/FAILED|EARLY/.test(cell)) {
+        process.stdout.write(`${result.output}\n`);
+        process.exitCode = 1;
+      }
+    }
+  }
+  process.stdout.write(`\n| kernel | version | mode | result |\n|---|---|---|---|\n${rows.join('\n')}\n`);
+}
+
+await main(process.argv.slice(2)).catch((error) => {
+  process.stderr.write(`${error.message}\n`);
+  process.exitCode = 1;
+});

@@ -1,0 +1,317 @@
+/** The ipvs mode: IPVS carries the traffic, and a table of nftables does what it cannot. See docs/ipvs.md. */
+import type { DesiredChange, DesiredState } from '../../model/desired.ts';
+import type { Address, Family } from '../../model/records.ts';
+import type { ApplyResult, Dataplane, Refusal, VerifyResult } from '../dataplane.ts';
+import type { Companion, FamilyResult } from '../nft/family-kernel.ts';
+import type { OwnerState, Segment } from '../nft/family-table.ts';
+import { type NftSocket, openNftSocket } from '../nft/native.ts';
+import { NftDataplane } from '../nft/nft-dataplane.ts';
+import type { PortState } from '../nft/service-elements.ts';
+import { type IpvsSocket, openIpvsSocket } from './native.ts';
+import { schedulingOf } from './scheduling.ts';
+import { IPVS_SCHEME, markOf } from './scheme.ts';
+import { type DeviceProblem, ServiceDevice } from './service-device.ts';
+import { applyIpvsSettings, type IpvsOptions } from './settings.ts';
+import { type CommitResult, VirtualServices, type WantedPool } from './virtual-services.ts';
+
+const DEFAULT_SCHEDULER = 'rr';
+const GRACE_MS = 15 * 60_000;
+const SWEEP_MS = 1000;
+/** A sweep reads all of IPVS: at most so much of the time. */
+const SWEEP_SHARE = 20;
+
+export class IpvsDataplane implements Dataplane, Companion {
+  readonly mode = 'ipvs';
+  private readonly options: IpvsOptions;
+  private readonly socket: IpvsSocket;
+  private readonly nftSocket: NftSocket;
+  private readonly table: NftDataplane;
+  private readonly services: VirtualServices;
+  private readonly device: ServiceDevice;
+  /** How many services' frontends have an address. */
+  private uses = new Map<Address, number>();
+  /** Addresses of no service any more, with the virtual services whose connections may still use them. */
+  private readonly leaving = new Map<
+    Address,
+    readonly { readonly family: Family; readonly mark: number }[]
+  >();
+  private readonly refusedSchedulers = new Set<string>();
+  private timer: NodeJS.Timeout | null = null;
+  private turn: Promise<unknown> = Promise.resolve();
+  private closed = false;
+  private phase: 'bringing' | 'carrying' = 'carrying';
+
+  constructor(options: IpvsOptions = {}) {
+    this.options = options;
+    const netns = options.netns ?? '';
+    this.socket = openIpvsSocket(netns);
+    this.nftSocket = openNftSocket(netns);
+    this.services = new VirtualServices(this.socket, options.graceMs ?? GRACE_MS);
+    this.device = new ServiceDevice(netns, this.nftSocket);
+    const { onForeignChange } = options;
+    this.table = new NftDataplane({
+      netns,
+      scheme: IPVS_SCHEME,
+      companion: this,
+      ...(onForeignChange ? { onForeignChange } : {}),
+    });
+  }
+
+  start(state: DesiredState): Promise<ApplyResult> {
+    return this.alone(() => this.bring(state));
+  }
+
+  private async bring(state: DesiredState): Promise<ApplyResult> {
+    const refusals: Refusal[] = applyIpvsSettings(this.socket, this.options).map((reason) => ({
+      service: '',
+      reason,
+    }));
+    await this.services.read();
+    this.phase = 'bringing';
+    const table = await this.table.start(state).finally(() => {
+      this.phase = 'carrying';
+    });
+    const added = await this.meetDevice();
+    refusals.push(...table.refusals, ...added.problems.map(({ reason }) => ({ service: '', reason })));
+    const settled = await this.settle();
+    this.sweepSoon();
+    return { operations: table.operations + added.operations + settled, refusals };
+  }
+
+  /** Brings the device up to the table: what is bound and needed no more stays guarded until it goes. */
+  private async meetDevice(): Promise<{ operations: number; problems: readonly DeviceProblem[] }> {
+    await this.device.read();
+    this.recount();
+    return this.device.add([...this.uses.keys(), ...this.device.addresses()]);
+  }
+
+  /** Takes away what no pool and no frontend needs. */
+  private async settle(): Promise<number> {
+    const wanted = this.wantedPools();
+    const isWanted = this.isWanted(wanted);
+    const now = Date.now();
+    const pools = wanted.map((pool) => ({ name: nameOf(pool), wanted: pool, protocol: pool.protocol }));
+    const gone = this.services.unwanted(isWanted);
+    const all = [...pools, ...gone.map((name) => ({ name, wanted: null, protocol: 'TCP' as const }))];
+    const { operations } = await this.services.withdraw(all, now);
+    for (const address of this.device.addresses())
+      if (!this.uses.has(address) && !this.leaving.has(address)) this.leaving.set(address, gone);
+    return operations + (await this.releaseAddresses());
+  }
+
+  private wantedPools(): WantedPool[] {
+    return this.table
+      .tables()
+      .flatMap(({ family, table }) =>
+        Array.from(table.states()).flatMap(([owner, state]) => this.poolsOf(family, owner, state, () => {})),
+      );
+  }
+
+  private isWanted(wanted: readonly WantedPool[]): (family: Family, pool: number) => boolean {
+    const keys = new Set(wanted.map((pool) => `${pool.family} ${pool.number}`));
+    return (family, pool) => keys.has(`${family} ${pool}`);
+  }
+
+  private poolsOf(
+    family: Family,
+    owner: string,
+    state: OwnerState | undefined,
+    refuse: (reason: string) => void,
+  ): WantedPool[] {
+    return portsOf(state).flatMap(({ port, cluster, local }) => {
+      const base = this.options.scheduler ?? DEFAULT_SCHEDULER;
+      const wanted = schedulingOf(port, this.usable(base), refuse);
+      const scheduling = { ...wanted, scheduler: this.usable(wanted.scheduler) };
+      return [cluster, local].flatMap((pool) =>
+        pool
+          ? [
+              {
+                family,
+                number: pool.number,
+                protocol: port.protocol,
+                scheduling,
+                backends: pool.slots,
+                owner,
+              },
+            ]
+          : [],
+      );
+    });
+  }
+
+  private usable(scheduler: string): string {
+    return this.refusedSchedulers.has(scheduler) ? DEFAULT_SCHEDULER : scheduler;
+  }
+
+  lastPool(family: Family): number {
+    return this.services.lastPool(family);
+  }
+
+  /** Companion of the table: virtual services are there before an element leads to them. */
+  async before(family: Family, segments: readonly Segment[], result: FamilyResult): Promise<void> {
+    const pools = (refuse: (owner: string, reason: string) => void) =>
+      segments.flatMap(({ owner, after }) =>
+        this.poolsOf(family, owner, after, (reason) => refuse(owner, reason)),
+      );
+    const first = await this.services.provide(
+      pools((service, reason) => {
+        if (!result.refusals.some((one) => one.service === service && one.reason === reason))
+          result.refusals.push({ service, reason });
+      }),
+    );
+    result.operations += first.operations;
+    const lost = this.refuse(first, result);
+    if (!lost) return;
+    // A scheduler that this kernel does not have took its services with it: once more without.
+    const again = await this.services.provide(pools(() => {}));
+    result.operations += again.operations;
+    this.refuse(again, result);
+  }
+
+  /** Notes refusals; true when a scheduler was among them. */
+  private refuse(answer: CommitResult, result: FamilyResult): boolean {
+    let scheduler = false;
+    for (const { owner, what, errno } of answer.refused) {
+      const [kind, name] = what.split(' ');
+      if (kind === 'scheduler' && errno === 'ENOENT' && !this.refusedSchedulers.has(name!)) {
+        this.refusedSchedulers.add(name!);
+        scheduler = true;
+      } else if (kind !== 'scheduler' && errno === 'ESRCH') continue;
+      result.refusals.push({ service: owner, reason: `the kernel refused its IPVS ${what} (${errno})` });
+    }
+    return scheduler;
+  }
+
+  /** Companion of the table: what no element leads to any more goes. */
+  async after(family: Family, segments: readonly Segment[], result: FamilyResult): Promise<void> {
+    const now = Date.now();
+    const bind: Address[] = [];
+    for (const { owner, before, after } of segments) {
+      const next = this.poolsOf(family, owner, after, () => {});
+      const kept = new Set(next.map((pool) => pool.number));
+      const old = this.poolsOf(family, owner, before, () => {}).filter((pool) => !kept.has(pool.number));
+      const all = [
+        ...next.map((pool) => ({ name: nameOf(pool), wanted: pool, protocol: pool.protocol })),
+        ...old.map((pool) => ({ name: nameOf(pool), wanted: null, protocol: pool.protocol })),
+      ];
+      result.operations += (await this.services.withdraw(all, now)).operations;
+      bind.push(...this.countAddresses(before, after, [...next, ...old].map(nameOf)));
+    }
+    // While the table is made, so is the device: bring() meets it when the table is complete.
+    if (this.phase === 'bringing') return;
+    const { operations, problems } = await this.device.add(bind);
+    result.operations += operations + (await this.releaseAddresses());
+    result.refusals.push(...problems.map(({ reason }) => ({ service: '', reason })));
+    this.sweepSoon();
+  }
+
+  /** Follows one owner's addresses; returns those that are used now. */
+  private countAddresses(
+    before: OwnerState | undefined,
+    after: OwnerState | undefined,
+    users: readonly { family: Family; mark: number }[],
+  ): Address[] {
+    const next = addressesOf(after);
+    for (const address of next) {
+      this.uses.set(address, (this.uses.get(address) ?? 0) + 1);
+      this.leaving.delete(address);
+    }
+    for (const address of addressesOf(before)) {
+      const left = (this.uses.get(address) ?? 1) - 1;
+      if (left > 0) this.uses.set(address, left);
+      else {
+        this.uses.delete(address);
+        this.leaving.set(address, users);
+      }
+    }
+    return [...next];
+  }
+
+  private recount(): void {
+    this.uses = new Map();
+    this.leaving.clear();
+    for (const { table } of this.table.tables())
+      for (const [, state] of table.states()) this.countAddresses(undefined, state, []);
+  }
+
+  /** Unbinds addresses of no service once nothing of IPVS can have connections on them. */
+  private async releaseAddresses(): Promise<number> {
+    const free = [...this.leaving].filter(([, users]) => !users.some((name) => this.services.has(name)));
+    for (const [address] of free) this.leaving.delete(address);
+    return this.device.remove(free.map(([address]) => address));
+  }
+
+  apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {
+    return this.alone(async () => {
+      const known = this.table.tables();
+      const result = await this.table.apply(change, state);
+      // The table was made anew (another detector): so is what hangs on it.
+      if (this.table.tables() !== known) {
+        await this.meetDevice();
+        await this.settle();
+      }
+      return result;
+    });
+  }
+
+  verify(state: DesiredState): Promise<VerifyResult> {
+    return this.alone(async () => {
+      const table = await this.table.verify(state);
+      const changed = await this.services.read();
+      await this.device.read();
+      const wanted = new Set([...this.uses.keys(), ...this.leaving.keys()]);
+      const repaired = [...table.repaired, ...changed, ...this.device.differences(wanted)];
+      if (repaired.length > 0) await this.bring(state);
+      return { repaired };
+    });
+  }
+
+  private sweepSoon(delayMs = SWEEP_MS): void {
+    if (this.timer || this.closed) return;
+    if (!this.services.isAnyLeaving() && this.leaving.size === 0) return;
+    this.timer = setTimeout(() => {
+      this.timer = null;
+      // What fails now is found by the next verify().
+      this.alone(() => this.sweep()).catch(() => {});
+    }, delayMs);
+    this.timer.unref();
+  }
+
+  private async sweep(): Promise<void> {
+    if (this.closed) return;
+    const began = Date.now();
+    await this.services.sweep(this.isWanted(this.wantedPools()), began);
+    await this.releaseAddresses();
+    this.sweepSoon(Math.max(SWEEP_MS, SWEEP_SHARE * (Date.now() - began)));
+  }
+
+  /** One at a time: requests on one socket, and what they change here. */
+  private alone<T>(work: () => Promise<T>): Promise<T> {
+    const next = this.turn.then(work);
+    this.turn = next.catch(() => {});
+    return next;
+  }
+
+  async close(): Promise<void> {
+    this.closed = true;
+    if (this.timer) clearTimeout(this.timer);
+    await this.turn;
+    await this.table.close();
+    this.nftSocket.close();
+    this.socket.close();
+  }
+}
+
+function nameOf({ family, number }: WantedPool): { readonly family: Family; readonly mark: number } {
+  return { family, mark: markOf(number) };
+}
+
+function portsOf(state: OwnerState | undefined): readonly PortState[] {
+  return state && 'ports' in state ? state.ports : [];
+}
+
+/** What our device is to hold of one owner: NodePorts answer on the node's own addresses. */
+function addressesOf(state: OwnerState | undefined): Set<Address> {
+  const frontends = portsOf(state).flatMap(({ port }) => port.frontends);
+  return new Set(frontends.flatMap(({ kind, address }) => (kind === 'NodePort' ? [] : [address])));
+}

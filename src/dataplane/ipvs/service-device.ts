@@ -1,0 +1,192 @@
+/**
+ * Service addresses as addresses of this node: IPVS sees only what is delivered here. They stand on a device of
+ * their own, each once however many ports use it; the set `addresses` of our table has the same ones and keeps
+ * the node's own ports from being reached through them.
+ */
+import { addressBytes, formatAddress } from '../../model/address.ts';
+import type { Address, Family } from '../../model/records.ts';
+import { readAddresses, readLinks, readRoutes } from '../../node/rtnetlink.ts';
+import { SERVICE_LINK } from '../../node/service-link.ts';
+import { readSet } from '../nft/kernel-image.ts';
+import { NFPROTO, type NftSocket } from '../nft/native.ts';
+import { NO_OWNER, OP, PackedWriter } from '../nft/packed.ts';
+import { ipvsNative } from './native.ts';
+import { IPVS_SCHEME, IPVS_SET, IPVS_TABLE } from './scheme.ts';
+
+/** Kinds of links that carry addresses and no traffic, best first. */
+const KINDS = ['dummy', 'bridge', 'ifb', 'veth'] as const;
+const LOOPBACK = 1;
+/** RT_TABLE_LOCAL and RTN_LOCAL of linux/rtnetlink.h. */
+const LOCAL_TABLE = 255;
+const LOCAL_ROUTE = 2;
+const OP_ADD = 1;
+const OP_REMOVE = 2;
+
+export interface DeviceProblem {
+  readonly address: Address;
+  readonly reason: string;
+}
+
+function familyOfBytes(address: Address): Family {
+  return address.includes(':') ? 6 : 4;
+}
+
+/** A new one, or the one that is there. '' : no kind of link can be had. */
+function makeLink(netns: string): string {
+  const { ipvsLink } = ipvsNative();
+  const existing = readLinks(netns).find((link) => link.name === SERVICE_LINK);
+  if (existing) {
+    ipvsLink(netns, SERVICE_LINK, '');
+    return existing.type;
+  }
+  return KINDS.find((kind) => ipvsLink(netns, SERVICE_LINK, kind) === '') ?? '';
+}
+
+export class ServiceDevice {
+  private readonly netns: string;
+  private readonly socket: NftSocket;
+  private readonly bound = new Set<Address>();
+  private readonly guarded = new Set<Address>();
+  private index = 0;
+  /** What carries the addresses: a link's kind, or "routes". */
+  carrier = '';
+
+  constructor(netns: string, socket: NftSocket) {
+    this.netns = netns;
+    this.socket = socket;
+  }
+
+  /** Sees that there is a device, and reads which addresses it and the table's set hold. */
+  async read(): Promise<void> {
+    const kind = makeLink(this.netns);
+    this.carrier = kind || 'routes';
+    this.index = kind === '' ? LOOPBACK : readLinks(this.netns).find((l) => l.name === SERVICE_LINK)!.index;
+    this.bound.clear();
+    for (const address of await this.onCarrier()) this.bound.add(address);
+    await this.readGuarded();
+  }
+
+  private async readGuarded(): Promise<void> {
+    this.guarded.clear();
+    for (const family of [4, 6] as const) {
+      const names = await this.socket.dumpNames(NFPROTO[family], IPVS_TABLE);
+      if (names.tableFlags < 0) continue;
+      const layouts = IPVS_SCHEME.layouts(family);
+      const set = await readSet(this.socket, NFPROTO[family], layouts, IPVS_TABLE, IPVS_SET.addresses);
+      for (const { key } of set.elements.values())
+        this.guarded.add(formatAddress(Buffer.from(key.slice(1), 'latin1')));
+    }
+  }
+
+  /** Where routes carried the addresses: removes those that the table's set names. One line each. */
+  async removeRoutes(): Promise<string[]> {
+    this.carrier = 'routes';
+    this.index = LOOPBACK;
+    await this.readGuarded();
+    const routed = (await this.onCarrier()).filter((address) => this.guarded.has(address));
+    for (const address of routed) this.bind(OP_REMOVE, address);
+    return routed.map((address) => `local route of ${address}`);
+  }
+
+  private async onCarrier(): Promise<Address[]> {
+    const rows = readAddresses(this.netns);
+    if (this.carrier !== 'routes') {
+      // The kernel's own fe80:: address of the link is not a service's.
+      return rows.flatMap((row) =>
+        row.linkIndex === this.index && !row.address.startsWith('fe80:') ? [row.address] : [],
+      );
+    }
+    const own = new Set(rows.map((row) => row.address));
+    const routes = await readRoutes(this.netns);
+    return routes.flatMap(({ table, type, linkIndex, destination }) => {
+      const [address, bits] = destination.split('/') as [Address, string];
+      const single = bits === (address.includes(':') ? '128' : '32');
+      const ours = table === LOCAL_TABLE && type === LOCAL_ROUTE && linkIndex === LOOPBACK && single;
+      return ours && !own.has(address) && !address.startsWith('127.') ? [address] : [];
+    });
+  }
+
+  /** Addresses that other devices of this node have: they are local already, and the node's own ports stay open. */
+  private elsewhere(): Set<Address> {
+    const rows = readAddresses(this.netns);
+    const others = rows.filter((row) => this.carrier === 'routes' || row.linkIndex !== this.index);
+    return new Set(others.map((row) => row.address));
+  }
+
+  /** What `wanted` lacks or has too much, one line each. After read(). */
+  differences(wanted: ReadonlySet<Address>): string[] {
+    const elsewhere = this.elsewhere();
+    const lines: string[] = [];
+    for (const address of wanted)
+      if (!elsewhere.has(address) && !(this.bound.has(address) && this.guarded.has(address)))
+        lines.push(`service address ${address} was gone`);
+    for (const address of this.bound)
+      if (!wanted.has(address)) lines.push(`address ${address} is no service's`);
+    return lines;
+  }
+
+  /** The bound addresses. */
+  addresses(): Iterable<Address> {
+    return this.bound;
+  }
+
+  /** @returns operations and what could not be bound */
+  async add(addresses: Iterable<Address>): Promise<{ operations: number; problems: DeviceProblem[] }> {
+    const missing = [...addresses].filter((one) => !this.bound.has(one) || !this.guarded.has(one));
+    if (missing.length === 0) return { operations: 0, problems: [] };
+    const elsewhere = this.elsewhere();
+    const ours = missing.filter((one) => !elsewhere.has(one));
+    // The guard first: at no time does an address of a service lead to the node's own ports.
+    await this.guard(
+      OP.addElement,
+      ours.filter((one) => !this.guarded.has(one)),
+    );
+    const problems: DeviceProblem[] = [];
+    for (const address of ours) {
+      const errno = this.bound.has(address) ? '' : this.bind(OP_ADD, address);
+      if (errno === '' || errno === 'EEXIST') this.bound.add(address);
+      else problems.push({ address, reason: `${address} could not be bound to ${SERVICE_LINK} (${errno})` });
+    }
+    return { operations: ours.length, problems };
+  }
+
+  async remove(addresses: Iterable<Address>): Promise<number> {
+    const list = [...addresses].filter((one) => this.bound.has(one) || this.guarded.has(one));
+    for (const address of list) {
+      if (this.bound.has(address)) this.bind(OP_REMOVE, address);
+      this.bound.delete(address);
+    }
+    await this.guard(
+      OP.delElement,
+      list.filter((one) => this.guarded.has(one)),
+    );
+    return list.length;
+  }
+
+  private bind(op: number, address: Address): string {
+    const what = this.carrier === 'routes' ? 'route' : 'address';
+    return ipvsNative().ipvsAddress(this.netns, this.index, what, op, Buffer.from(addressBytes(address)));
+  }
+
+  private async guard(op: number, addresses: readonly Address[]): Promise<void> {
+    for (const family of [4, 6] as const) {
+      const out = new PackedWriter();
+      const own = addresses.filter((one) => familyOfBytes(one) === family);
+      for (const address of own) {
+        out.u8(op);
+        out.u32(NO_OWNER);
+        out.u8(IPVS_SET.addresses);
+        out.u8(0);
+        out.address(address);
+        out.text('');
+      }
+      if (own.length === 0) continue;
+      const layouts = IPVS_SCHEME.layouts(family);
+      await this.socket.commit(NFPROTO[family], IPVS_TABLE, layouts, Buffer.from(out.take()), false);
+    }
+    for (const address of addresses) {
+      if (op === OP.addElement) this.guarded.add(address);
+      else this.guarded.delete(address);
+    }
+  }
+}

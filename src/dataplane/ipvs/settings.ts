@@ -1,0 +1,57 @@
+/** The kernel's own settings of IPVS, one network namespace's. */
+import type { IpvsSocket } from './native.ts';
+import { ipvsNative } from './native.ts';
+
+export interface IpvsOptions {
+  /** Path of the network namespace; '': the current one. */
+  readonly netns?: string;
+  /** Called when somebody else changed a table of ours. */
+  readonly onForeignChange?: () => void;
+  /** Of services that name none by annotation. */
+  readonly scheduler?: string;
+  /** 'strict': never answer ARP for service addresses. */
+  readonly arp?: 'strict' | 'as-it-is';
+  /** 0: leave it as it is. */
+  readonly tcpMs?: number;
+  readonly tcpFinMs?: number;
+  readonly udpMs?: number;
+  /** How long connections of a backend that left may go on. */
+  readonly graceMs?: number;
+}
+
+/** Documentation/networking/ipvs-sysctl.rst; below /proc/sys/net/ipv4/vs. */
+const SETTINGS: readonly (readonly [name: string, value: string])[] = [
+  // Masquerading is conntrack's work.
+  ['conntrack', '1'],
+  // A client that uses a port again gets a backend of now, not the one that leaves; without a second's delay,
+  // since such a packet starts a new entry of conntrack, too (Linux 5.9).
+  ['conn_reuse_mode', '1'],
+  // A UDP flow whose backend is gone goes on to another one with its next packet.
+  ['expire_nodest_conn', '1'],
+  // A client is not held to a backend that leaves.
+  ['expire_quiescent_template', '1'],
+  // A connection from before us is picked up in its middle, as conntrack does (nf_conntrack_tcp_loose).
+  ['sloppy_tcp', '1'],
+  ['sloppy_sctp', '1'],
+];
+const STRICT_ARP = [
+  ['ipv4/conf/all/arp_ignore', '1'],
+  ['ipv4/conf/all/arp_announce', '2'],
+] as const;
+const SECOND_MS = 1000;
+
+/** Returns what could not be set, one line each. */
+export function applyIpvsSettings(socket: IpvsSocket, options: IpvsOptions): string[] {
+  const { netnsSysctl } = ipvsNative();
+  const wanted = SETTINGS.map(([name, value]) => [`ipv4/vs/${name}`, value] as const);
+  const problems: string[] = [];
+  for (const [name, value] of options.arp === 'strict' ? [...wanted, ...STRICT_ARP] : wanted) {
+    if (netnsSysctl(options.netns ?? '', name) === value) continue;
+    if (netnsSysctl(options.netns ?? '', name, value) === null)
+      problems.push(`net.${name.replaceAll('/', '.')} could not be set to ${value}`);
+  }
+  const seconds = (ms: number | undefined) => Math.ceil((ms ?? 0) / SECOND_MS);
+  const timeouts = [seconds(options.tcpMs), seconds(options.tcpFinMs), seconds(options.udpMs)] as const;
+  if (timeouts.some((value) => value > 0)) socket.setTimeouts(...timeouts);
+  return problems;
+}

@@ -1,0 +1,161 @@
+/** The conformance table through a dataplane and the real kernel, with real sockets. */
+import { existsSync } from 'node:fs';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { Dataplane } from '../../src/dataplane/dataplane.ts';
+import type { DesiredState } from '../../src/model/desired.ts';
+import { CONFORMANCE, type ConformanceRow, type Expectation } from '../model/conformance.ts';
+import { modelOf, NODE_ADDRESSES } from '../model/world.ts';
+import { changeBetween, snapshot } from '../support/desired.ts';
+import { type HostName, MASQUERADE_ADDRESSES, NodeWorld, serverName } from '../support/node-world.ts';
+import { SCTP_SENDER, sendSctpInit } from '../support/sctp.ts';
+import type { skipUnless } from '../support/skip.ts';
+
+/** Long enough for an answer on a busy machine when one is due; a drop is believed after it. */
+const ANSWER_MS = 2_000;
+const SILENCE_MS = 200;
+const CALLS = 6;
+/** An address that the sender has only while the row runs. */
+const BORROWED = ['198.18.0.1', '2001:db8:18::1'];
+
+function senderOf(row: ConformanceRow): HostName | 'node' {
+  const { from, source } = row.packet;
+  if (from === 'node') return 'node';
+  const senders: Record<string, HostName> = {
+    '10.10.1.99': 'pod',
+    'fd00:10:10:1::99': 'pod',
+    '10.10.1.1': 'L1',
+    'fd00:10:10:1::1': 'L1',
+    '10.10.2.99': 'remote-pod',
+    'fd00:10:10:2::99': 'remote-pod',
+    '198.51.100.7': 'outside',
+    '2001:db8:f::7': 'outside',
+    '203.0.113.7': 'other',
+    '2001:db8:e::7': 'other',
+  };
+  return senders[source]!;
+}
+
+/** Who answers at an address that is none of a service. */
+function ownerOf({ packet }: ConformanceRow): string {
+  if ([...NODE_ADDRESSES, '127.0.0.1'].some((address) => address === packet.destination)) return 'node';
+  return serverName(`${packet.destination} ${packet.port}`) ?? 'nobody';
+}
+
+export interface Conformance {
+  readonly mode: string;
+  readonly gate: ReturnType<typeof skipUnless>;
+  open(netns: string): Dataplane;
+  /** Rows that this mode answers otherwise, by name; docs/ says why. */
+  readonly otherwise?: Readonly<Record<string, Expectation>>;
+}
+
+export function testConformance({ mode, gate, open, otherwise = {} }: Conformance): void {
+  gate.describe(`${mode}, the conformance table`, () => {
+    let world: NodeWorld;
+    let dataplane: Dataplane;
+    let current: DesiredState;
+
+    beforeAll(async () => {
+      world = await NodeWorld.create();
+      dataplane = open(world.netns);
+      current = snapshot(modelOf([]).state);
+      expect((await dataplane.start(current)).refusals).toEqual([]);
+    });
+    afterAll(async () => {
+      await dataplane?.close();
+      await world?.remove();
+    });
+
+    async function bring(row: ConformanceRow): Promise<void> {
+      const next = snapshot(modelOf(row.records, row.config, row.facts).state);
+      const { refusals } = await dataplane.apply(changeBetween(current, next), next);
+      current = next;
+      expect(refusals).toEqual([]);
+    }
+
+    const ask = (row: ConformanceRow, count: number, timeoutMs: number) => {
+      const { packet } = row;
+      const protocol = packet.protocol === 'TCP' ? 'tcp' : 'udp';
+      return world.place(senderOf(row)).call(protocol, packet.destination, packet.port, {
+        count,
+        concurrency: count,
+        timeoutMs,
+        bind: packet.source,
+      });
+    };
+
+    async function expectForward(row: ConformanceRow, to: Extract<Expectation, object>): Promise<void> {
+      const { requests } = await ask(row, CALLS, ANSWER_MS);
+      const allowed = to.to.map(serverName);
+      for (const { outcome, name, peer, detail } of requests) {
+        expect({ outcome, detail }).toEqual({ outcome: 'ok', detail: undefined });
+        expect(allowed).toContain(name);
+        const own = allowed.find((one) => one === name);
+        const backend = to.to[allowed.indexOf(own!)]!.split(' ')[0];
+        const masquerade =
+          to.masquerade === 'hairpin' ? backend === row.packet.source : to.masquerade === 'yes';
+        // What the node sends to its own pods has an address of the node in any case: of the bound one or not.
+        if (masquerade) expect(MASQUERADE_ADDRESSES).toContain(peer);
+        else expect(peer).toBe(row.packet.source);
+      }
+      expect(requests.length).toBe(CALLS);
+    }
+
+    async function expectRefusal(row: ConformanceRow, how: 'tcp-reset' | 'port-unreachable'): Promise<void> {
+      const sender = senderOf(row);
+      const before = await world.unreachables(sender);
+      const { requests } = await ask(row, 1, ANSWER_MS);
+      expect(requests[0]!.outcome).toBe('refused');
+      expect((await world.unreachables(sender)) - before).toBe(how === 'tcp-reset' ? 0 : 1);
+    }
+
+    async function expectPass(row: ConformanceRow): Promise<void> {
+      const { requests } = await ask(row, 1, ANSWER_MS);
+      expect(requests[0]).toMatchObject({ outcome: 'ok', name: ownerOf(row), peer: expect.any(String) });
+      if (row.packet.destination !== '127.0.0.1') expect(requests[0]!.peer).toBe(row.packet.source);
+    }
+
+    async function expectSctp(row: ConformanceRow): Promise<void> {
+      const sender = senderOf(row) as HostName;
+      if (typeof row.expect === 'object') {
+        const [, port] = row.expect.to[0]!.split(' ');
+        const received = await sendSctpInit(world, sender, row.packet, { at: 'L1', port: Number(port) });
+        expect(received).toBe(1);
+        return;
+      }
+      const before = await world.unreachables(sender);
+      await sendSctpInit(world, sender, row.packet, null);
+      await expect.poll(async () => (await world.unreachables(sender)) - before).toBe(1);
+    }
+
+    describe('rows', () => {
+      for (const original of CONFORMANCE) {
+        const row = { ...original, expect: otherwise[original.name] ?? original.expect };
+        test(row.name, async (context) => {
+          await bring(row);
+          if (row.packet.protocol === 'SCTP') {
+            if (!existsSync(SCTP_SENDER)) context.skip('needs python3 to make an SCTP packet');
+            await expectSctp(row);
+            return;
+          }
+          const borrowed = BORROWED.find((address) => address === row.packet.source);
+          const bits = row.packet.family === 4 ? 32 : 128;
+          if (borrowed) await world.ip('node', [`addr add ${borrowed}/${bits} dev lo`]);
+          try {
+            if (typeof row.expect === 'object') await expectForward(row, row.expect);
+            else if (row.expect === 'drop')
+              expect((await ask(row, 1, SILENCE_MS)).requests[0]!.outcome).toBe('timeout');
+            else if (row.expect === 'pass') await expectPass(row);
+            else await expectRefusal(row, row.expect);
+          } finally {
+            if (borrowed) await world.ip('node', [`addr del ${borrowed}/${bits} dev lo`]);
+          }
+        });
+      }
+    });
+
+    test('and the kernel holds exactly the last state', async () => {
+      expect((await dataplane.verify(current)).repaired).toEqual([]);
+    });
+  });
+}

@@ -1,0 +1,14 @@
+/** Whether this kernel has an IPVS that we may use. `npm test` boots one that has, and runs the tests there. */
+import { openIpvsSocket } from '../../src/dataplane/ipvs/native.ts';
+import { skipUnless } from './skip.ts';
+
+function hasIpvs(): boolean {
+  try {
+    openIpvsSocket('').close();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+export const ipvs = skipUnless(hasIpvs(), 'needs a kernel with IPVS; npm test boots one for these');
