@@ -277,7 +277,8 @@ TP_RARE int xdp_open(struct xdp_md *ctx, struct packet *p, struct opening *o)
 		return XDP_PASS;
 	o->hop = b->flags & TP_B_LOCAL ? 0 : xdp_backend_hop(ctx, p, o->backend);
 	hop = hop_if_true(o->hop, set->route_gen);
-	if (hop && stack_may_fragment(ctx, p, hop))
+	/* While the kernel's NAT may have the port that we choose, tc looks at the choice. */
+	if (hop && (asks_kernel(set) || stack_may_fragment(ctx, p, hop)))
 		hop = NULL;
 	if (!hop || (p->family == 4 ? !hop->nat4 : no_addr(&hop->nat6))) {
 		open_split(o, p);
@@ -319,7 +320,10 @@ static __always_inline int to_frontend(struct frame *fr, struct packet *p, __u32
 	b = backend_at(ref.conn->backend);
 	if (!b)
 		return XDP_PASS;
-	if (conn_needs_pick(ref.conn, b, p) && !(set->flags & TP_S_DRAIN)) {
+	if (conn_needs_pick(ref.conn, b, p)) {
+		/* tc takes it out of the way of whoever picks now. */
+		if (set->flags & TP_S_DRAIN)
+			return XDP_PASS;
 		o.retake = ref.index + 1;
 		return to_new(fr, p, &o, set, family);
 	}

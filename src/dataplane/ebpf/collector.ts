@@ -27,6 +27,9 @@ export const TIMEOUT_FILES = [
   ['udp_timeout_stream', 120],
 ] as const;
 
+/** Of datagrams in both directions, among the time-outs. */
+export const UDP_STREAM = TIMEOUT_FILES.length - 1;
+
 /** As conntrack's, so that a connection lives as long in every mode. */
 export function readTimeouts(): number[] {
   return TIMEOUT_FILES.map(([name, fallback]) => {

@@ -6,8 +6,9 @@ import type { AffinityView, ApplyResult, Refusal, Remains, Switchable, VerifyRes
 import { Keeper } from '../nft/keeper.ts';
 import { ABI, COUNTERS, type CounterName } from './abi.ts';
 import { adoptTables } from './adopt.ts';
+import { readAffinities, writeAffinities } from './affinities.ts';
 import { Clock, ticksOf } from './clock.ts';
-import { Collector, connectionLimit } from './collector.ts';
+import { Collector, connectionLimit, readTimeouts, UDP_STREAM } from './collector.ts';
 import { Compiler, type CompilerResult, type ServiceChange } from './compiler.ts';
 import { readCounters } from './counters.ts';
 import { type DeviceChoice, type DeviceRole, deviceRoles } from './device-roles.ts';
@@ -18,13 +19,14 @@ import { type Loaded, loadKernel, requireBpf } from './kernel.ts';
 import { DEFAULT_SIZES, type PortRange, type Sizes } from './knobs.ts';
 import { Links, type XdpMode } from './links.ts';
 import { acceptLocalOnLoopback } from './loopback.ts';
+import { SideMap } from './maps.ts';
 import { writeMeta } from './meta.ts';
 import type { NodeRules, SocketLb } from './node-settings.ts';
 import { clusterIPs, NodeState } from './node-state.ts';
 import { prepareRoot } from './pins.ts';
 import { readTableConnections } from './readback.ts';
 import { EbpfRemains } from './remains.ts';
-import { SocketSweeper, translatedSockets } from './sockets.ts';
+import { recentFlows, rememberSockets, SocketSweeper, translatedSockets } from './sockets.ts';
 
 /** Above the kernel's local ports (32768 to 60999) and the NodePorts. */
 export const DEFAULT_NAT_PORTS: readonly PortRange[] = [{ first: 61_000, last: 65_535 }];
@@ -107,6 +109,8 @@ export class EbpfDataplane implements Switchable {
     this.#followDevices();
     this.#writeMeta(running);
     running.collector.start();
+    // Those that come later and send before lead() are seen by the programs.
+    if (running.node.isDraining) await rememberSockets(running.loaded.maps.handles.tp_sock_before!.fd);
     return result;
   }
 
@@ -298,10 +302,14 @@ export class EbpfDataplane implements Switchable {
   }
 
   async affinities(): Promise<readonly AffinityView[]> {
-    return [];
+    const { compiler, clock } = this.#must();
+    return readAffinities(compiler, clock.ticks(), clock.hz);
   }
 
-  async learnAffinities(): Promise<void> {}
+  async learnAffinities(affinities: readonly AffinityView[]): Promise<void> {
+    const { compiler, clock } = this.#must();
+    writeAffinities(compiler, affinities, clock.ticks(), clock.hz);
+  }
 
   /** Connections in the tables, as of the last pass of collection, and how many passes there were. */
   connections(): { live: number; passes: number } {
@@ -309,9 +317,13 @@ export class EbpfDataplane implements Switchable {
     return { live: collector.last.live + drains.length, passes: collector.passes };
   }
 
-  /** Sockets that believe to talk to a frontend. */
+  /** Sockets that believe to talk to a frontend, and flows of those that say so with each datagram. */
   async sockets(): Promise<number> {
-    return (await translatedSockets(this.#must().loaded.maps.handles.tp_sock_peers!.fd)).length;
+    const { loaded, clock } = this.#must();
+    const { tp_sock_peers: peers, tp_sock_flows: flows } = loaded.maps.handles;
+    const connected = await translatedSockets(peers!.fd);
+    const ticksMax = ticksOf(readTimeouts()[UDP_STREAM]!, clock.hz);
+    return connected.length + recentFlows(new SideMap(flows!), clock.ticks(), ticksMax);
   }
 
   /** How full the tables are. Those of connections and affinity as of the last pass of collection. */

@@ -32,6 +32,10 @@ export class NodeState {
     return this.#node.detector;
   }
 
+  get isDraining(): boolean {
+    return this.#rules.drain === 'on';
+  }
+
   /** Before the services that depend on it. */
   setNode(node: DesiredNode): { operations: number; refusals: Refusal[] } {
     this.#node = node;

@@ -4,6 +4,7 @@ import type { Address, Family, Protocol } from '../../model/records.ts';
 import { readAddress } from './abi.ts';
 import type { Departure } from './compiler.ts';
 import { GRACE_MS } from './grave.ts';
+import type { SideMap } from './maps.ts';
 import { lifeNative } from './native-life.ts';
 
 /** struct Gone of native/sockdiag.cc. */
@@ -59,6 +60,31 @@ export async function translatedSockets(peers: number): Promise<TranslatedSocket
     });
   }
   return found;
+}
+
+/**
+ * Names the unconnected UDP sockets of all network namespaces that are there now: their datagrams stay with packets.
+ *
+ * @param before descriptor of tp_sock_before
+ */
+export async function rememberSockets(before: number): Promise<void> {
+  await lifeNative().sockRememberUdp(before);
+}
+
+/** struct tp_sock_peer */
+const LAST_USED = 18;
+
+/** Flows of unconnected sockets that have been used within so many ticks; the others are forgotten. */
+export function recentFlows(flows: SideMap, nowTicks: number, ticksMax: number): number {
+  let recent = 0;
+  for (const key of flows.keys()) {
+    const value = flows.get(key);
+    if (!value) continue;
+    const lastUsed = value[LAST_USED]! | (value[LAST_USED + 1]! << 8);
+    if (((nowTicks - lastUsed) & 0xffff) <= ticksMax) recent++;
+    else flows.remove(key);
+  }
+  return recent;
 }
 
 function encode(departures: readonly Departure[]): Uint8Array {

@@ -5,6 +5,7 @@ import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
 import type { AffinityView, ApplyResult, Refusal, Remains, Switchable, VerifyResult } from '../dataplane.ts';
 import { adoptTable } from './adopt.ts';
+import { readAffinities, writeAffinities } from './affinities.ts';
 import { parsePickChain, pickChainRules, writeNamed, writeTableFlags } from './chains.ts';
 import { type Companion, FamilyKernel, type OwnerChange } from './family-kernel.ts';
 import { KEEPER_TABLE, Keeper } from './keeper.ts';
@@ -86,11 +87,18 @@ export class NftDataplane implements Switchable {
 
   async introduce(): Promise<void> {}
 
+  /** Works without start(), too. */
   async affinities(): Promise<readonly AffinityView[]> {
-    return [];
+    const found: AffinityView[] = [];
+    for (const family of FAMILIES)
+      if ((await this.names(family, this.scheme.table)).tableFlags === 0)
+        found.push(...(await readAffinities(this.socket, family, this.scheme)));
+    return found;
   }
 
-  async learnAffinities(): Promise<void> {}
+  async learnAffinities(affinities: readonly AffinityView[]): Promise<void> {
+    for (const kernel of this.kernels) await writeAffinities(kernel, affinities);
+  }
 
   /** Works without start(), too, on tables that a predecessor left. */
   async retire(state: DesiredState): Promise<Remains> {
