@@ -10,6 +10,7 @@
       "sources": [
         "native/addon.cc",
         "native/netns.cc",
+        "native/netdev.cc",
         "native/netlink_socket.cc",
         "native/conntrack.cc",
         "native/conntrack_create.cc",
@@ -23,8 +24,10 @@
         "native/nft_batch_builder.cc",
         "native/nft_dump.cc",
         "native/nft_expr.cc",
+        "native/nft_hooks.cc",
         "native/nft_monitor.cc",
         "native/nft_socket.cc",
+        "native/probe.cc",
         "native/bpf.cc",
         "native/bpf_btf.cc",
         "native/bpf_collect.cc",
@@ -47,6 +50,11 @@
         "native/lab/pod.c", "native/lab/loop.c", "native/lab/out.c", "native/lab/enter.c",
         "native/lab/serve.c", "native/lab/target.c", "native/lab/job.c", "native/lab/request.c", "native/lab/report.c"
       ]
+    },
+    {
+      "target_name": "triplane-load",
+      "type": "executable",
+      "sources": ["bench/load/load.c"]
     }
   ]
 }

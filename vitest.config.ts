@@ -4,7 +4,17 @@ import { defineConfig } from 'vitest/config';
  * Folders whose tests make namespaces, rules and processes. They run one file at a time, so that none disturbs
  * another one's counters and time-outs; the rest runs beside each other, before them.
  */
-const KERNEL_FOLDERS = ['agent', 'bpf', 'conformance', 'dataplane', 'kernel', 'lab', 'native', 'node'];
+const KERNEL_FOLDERS = [
+  'agent',
+  'bpf',
+  'conformance',
+  'dataplane',
+  'kernel',
+  'lab',
+  'native',
+  'node',
+  'probe',
+];
 const kernelTests = KERNEL_FOLDERS.map((folder) => `test/${folder}/**/*.test.ts`);
 
 export default defineConfig({

@@ -3,15 +3,13 @@
  * service, beside the same call without one, on nodes that are alike but for their nftables rules. All lanes
  * run in turns; both ends of a call and the node between them work on one processor, so time is work.
  */
-import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import os from 'node:os';
-import path from 'node:path';
 import process from 'node:process';
 import { parseArgs } from 'node:util';
 import { BACKENDS, type Kind, Lane, PORT } from './data-path/lane.ts';
 import { CLUSTER_IP, LOAD_BALANCER_IP, program, SERVICE_PORT, type Served } from './data-path/services.ts';
-import { inNamespace, removeNamespacesAtExit } from './support/namespace.ts';
+import { inNamespace, loadRules, removeNamespacesAtExit } from './support/namespace.ts';
 import { describeMachine, headline, lookForQuiet } from './support/quiet.ts';
 import { quantile } from './support/stats.ts';
 import { formatTable } from './support/table.ts';
@@ -75,25 +73,15 @@ interface Target {
   readonly port: number;
 }
 
-function compileLoad(): string {
-  const dir = mkdtempSync(path.join(os.tmpdir(), 'triplane-bench-'));
-  process.on('exit', () => rmSync(dir, { recursive: true, force: true }));
-  const binary = path.join(dir, 'load');
-  const source = path.join(import.meta.dirname, '../../bench/load/load.c');
-  execFileSync('cc', ['-O2', '-Wall', '-Wextra', '-Werror', '-o', binary, source], { stdio: 'inherit' });
-  return binary;
-}
-
 async function makeTargets(): Promise<Target[]> {
-  const binary = compileLoad();
   const targets: Target[] = [];
   // The baseline is always there.
   const plans = LANES.filter(({ name }) => !values.lane || name === BASELINE || values.lane.includes(name));
   for (const [index, plan] of plans.entries()) {
     const lane = new Lane(plan.name, index);
-    if (plan.rules) loadRules(lane.node, plan.rules);
+    if (plan.rules) prepareNode(lane.node, plan.rules);
     if (plan.served) await program(lane.node, plan.served);
-    await lane.start(binary, CPU);
+    await lane.start(CPU);
     const add = (what: string, address: string, port: number) =>
       targets.push({ lane, name: `${plan.name}: ${what}`, address, port });
     add('pod', BACKENDS[0]!, PORT);
@@ -104,14 +92,8 @@ async function makeTargets(): Promise<Target[]> {
   return targets;
 }
 
-function loadRules(netns: string, rules: string): void {
-  const file = path.join(os.tmpdir(), `triplane-bench-${process.pid}.nft`);
-  writeFileSync(file, rules);
-  try {
-    inNamespace(netns, 'nft', '-f', file);
-  } finally {
-    rmSync(file);
-  }
+function prepareNode(netns: string, rules: string): void {
+  loadRules(netns, rules);
   // Entries of closed connections go soon, so that the table does not grow from round to round.
   const timeouts = [
     'tcp_timeout_time_wait=2',

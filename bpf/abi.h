@@ -169,7 +169,8 @@ struct tp_conn_set {
 };
 TP_STATIC_ASSERT(sizeof(struct tp_conn_set) == 256, "four cache lines");
 
-/* A next hop. `ifindex` and `dmac` never change once they are claimed; the rest is refreshed when `gen` is old. */
+/* A next hop. `ifindex`, `dmac` and `mtu` (the route's, of which there may be several by one neighbour) never change
+ * once they are claimed; the rest is refreshed when `gen` is old. */
 struct tp_hop {
 	/* TP_FREE, TP_BUSY or TP_LIVE. */
 	__u32 state;
@@ -180,13 +181,17 @@ struct tp_hop {
 	__u32 gen;
 	__u32 nat4;
 	struct tp_addr nat6;
-	__u32 spare[4];
+	/* The device's: enum tp_device_flag. */
+	__u32 flags;
+	__u32 spare[3];
 };
 TP_STATIC_ASSERT(sizeof(struct tp_hop) == 64, "one cache line");
 
 enum tp_device_flag {
 	/* Traffic that arrives here is from pods (detectors by bridge and by prefix). */
 	TP_D_PODS = 1 << 0,
+	/* What XDP sends by this device gets through: drivers may lack it, and then drop without a word. */
+	TP_D_XDP_SEND = 1 << 1,
 };
 
 /* By ifindex: what masquerade uses as the source on this device. */

@@ -132,9 +132,8 @@ static __always_inline void conn_find(struct conn_ref *ref, const struct packet 
 	ref->conn = conn_at(found - 1);
 }
 
-/* Claims an entry for a connection that is not in the table; it is TP_BUSY until conn_publish(). Returns its
- * index + 1, or 0 if the sets are full. */
-TP_RARE __u32 conn_claim(__u64 hash)
+/* conn_claim() in sets other than the first. */
+TP_RARE __u32 conn_claim_far(__u64 hash)
 {
 	for (int try = 0; try < TP_CONN_TRIES * TP_CONN_WAYS; try++) {
 		__u32 where = conn_where(hash, try / TP_CONN_WAYS);
@@ -150,6 +149,25 @@ TP_RARE __u32 conn_claim(__u64 hash)
 			set->way[0].spilled = 1;
 	}
 	return 0;
+}
+
+/* Claims an entry for a connection that is not in the table; it is TP_BUSY until conn_publish(). Returns its
+ * index + 1, or 0 if the sets are full. */
+static __always_inline __u32 conn_claim(__u64 hash)
+{
+	__u32 where = conn_where(hash, 0);
+	struct tp_conn_set *set = conn_set(where);
+
+	if (!set)
+		return 0;
+#pragma unroll
+	for (__u32 way = 0; way < TP_CONN_WAYS; way++) {
+		__u32 *state = &set->way[way].state;
+
+		if (*state == TP_FREE && cas32(state, TP_FREE, conn_tag(hash) | TP_BUSY))
+			return where * TP_CONN_WAYS + way + 1;
+	}
+	return conn_claim_far(hash);
 }
 
 /* An entry that conn_park() left to the collector: nobody's, though the tag is still there. */
@@ -296,14 +314,14 @@ static __always_inline struct tp_backend *backend_at(__u32 index)
 	return bpf_map_lookup_elem(&tp_backends, &index);
 }
 
-/* A TCP connection goes on with the backend it has, member of the pool or not (it may be draining); only a new
+/* A connection of TCP or SCTP goes on with the backend it has, member of the pool or not (it may be draining); only a new
  * connection of the same tuple, or a datagram, is picked again. */
 static __always_inline int conn_needs_pick(const struct tp_conn *c, const struct tp_backend *b,
 					   const struct packet *p)
 {
-	if (p->proto == IPPROTO_TCP && !is_opening(p))
+	if (p->proto != IPPROTO_UDP && !is_opening(p))
 		return 0;
-	if (p->proto == IPPROTO_TCP && conn_is_over(c))
+	if (p->proto != IPPROTO_UDP && conn_is_over(c))
 		return 1;
 	return !(b->flags & (TP_B_IN_CLUSTER | TP_B_IN_LOCAL));
 }

@@ -35,20 +35,20 @@ static __always_inline void copy_mac(__u8 *to, const __u8 *from)
 	y[2] = x[2];
 }
 
-static __always_inline void hop_refresh(struct tp_hop *hop, const struct bpf_fib_lookup *fib, __u32 mtu, __u32 gen)
+static __always_inline void hop_refresh(struct tp_hop *hop, const struct bpf_fib_lookup *fib, __u32 gen)
 {
 	__u32 ifindex = fib->ifindex;
 	struct tp_device *device = bpf_map_lookup_elem(&tp_devices, &ifindex);
 	struct tp_addr none = {};
 
 	copy_mac(hop->smac, fib->smac);
-	hop->mtu = mtu;
+	hop->flags = device ? device->flags : 0;
 	hop->nat4 = device ? device->nat4 : 0;
 	copy_addr(&hop->nat6, device ? &device->nat6 : &none);
 	hop->gen = gen;
 }
 
-/* The record of (ifindex, dmac), made if need be. Records are never renamed, so an index that a connection
+/* The record of (ifindex, dmac, mtu), made if need be. Records are never renamed, so an index that a connection
  * holds stays what it was; user space empties the table when it fills up. Returns index + 1, 0: no room. */
 static __always_inline __u32 hop_remember(const struct bpf_fib_lookup *fib, __u32 mtu, __u32 gen)
 {
@@ -62,15 +62,17 @@ static __always_inline __u32 hop_remember(const struct bpf_fib_lookup *fib, __u3
 
 		if (!hop)
 			return 0;
-		if (hop->state == TP_LIVE && hop->ifindex == fib->ifindex && same_mac(hop->dmac, fib->dmac)) {
-			hop_refresh(hop, fib, mtu, gen);
+		if (hop->state == TP_LIVE && hop->ifindex == fib->ifindex && hop->mtu == mtu &&
+		    same_mac(hop->dmac, fib->dmac)) {
+			hop_refresh(hop, fib, gen);
 			return where + 1;
 		}
 		if (hop->state != TP_FREE || !cas32(&hop->state, TP_FREE, TP_BUSY))
 			continue;
 		hop->ifindex = fib->ifindex;
 		copy_mac(hop->dmac, fib->dmac);
-		hop_refresh(hop, fib, mtu, gen);
+		hop->mtu = mtu;
+		hop_refresh(hop, fib, gen);
 		cas32(&hop->state, TP_BUSY, TP_LIVE);
 		return where + 1;
 	}

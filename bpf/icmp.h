@@ -23,6 +23,8 @@ static __always_inline int quoted_parse(struct __sk_buff *skb, const struct pack
 			return PACKET_FOREIGN;
 		q->proto = header[9];
 		q->l4 = q->l3 + (header[0] & 15) * 4;
+		q->l3_len = header[2] << 8 | header[3];
+		q->first_fragment = (header[6] & 0x20) != 0;
 		q->src.w[0] = *(__u32 *)&header[12];
 		q->dst.w[0] = *(__u32 *)&header[16];
 	} else {
@@ -30,10 +32,11 @@ static __always_inline int quoted_parse(struct __sk_buff *skb, const struct pack
 			return PACKET_FOREIGN;
 		q->proto = header[6];
 		q->l4 = q->l3 + 40;
+		q->l3_len = 40 + (header[4] << 8 | header[5]);
 		__builtin_memcpy(&q->src, &header[8], 16);
 		__builtin_memcpy(&q->dst, &header[24], 16);
 	}
-	if (q->proto != IPPROTO_TCP && q->proto != IPPROTO_UDP)
+	if (q->proto != IPPROTO_TCP && q->proto != IPPROTO_UDP && q->proto != IPPROTO_SCTP)
 		return PACKET_FOREIGN;
 	if (bpf_skb_load_bytes(skb, q->l4, ports, 4))
 		return PACKET_FOREIGN;
@@ -63,6 +66,20 @@ static __always_inline void quoted_check(struct __sk_buff *skb, const struct pac
 	bpf_skb_store_bytes(skb, check_offset(q), &now, 2, 0);
 }
 
+/* SCTP's, by the length that the packet had before it was cut to be quoted: it is what its sender has sent again. */
+static __always_inline void quoted_sctp_check(struct __sk_buff *skb, const struct packet *p, const struct packet *q,
+					      const struct end *to)
+{
+	int src = to->side == SIDE_SRC;
+	__u32 was, now;
+
+	if (q->first_fragment || bpf_skb_load_bytes(skb, check_offset(q), &was, 4) || !was)
+		return;
+	now = was ^ sctp_check_change(q, src ? to->port : q->sport, src ? q->dport : to->port);
+	bpf_l4_csum_replace(skb, icmp_check(p), was, now, 4);
+	bpf_skb_store_bytes(skb, check_offset(q), &now, 4, 0);
+}
+
 /* Gives the quoted packet another end, the outer checksum following. */
 TP_RARE int quoted_set_end(struct __sk_buff *skb, const struct packet *p, struct packet *q, const struct end *to)
 {
@@ -87,7 +104,10 @@ TP_RARE int quoted_set_end(struct __sk_buff *skb, const struct packet *p, struct
 	diff = csum_replace(diff, *port, to->port);
 	bpf_l4_csum_replace(skb, icmp_check(p), *port, to->port, 2);
 	bpf_skb_store_bytes(skb, q->l4 + (side == SIDE_SRC ? 0 : 2), &to->port, 2, 0);
-	quoted_check(skb, p, q, diff);
+	if (q->proto == IPPROTO_SCTP)
+		quoted_sctp_check(skb, p, q, to);
+	else
+		quoted_check(skb, p, q, diff);
 	copy_addr(addr, &to->addr);
 	*port = to->port;
 	return 0;

@@ -110,6 +110,9 @@ static __always_inline int kernel_translates(struct nf_conn *conn, const struct 
                                                                                                     \
 		if (!p || !tp_knobs.has_ct_lookup)                                                  \
 			return 0;                                                                   \
+		/* It tells nothing of SCTP: what does not open an association may belong to one of its. */ \
+		if (p->proto == IPPROTO_SCTP)                                                       \
+			return !is_opening(p);                                                      \
 		opts.netns_id = KERNEL_THIS_NETNS;                                                  \
 		opts.l4proto = p->proto;                                                            \
 		if (kernel_tuple(&tuple, p) == sizeof(tuple.ipv4))                                  \

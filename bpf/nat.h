@@ -59,27 +59,54 @@ TP_RARE __u32 nat_port_any(void)
 	return nat_port_number(((__u64)bpf_get_prandom_u32() * nat_port_count()) >> 32);
 }
 
-/* Claims a NAT port for the connection toward its backend: `wish` (network order) first if it is in range, then
- * by chance. Returns it in network order, 0: exhausted. */
-TP_RARE __u32 nat_claim(__u32 conn, __u32 backend, __u32 wish, __u32 proto, __u32 family)
+/* Claims another NAT port by chance for the connection, toward the backend of which `hash` is. Network order, 0:
+ * exhausted. */
+TP_RARE __u32 nat_claim_any(__u32 conn, __u64 hash)
 {
-	struct tp_backend *b = backend_at(backend);
-	__u32 port = is_nat_port(wish) ? bpf_ntohs(wish) : nat_port_any() & 0xffff;
-	__u64 hash;
-
-	if (!b)
-		return 0;
-	hash = tp_hash_nat(tp_knobs.seed, &b->addr, b->port, proto, family);
 	for (int try = 0; try < TP_NAT_TRIES; try++) {
+		__u32 port = nat_port_any() & 0xffff;
 		__u32 *slot = nat_slot(hash, port);
 
 		if (!slot)
 			return 0;
 		if (!*slot && cas32(slot, 0, NAT_WORD(nat_tag(hash, port), conn)))
 			return bpf_htons(port);
-		port = nat_port_any() & 0xffff;
 	}
 	return 0;
+}
+
+/* A NAT port that a connection would like to have. */
+struct nat_wish {
+	__u64 hash;
+	/* In the machine's byte order. */
+	__u32 port;
+	/* What its slot held: 0 is free. */
+	__u32 word;
+};
+
+/* Looks at the slot of the port that the connection will try first: its client's own (network order) if it is in
+ * range, else one by chance. Before the entry is claimed, so that the processor fetches both at a time: a claim, which
+ * is a locked instruction, lets no later read begin before it. */
+static __always_inline void nat_wish(struct nat_wish *wish, const struct tp_backend *b, __u16 own, __u8 proto,
+				     int family)
+{
+	__u32 *slot;
+
+	wish->hash = tp_hash_nat(tp_knobs.seed, &b->addr, b->port, proto, family);
+	wish->port = is_nat_port(own) ? bpf_ntohs(own) :
+					nat_port_number(((__u64)bpf_get_prandom_u32() * nat_port_count()) >> 32);
+	slot = nat_slot(wish->hash, wish->port);
+	wish->word = slot ? *(volatile __u32 *)slot : 1;
+}
+
+/* Claims a NAT port, the one that was looked at if it is still free. Network order, 0: exhausted. */
+static __always_inline __u32 nat_claim(__u32 conn, const struct nat_wish *wish)
+{
+	__u32 *slot = wish->word ? NULL : nat_slot(wish->hash, wish->port);
+
+	if (slot && cas32(slot, 0, NAT_WORD(nat_tag(wish->hash, wish->port), conn)))
+		return bpf_htons(wish->port);
+	return nat_claim_any(conn, wish->hash);
 }
 
 static __always_inline void nat_release(const struct tp_conn *c, __u32 index, const struct tp_backend *b,

@@ -43,8 +43,8 @@ static __always_inline int node_forward(struct __sk_buff *skb, struct packet *p,
 		return TC_ACT_SHOT;
 	make_end(&src, SIDE_SRC, &c->nat_addr, c->nat_port);
 	make_end(&dst, SIDE_DST, &b->addr, b->port);
-	skb_set_end(skb, p, &src);
-	skb_set_end(skb, p, &dst);
+	if (skb_set_end(skb, p, &src) || skb_set_end(skb, p, &dst))
+		return TC_ACT_SHOT;
 	return here ? skb_to_self(skb) : bpf_redirect_neigh(r.ifindex, NULL, 0, 0);
 }
 
@@ -59,8 +59,8 @@ static __always_inline int node_answer(struct __sk_buff *skb, struct packet *p, 
 	conn_saw_reply(c, p);
 	make_end(&src, SIDE_SRC, &f->addr, f->port);
 	make_end(&dst, SIDE_DST, &c->client, c->client_port);
-	skb_set_end(skb, p, &src);
-	skb_set_end(skb, p, &dst);
+	if (skb_set_end(skb, p, &src) || skb_set_end(skb, p, &dst))
+		return TC_ACT_SHOT;
 	return skb_to_self(skb);
 }
 

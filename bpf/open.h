@@ -21,6 +21,7 @@ struct opening {
 	__u32 hop;
 	/* An entry of the same client and frontend that is to be used again, as index + 1. */
 	__u32 retake;
+	struct nat_wish nat;
 };
 
 /* Takes a live entry whose backend is not to be used any more out of the indexes, for its own client and frontend
@@ -94,7 +95,7 @@ static __always_inline struct tp_conn *open_entry(struct opening *o, const struc
 
 static __always_inline int open_nat_port(struct tp_conn *c, const struct opening *o)
 {
-	__u32 port = nat_claim(o->conn, o->backend, c->client_port, c->proto, c->family);
+	__u32 port = nat_claim(o->conn, &o->nat);
 
 	if (!port) {
 		count(TP_N_NAT_FULL);
@@ -174,7 +175,8 @@ TP_RARE __u32 tuple_holder(const struct packet *p, __u32 backend, __u32 except)
 /* Picks a backend. */
 static __always_inline int open_pick(struct opening *o, const struct packet *p)
 {
-	__u32 picked = pick_backend(&p->src, o->frontend, o->pool);
+	struct tp_frontend *f = frontend_at(o->frontend);
+	__u32 picked = f && !f->affinity ? pick_any(o->pool) : pick_sticky(&p->src, o->frontend, o->pool);
 
 	if (!picked)
 		return V_DROP;
@@ -215,6 +217,7 @@ TP_RARE int open_split(struct opening *o, const struct packet *p)
 	struct tp_frontend *f;
 	struct tp_backend *b;
 	struct tp_conn *c;
+	int masquerade;
 
 	if (!o || !p || !set || (o->origin != FROM_NODE && open_untaken(o, p) != GO_ON))
 		return V_DROP;
@@ -222,10 +225,13 @@ TP_RARE int open_split(struct opening *o, const struct packet *p)
 	b = backend_at(o->backend);
 	if (!f || !b)
 		return V_DROP;
+	masquerade = masquerades(set, f, b, p, o->origin);
+	if (masquerade)
+		nat_wish(&o->nat, b, p->sport, p->proto, p->family);
 	c = open_entry(o, p);
 	if (!c)
 		return V_DROP;
-	if ((masquerades(set, f, b, p, o->origin) && open_nat_port(c, o) != GO_ON) || open_ends(c, o) != GO_ON) {
+	if ((masquerade && open_nat_port(c, o) != GO_ON) || open_ends(c, o) != GO_ON) {
 		conn_unlink(c, o->conn);
 		open_abandon(o, c);
 		return V_DROP;
@@ -235,18 +241,13 @@ TP_RARE int open_split(struct opening *o, const struct packet *p)
 	return GO_ON;
 }
 
-/* A whole connection by way of o->hop, to the backend already picked. */
-TP_RARE int open_whole(struct opening *o, const struct packet *p)
+/* A whole connection by way of o->hop, which is `hop`, to the backend already picked, which is `b`. */
+static __always_inline int open_whole(struct opening *o, const struct packet *p, const struct tp_settings *set,
+				      const struct tp_hop *hop, const struct tp_backend *b)
 {
-	const struct tp_settings *set = settings();
-	struct tp_hop *hop;
 	struct tp_conn *c;
 
-	if (!o || !p || !set)
-		return V_DROP;
-	hop = hop_if_true(o->hop, set->route_gen);
-	if (!hop)
-		return V_DROP;
+	nat_wish(&o->nat, b, p->sport, p->proto, p->family);
 	c = open_entry(o, p);
 	if (!c)
 		return V_DROP;

@@ -19,7 +19,7 @@
 enum packet_kind {
 	/* Not to be touched. */
 	PACKET_FOREIGN = 0,
-	/* TCP or UDP with its whole transport header at l4. */
+	/* TCP, UDP or SCTP with its whole transport header at l4. */
 	PACKET_FLOW,
 	/* An ICMP error about another packet, which is quoted behind the 8 bytes at l4. */
 	PACKET_ICMP_ERROR,
@@ -41,6 +41,13 @@ enum packet_kind {
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+/* Chunk types (RFC 9260, 3.2). */
+#define SCTP_INIT 1
+#define SCTP_ABORT 6
+#define SCTP_SHUTDOWN 7
+#define SCTP_SHUTDOWN_ACK 8
+#define SCTP_SHUTDOWN_COMPLETE 14
+
 #define IP_MORE 0x2000
 #define IP_OFFSET 0x1fff
 
@@ -50,7 +57,7 @@ struct packet {
 	__u16 sport;
 	__u16 dport;
 	__u8 proto;
-	/* RFC 9293 control bits; 0 for UDP. */
+	/* RFC 9293 control bits; what means the same to SCTP (sctp_as_tcp()); 0 for UDP. */
 	__u8 tcp_flags;
 	__u8 ttl;
 	__u8 first_fragment;
@@ -64,6 +71,18 @@ struct packet {
 	/* A fragment but the first: ports are known, but not in the packet. */
 	__u32 headless;
 };
+
+struct sctp_header {
+	__be16 source;
+	__be16 dest;
+	__be32 tag;
+	/* CRC32c, little endian. Zero: its sender has left it to the device. One in 2^32 is zero by itself, and is
+	 * then taken for such a one. */
+	__u32 check;
+};
+
+/* With the header of the first chunk, without which there is no packet (RFC 9260, 3). */
+#define SCTP_MIN (sizeof(struct sctp_header) + 4)
 
 struct vlan_tag {
 	__be16 tci;
@@ -141,6 +160,28 @@ static __always_inline int parse_udp(struct packet *p, void *l4, void *end, __u3
 	return PACKET_FLOW;
 }
 
+/* The first chunk in TCP's words: all that asks for, or ends, an association stands first or alone. */
+static __always_inline __u8 sctp_as_tcp(__u8 chunk)
+{
+	if (chunk == SCTP_INIT)
+		return TCP_SYN;
+	if (chunk == SCTP_ABORT || chunk == SCTP_SHUTDOWN_COMPLETE)
+		return TCP_RST;
+	return chunk == SCTP_SHUTDOWN || chunk == SCTP_SHUTDOWN_ACK ? TCP_FIN | TCP_ACK : TCP_ACK;
+}
+
+static __always_inline int parse_sctp(struct packet *p, void *l4, void *end, __u32 l4_len)
+{
+	struct sctp_header *sctp = l4;
+
+	if (l4 + SCTP_MIN > end || l4_len < SCTP_MIN)
+		return PACKET_FOREIGN;
+	p->sport = sctp->source;
+	p->dport = sctp->dest;
+	p->tcp_flags = sctp_as_tcp(((__u8 *)l4)[sizeof(*sctp)]);
+	return PACKET_FLOW;
+}
+
 /* The transport header at l4, whole as far as the datagram's own length goes. */
 static __always_inline int parse_transport(struct packet *p, void *l4, void *end, __u32 l4_len)
 {
@@ -148,7 +189,7 @@ static __always_inline int parse_transport(struct packet *p, void *l4, void *end
 		return parse_tcp(p, l4, end, l4_len);
 	if (p->proto == IPPROTO_UDP)
 		return parse_udp(p, l4, end, l4_len);
-	return PACKET_OTHER;
+	return p->proto == IPPROTO_SCTP ? parse_sctp(p, l4, end, l4_len) : PACKET_OTHER;
 }
 
 static __always_inline int is_icmp4_error(__u8 type)

@@ -137,9 +137,9 @@ static __always_inline void affinity_learn(const struct tp_affinity_key *key, __
 		count(TP_N_AFFINITY_FULL);
 }
 
-/* Index + 1 of the backend for a new connection of the client under a frontend; 0 if the tables contradict
- * each other. */
-TP_RARE __u32 pick_backend(const struct tp_addr *client, __u32 frontend, __u64 pool)
+/* Index + 1 of the backend for a new connection of the client under a frontend with affinity; 0 if the tables
+ * contradict each other. */
+TP_RARE __u32 pick_sticky(const struct tp_addr *client, __u32 frontend, __u64 pool)
 {
 	struct tp_frontend *f = frontend_at(frontend);
 	struct tp_affinity_key key = {};
@@ -147,8 +147,6 @@ TP_RARE __u32 pick_backend(const struct tp_addr *client, __u32 frontend, __u64 p
 
 	if (!f || !client)
 		return 0;
-	if (!f->affinity)
-		return pick_any(pool);
 	copy_addr(&key.client, client);
 	key.service = f->service;
 	picked = affinity_find(f, &key, pool);

@@ -2,10 +2,9 @@
 /* Refusing aloud: a TCP reset (RFC 9293, 3.10.7.1) or an ICMP port unreachable (RFC 792; RFC 4443, 3.1), made out
  * of the packet that is refused and sent back where it came from.
  *
- * The packet's checksum may have been partial, and then the device will still sum from the old transport header
- * on and write where the old checksum was. So a reset stands where the TCP header stood and has a partial sum
- * again; an ICMP message stands where the UDP header stood, whose checksum falls on bytes of the ICMP header that
- * mean nothing: see answer_icmp(). */
+ * The packet's checksum may have been left to the device, which then will still sum from the old transport header
+ * on and write where the old checksum was. So a reset stands where the TCP header stood and has such a sum again;
+ * before an ICMP message takes a packet's place the kernel is made to forget: see sum_here(). */
 #ifndef TRIPLANE_REJECT_H
 #define TRIPLANE_REJECT_H
 
@@ -53,6 +52,18 @@ static __always_inline void write_ip(struct __sk_buff *skb, const struct packet 
 static __always_inline int is_partial(const struct packet *p, __u16 check, __u32 l4_len)
 {
 	return check == csum_pseudo(&p->src, &p->dst, l4_len, p->proto, p->family);
+}
+
+/* Whether the packet's sum looks as if it were left to the device. Less than 0: there is no packet. */
+static __always_inline int skb_is_partial(struct __sk_buff *skb, const struct packet *p)
+{
+	__u16 check[2] = {};
+
+	if (bpf_skb_load_bytes(skb, check_offset(p), check, p->proto == IPPROTO_SCTP ? 4 : 2))
+		return -1;
+	if (p->proto == IPPROTO_SCTP)
+		return !check[0] && !check[1];
+	return is_partial(p, check[0], p->l3_len - (p->l4 - p->l3));
 }
 
 static __always_inline void fill_reset(struct reset *r, const struct reset *to, __u32 l4_len)
@@ -133,22 +144,34 @@ static __always_inline __u32 quote_length(const struct packet *p)
 	return length & ~1u;
 }
 
-/* Turns the packet into an ICMP error about itself. Where its sum is partial the device will write over two bytes of
- * the message: with UDP they are in the field that port unreachable leaves unused, and get a start value that
- * makes the device write zero; of anything else, nothing is sent. */
+/* More than lies before any transport header that plain_header() allows. */
+#define FORGOTTEN 96
+
+/* Makes the frame `size` bytes long and, where its sum was left to the device, ours: the place where the device was to
+ * begin is moved out of the frame, and the next write that corrects sums finds it gone (kernel:
+ * __skb_postpull_rcsum()). What is in the frame means nothing afterwards, but for Ethernet's header. */
+static __always_inline int sum_here(struct __sk_buff *skb, __u32 size, int partial)
+{
+	if (!partial)
+		return bpf_skb_change_tail(skb, size, 0);
+	if (bpf_skb_change_tail(skb, size + FORGOTTEN, 0))
+		return -1;
+	return bpf_skb_adjust_room(skb, -FORGOTTEN, BPF_ADJ_ROOM_MAC, 0);
+}
+
+/* Turns the packet into an ICMP error about itself. */
 TP_RARE int answer_icmp(struct __sk_buff *skb, const struct packet *p, const struct icmp_reason *why)
 {
 	struct icmp_error u = {};
 	struct packet back = {};
 	__u32 quote, length;
 	__u64 sum = 0;
-	__u16 check;
 	int partial;
 
-	if (!p || !why || !plain_header(p) || bpf_skb_load_bytes(skb, check_offset(p), &check, 2))
+	if (!p || !why || !plain_header(p))
 		return TC_ACT_SHOT;
-	partial = is_partial(p, check, p->l3_len - (p->l4 - p->l3));
-	if (partial && (p->proto != IPPROTO_UDP || why->rest))
+	partial = skb_is_partial(skb, p);
+	if (partial < 0)
 		return TC_ACT_SHOT;
 	quote = quote_length(p);
 	keep(quote);
@@ -162,11 +185,9 @@ TP_RARE int answer_icmp(struct __sk_buff *skb, const struct packet *p, const str
 	if (p->family == 6)
 		sum = csum_pseudo(&why->from, &p->src, length, IPPROTO_ICMPV6, 6);
 	u.check = ~csum_fold(bpf_csum_diff(NULL, 0, (__be32 *)&u, sizeof(u), sum));
-	if (partial)
-		u.rest = bpf_htonl(bpf_ntohs(sum));
-	if (bpf_skb_change_tail(skb, p->l4 + length, 0))
+	if (sum_here(skb, p->l4 + length, partial))
 		return TC_ACT_SHOT;
-	if (length < 36 || length > sizeof(u) || bpf_skb_store_bytes(skb, p->l4, &u, length, 0))
+	if (length < 36 || length > sizeof(u) || bpf_skb_store_bytes(skb, p->l4, &u, length, BPF_F_RECOMPUTE_CSUM))
 		return TC_ACT_SHOT;
 	copy_addr(&back.src, &p->src);
 	copy_addr(&back.dst, &why->from);
@@ -177,7 +198,7 @@ TP_RARE int answer_icmp(struct __sk_buff *skb, const struct packet *p, const str
 	return send_back(skb);
 }
 
-static __always_inline int reject_udp(struct __sk_buff *skb, const struct packet *p)
+static __always_inline int reject_datagram(struct __sk_buff *skb, const struct packet *p)
 {
 	struct icmp_reason why = {};
 
@@ -195,7 +216,7 @@ int tp_reject(struct __sk_buff *skb)
 
 	if (skb_parse(skb, &p) != PACKET_FLOW)
 		return TC_ACT_SHOT;
-	return p.proto == IPPROTO_TCP ? reject_tcp(skb, &p) : reject_udp(skb, &p);
+	return p.proto == IPPROTO_TCP ? reject_tcp(skb, &p) : reject_datagram(skb, &p);
 }
 
 /* The address of the device that the packet came by: who says that it cannot go on (RFC 1812, 4.3.2.4). */

@@ -51,6 +51,9 @@ static __always_inline __u32 wire_length(struct __sk_buff *skb, const struct pac
 
 	if (!skb->gso_size)
 		return p->l3_len;
+	/* Each as large as its sender has made it. */
+	if (skb->gso_size == SKB_BY_FRAGS)
+		return 0;
 	if (p->proto == IPPROTO_TCP) {
 		bpf_skb_load_bytes(skb, p->l4 + 12, &offset, 1);
 		header = p->l4 - p->l3 + (offset >> 4) * 4;
@@ -75,8 +78,8 @@ TP_RARE int skb_send(struct __sk_buff *skb, struct packet *p, const struct end *
 		bpf_tail_call(skb, &tp_tails, TAIL_STUCK);
 		return TC_ACT_SHOT;
 	}
-	skb_set_end(skb, p, from);
-	skb_set_end(skb, p, to);
+	if (skb_set_end(skb, p, from) || skb_set_end(skb, p, to))
+		return TC_ACT_SHOT;
 	skb_decrement_ttl(skb, p);
 	return bpf_redirect_neigh(r.ifindex, NULL, 0, 0);
 }

@@ -3,10 +3,13 @@
  * the whole packet) or final; only the kernel's helpers know which, so every change goes through them:
  * - addresses change the pseudo header: BPF_F_PSEUDO_HDR; ports do not;
  * - with IPv6 the kernel takes a pseudo header's change out of a complete sum although address and checksum
- *   cancel out in it (fixed in 6.16 by BPF_F_IPV6): BPF_F_RECOMPUTE_CSUM on the address puts it in again. */
+ *   cancel out in it (fixed in 6.16 by BPF_F_IPV6): BPF_F_RECOMPUTE_CSUM on the address puts it in again;
+ * - SCTP has no pseudo header, and its sum is of another kind, of which bpf_l4_csum_replace knows nothing: where it
+ *   is left to the device (zero) it stays so. */
 #ifndef TRIPLANE_SKB_H
 #define TRIPLANE_SKB_H
 
+#include "crc32c.h"
 #include "csum.h"
 #include "frontend.h"
 
@@ -32,6 +35,8 @@ static __always_inline __u32 addr_offset(__u32 l3, int family, int side)
 
 static __always_inline __u32 check_offset(const struct packet *p)
 {
+	if (p->proto == IPPROTO_SCTP)
+		return p->l4 + offsetof(struct sctp_header, check);
 	return p->l4 + (p->proto == IPPROTO_TCP ? 16 : 6);
 }
 
@@ -54,7 +59,24 @@ static __always_inline void store_addr(struct __sk_buff *skb, __u32 l3, int side
 	}
 }
 
-/* Gives p another source or destination, in the skb and in *p. */
+/* SCTP's port and sum. Not 0: impossible, as the sum is over a datagram of which this is the first fragment. */
+static __always_inline int sctp_set_port(struct __sk_buff *skb, const struct packet *p, const struct end *to)
+{
+	int src = to->side == SIDE_SRC;
+	__u32 check;
+
+	if (p->first_fragment || bpf_skb_load_bytes(skb, check_offset(p), &check, 4)) {
+		count(TP_N_FRAGMENT_LOST);
+		return -1;
+	}
+	if (check) {
+		check ^= sctp_check_change(p, src ? to->port : p->sport, src ? p->dport : to->port);
+		bpf_skb_store_bytes(skb, check_offset(p), &check, 4, BPF_F_RECOMPUTE_CSUM);
+	}
+	return bpf_skb_store_bytes(skb, p->l4 + (src ? 0 : 2), &to->port, 2, BPF_F_RECOMPUTE_CSUM);
+}
+
+/* Gives p another source or destination, in the skb and in *p. Not 0: it could not; the packet is to be dropped. */
 TP_RARE int skb_set_end(struct __sk_buff *skb, struct packet *p, const struct end *to)
 {
 	struct tp_addr *addr;
@@ -65,7 +87,10 @@ TP_RARE int skb_set_end(struct __sk_buff *skb, struct packet *p, const struct en
 		return -1;
 	addr = to->side == SIDE_SRC ? &p->src : &p->dst;
 	port = to->side == SIDE_SRC ? &p->sport : &p->dport;
-	if (!p->headless) {
+	if (p->proto == IPPROTO_SCTP) {
+		if (!p->headless && *port != to->port && sctp_set_port(skb, p, to))
+			return -1;
+	} else if (!p->headless) {
 		flags = p->proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
 		bpf_l4_csum_replace(skb, check_offset(p), 0, addr_change(addr, &to->addr, p->family),
 				    flags | BPF_F_PSEUDO_HDR);
@@ -107,6 +132,10 @@ static __always_inline void skb_decrement_ttl(struct __sk_buff *skb, const struc
 	bpf_skb_store_bytes(skb, p->l3 + 8, now, 1, 0);
 }
 
+/* skb->gso_size of SCTP packets that are still to be made, one of each skb in the list (GSO_BY_FRAGS): pulling would
+ * take bytes out of the first of them, and their headers are linear anyway. */
+#define SKB_BY_FRAGS 0xffff
+
 /* Parses the skb's own headers; those that are not in its linear part are pulled there first. */
 static __always_inline int skb_parse(struct __sk_buff *skb, struct packet *p)
 {
@@ -115,7 +144,7 @@ static __always_inline int skb_parse(struct __sk_buff *skb, struct packet *p)
 	__u32 l3 = 0;
 	__u16 proto;
 
-	if (data + want > end) {
+	if (data + want > end && skb->gso_size != SKB_BY_FRAGS) {
 		if (bpf_skb_pull_data(skb, want))
 			return PACKET_FOREIGN;
 		data = (void *)(long)skb->data;
@@ -132,7 +161,7 @@ static __always_inline int skb_parse(struct __sk_buff *skb, struct packet *p)
 /* The transport header at p->l4, read by the helper; `total`: where the datagram ends. */
 static __always_inline int skb_transport(struct __sk_buff *skb, struct packet *p)
 {
-	__u8 header[14] = {};
+	__u8 header[SCTP_MIN] = {};
 	__u32 total = p->l3 + p->l3_len;
 	__u32 need = p->proto == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
 
@@ -141,15 +170,19 @@ static __always_inline int skb_transport(struct __sk_buff *skb, struct packet *p
 			return PACKET_OTHER;
 		return is_icmp6_error(header[0]) ? PACKET_ICMP_ERROR : PACKET_OTHER;
 	}
-	if (p->proto != IPPROTO_TCP && p->proto != IPPROTO_UDP)
+	if (p->proto == IPPROTO_SCTP)
+		need = SCTP_MIN;
+	else if (p->proto != IPPROTO_TCP && p->proto != IPPROTO_UDP)
 		return PACKET_OTHER;
 	if (p->l4 + need > total)
 		return PACKET_FOREIGN;
-	if (bpf_skb_load_bytes(skb, p->l4, header, p->proto == IPPROTO_TCP ? 14 : 8))
+	if (bpf_skb_load_bytes(skb, p->l4, header, p->proto == IPPROTO_UDP ? sizeof(struct udphdr) : 14))
 		return PACKET_FOREIGN;
 	p->sport = *(__u16 *)&header[0];
 	p->dport = *(__u16 *)&header[2];
 	p->tcp_flags = p->proto == IPPROTO_TCP ? header[13] : 0;
+	if (p->proto == IPPROTO_SCTP)
+		p->tcp_flags = sctp_as_tcp(header[sizeof(struct sctp_header)]);
 	return PACKET_FLOW;
 }
 
@@ -175,11 +208,13 @@ TP_RARE int skb_extensions(struct __sk_buff *skb, struct packet *p)
 			__u16 where = bpf_ntohs(*(__u16 *)&ext[2]);
 
 			p->fragment_id = *(__u32 *)&ext[4];
-			p->first_fragment = !(where & 0xfff8);
 			p->proto = ext[0];
 			p->l4 += 8;
 			/* An atomic fragment (RFC 6946) is a whole datagram. */
-			return where & 0xfff9 ? PACKET_FRAGMENT : PACKET_FLOW;
+			if (!(where & 0xfff9))
+				return PACKET_FLOW;
+			p->first_fragment = !(where & 0xfff8);
+			return PACKET_FRAGMENT;
 		}
 		if (p->proto == IPPROTO_ROUTING && ext[3])
 			return PACKET_FOREIGN;

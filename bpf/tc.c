@@ -134,8 +134,7 @@ static __always_inline int to_frontend_tc(struct __sk_buff *skb, struct packet *
 		make_end(&dst, SIDE_DST, &b->addr, b->port);
 		return skb_send(skb, p, &src, &dst);
 	}
-	set_end(skb, p, SIDE_DST, &b->addr, b->port);
-	return TC_ACT_UNSPEC;
+	return set_end(skb, p, SIDE_DST, &b->addr, b->port) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 #define LOOPBACK_IFINDEX 1
@@ -168,10 +167,9 @@ static __always_inline int to_nat_port_tc(struct __sk_buff *skb, struct packet *
 	nat_find(&ref, &p->src, p->sport, &p->dst, p->dport, p->proto, family);
 	if (!ref.conn)
 		return TC_ACT_UNSPEC;
-	if (!(ref.conn->flags & (TP_C_WHOLE | TP_C_NODE))) {
-		set_end(skb, p, SIDE_DST, &ref.conn->client, ref.conn->client_port);
-		return TC_ACT_UNSPEC;
-	}
+	if (!(ref.conn->flags & (TP_C_WHOLE | TP_C_NODE)))
+		return set_end(skb, p, SIDE_DST, &ref.conn->client, ref.conn->client_port) ? TC_ACT_SHOT :
+											      TC_ACT_UNSPEC;
 	f = frontend_at(ref.conn->frontend);
 	if (!f)
 		return TC_ACT_UNSPEC;
@@ -180,8 +178,8 @@ static __always_inline int to_nat_port_tc(struct __sk_buff *skb, struct packet *
 	make_end(&dst, SIDE_DST, &ref.conn->client, ref.conn->client_port);
 	if (!(ref.conn->flags & TP_C_NODE))
 		return skb_send(skb, p, &src, &dst);
-	skb_set_end(skb, p, &src);
-	skb_set_end(skb, p, &dst);
+	if (skb_set_end(skb, p, &src) || skb_set_end(skb, p, &dst))
+		return TC_ACT_SHOT;
 	/* A NodePort of the node's own: from one of its addresses to the same, which only lo may bring. */
 	return same_addr(&f->addr, &ref.conn->client, family) ? skb_to_self(skb) : TC_ACT_UNSPEC;
 }
@@ -277,8 +275,7 @@ static __always_inline int leave_masqueraded(struct __sk_buff *skb, struct packe
 		count(TP_N_NO_ROUTE);
 		return TC_ACT_SHOT;
 	}
-	set_end(skb, p, SIDE_SRC, &c->nat_addr, c->nat_port);
-	return TC_ACT_UNSPEC;
+	return set_end(skb, p, SIDE_SRC, &c->nat_addr, c->nat_port) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 /* Whether the packet was sent by a process of this node (forwarded ones have come by a device) to one of our
@@ -313,8 +310,7 @@ static __always_inline int egress_flow(struct __sk_buff *skb, struct packet *p, 
 	if (!f)
 		return TC_ACT_UNSPEC;
 	conn_saw_reply(ref.conn, p);
-	set_end(skb, p, SIDE_SRC, &f->addr, f->port);
-	return TC_ACT_UNSPEC;
+	return set_end(skb, p, SIDE_SRC, &f->addr, f->port) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 SEC("tc")

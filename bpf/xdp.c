@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* XDP on the uplinks: forwards masqueraded connections whose backend is on another node, and drops early what
- * source ranges forbid. Everything else, and every doubt (options that do not parse, no next hop, too big,
- * partial checksum, fragments, ICMP), goes to tc with the packet untouched. */
+ * source ranges forbid. Everything else, and every doubt (options that do not parse, no next hop, one that XDP cannot
+ * send by, too big, partial checksum, fragments, ICMP), goes to tc with the packet untouched. */
 #include <linux/bpf.h>
 
+#include "crc32c.h"
 #include "csum.h"
 #include "kernel.h"
 #include "open.h"
@@ -21,11 +22,6 @@ struct frame {
 	void *data;
 	void *end;
 };
-
-static __always_inline __u16 *l4_check(struct packet *p, void *l4)
-{
-	return p->proto == IPPROTO_TCP ? &((struct tcphdr *)l4)->check : &((struct udphdr *)l4)->check;
-}
 
 /* The transport header again, with its bounds checked once more: the verifier forgets what the parser knew. */
 static __always_inline void *frame_l4(const struct frame *fr, const struct packet *p)
@@ -79,6 +75,11 @@ static __always_inline void rewrite_l4(const struct packet *p, void *l4, void *e
 
 		if ((void *)(tcp + 1) <= end)
 			tcp->check = csum_update(tcp->check, diff);
+	} else if (p->proto == IPPROTO_SCTP) {
+		struct sctp_header *sctp = l4;
+
+		if ((void *)(sctp + 1) <= end)
+			sctp->check ^= sctp_check_change(p, to->sport, to->dport);
 	} else {
 		struct udphdr *udp = l4;
 		__u16 check;
@@ -96,6 +97,11 @@ static __always_inline int looks_partial(const struct packet *p, void *l4, void 
 {
 	__u16 check;
 
+	if (p->proto == IPPROTO_SCTP) {
+		struct sctp_header *sctp = l4;
+
+		return (void *)(sctp + 1) > end || !sctp->check;
+	}
 	if (!tp_knobs.partial_checksums)
 		return 0;
 	if (p->proto == IPPROTO_TCP) {
@@ -121,7 +127,8 @@ static __always_inline int forward(struct frame *fr, struct packet *p, const str
 	void *l4 = frame_l4(fr, p);
 	__u64 diff;
 
-	if (!l4 || p->ttl <= 1 || p->l3_len > hop->mtu || looks_partial(p, l4, fr->end, family))
+	if (!l4 || p->ttl <= 1 || p->l3_len > hop->mtu || !(hop->flags & TP_D_XDP_SEND) ||
+	    looks_partial(p, l4, fr->end, family))
 		return XDP_PASS;
 	if (family == 4) {
 		if (l3 + sizeof(struct iphdr) > fr->end)
@@ -275,16 +282,21 @@ TP_RARE int xdp_open(struct xdp_md *ctx, struct packet *p, struct opening *o)
 	b = backend_at(o->backend);
 	if (!b)
 		return XDP_PASS;
-	o->hop = b->flags & TP_B_LOCAL ? 0 : xdp_backend_hop(ctx, p, o->backend);
+	if (b->flags & TP_B_LOCAL)
+		o->hop = 0;
+	else if (b->hop && b->hop_gen == set->route_gen && !(set->flags & TP_S_SOURCE_ROUTES))
+		o->hop = b->hop;
+	else
+		o->hop = xdp_backend_hop(ctx, p, o->backend);
 	hop = hop_if_true(o->hop, set->route_gen);
 	/* While the kernel's NAT may have the port that we choose, tc looks at the choice. */
-	if (hop && (asks_kernel(set) || stack_may_fragment(ctx, p, hop)))
+	if (hop && (!(hop->flags & TP_D_XDP_SEND) || asks_kernel(set) || stack_may_fragment(ctx, p, hop)))
 		hop = NULL;
 	if (!hop || (p->family == 4 ? !hop->nat4 : no_addr(&hop->nat6))) {
 		open_split(o, p);
 		return XDP_PASS;
 	}
-	return open_whole(o, p) == GO_ON ? XDP_GO_ON : XDP_DROP;
+	return open_whole(o, p, set, hop, b) == GO_ON ? XDP_GO_ON : XDP_DROP;
 }
 
 static __always_inline int to_new(struct frame *fr, struct packet *p, struct opening *o,

@@ -6,10 +6,13 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   InitNetns(env, exports);
   InitNftSocket(env, exports);
   InitNftMonitor(env, exports);
+  InitNftHooks(env, exports);
+  InitNetdev(env, exports);
   InitBpf(env, exports);
   InitRtnetlink(env, exports);
   InitConntrack(env, exports);
   InitLock(env, exports);
+  InitProbe(env, exports);
   InitIpvs(env, exports);
   return exports;
 }

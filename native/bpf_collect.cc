@@ -12,7 +12,12 @@
 namespace {
 
 // Order of the time-outs, in ticks; shared with src/dataplane/ebpf/collector.ts.
-enum Timeout { kSynSent, kSynRecv, kEstablished, kHalfClosed, kTimeWait, kClose, kUdp, kUdpStream, kTimeouts };
+enum Timeout {
+  kSynSent, kSynRecv, kEstablished, kHalfClosed, kTimeWait, kClose,
+  kUdp, kUdpStream,
+  kSctpOpening, kSctpEstablished, kSctpHalfClosed, kSctpShutdown, kSctpClosed,
+  kTimeouts
+};
 // What a slice counts.
 enum Count { kLive, kMasqueraded, kPaired, kMarked, kFreed, kCounts };
 
@@ -41,8 +46,16 @@ bool Swap64(uint64_t *word, uint64_t from, uint64_t to) {
 uint16_t Swapped(uint16_t port) { return __builtin_bswap16(port); }
 uint64_t SlotWord(uint32_t tag, uint32_t index) { return static_cast<uint64_t>(tag) << 32 | (index + 1); }
 
+Timeout SctpTimeoutOf(const tp_conn &c) {
+  const uint8_t both = c.seen_forward & c.seen_reply, any = c.seen_forward | c.seen_reply;
+  if (any & TP_SEEN_RST) return kSctpClosed;
+  if (any & TP_SEEN_FIN) return both & TP_SEEN_FIN ? kSctpShutdown : kSctpHalfClosed;
+  return c.seen_forward & TP_SEEN_MORE ? kSctpEstablished : kSctpOpening;
+}
+
 // As nf_conntrack's time-outs, by what both directions have shown.
 Timeout TimeoutOf(const tp_conn &c) {
+  if (c.proto == IPPROTO_SCTP) return SctpTimeoutOf(c);
   if (c.proto != IPPROTO_TCP) return c.seen_reply ? kUdpStream : kUdp;
   const uint8_t both = c.seen_forward & c.seen_reply, any = c.seen_forward | c.seen_reply;
   if (any & TP_SEEN_RST) return kClose;
@@ -54,7 +67,7 @@ Timeout TimeoutOf(const tp_conn &c) {
 
 bool IsOver(const Tables &t, const tp_conn &c) {
   // A datagram flow whose backend is gone is picked anew by its next packet: it is of no more use.
-  if (c.proto != IPPROTO_TCP && c.backend < t.backend_count &&
+  if (c.proto == IPPROTO_UDP && c.backend < t.backend_count &&
       !(t.backends[c.backend].flags & (TP_B_IN_CLUSTER | TP_B_IN_LOCAL)))
     return true;
   // Programs may be a tick ahead of us.

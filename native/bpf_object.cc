@@ -25,7 +25,8 @@ struct LoadSpec {
   std::string path;
   std::string pin_root;
   std::map<std::string, uint32_t> sizes;
-  std::vector<std::string> programs;
+  // Programs that are not loaded.
+  std::vector<std::string> without;
   std::vector<uint8_t> rodata;
 };
 
@@ -67,8 +68,8 @@ int Configure(bpf_object *object, const LoadSpec &spec, std::string &step) {
   bpf_program *program;
   bpf_object__for_each_program(program, object) {
     std::string name = bpf_program__name(program);
-    bool wanted = spec.programs.empty();
-    for (const std::string &one : spec.programs) wanted = wanted || one == name;
+    bool wanted = true;
+    for (const std::string &one : spec.without) wanted = wanted && one != name;
     step = "program " + name;
     int err = bpf_program__set_autoload(program, wanted);
     if (err) return err;
@@ -205,7 +206,7 @@ class Loader : public Napi::AsyncWorker {
   ObjectPtr object_;
 };
 
-// bpfLoad({path, pinRoot, maps: {name: entries}, programs: [name], rodata}): a promise of a BpfObject.
+// bpfLoad({path, pinRoot, maps: {name: entries}, without: [program], rodata}): a promise of a BpfObject.
 Napi::Value Load(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   Napi::Object given = info[0].As<Napi::Object>();
@@ -218,9 +219,9 @@ Napi::Value Load(const Napi::CallbackInfo &info) {
     std::string name = names.Get(i).As<Napi::String>();
     spec.sizes[name] = maps.Get(name).As<Napi::Number>().Uint32Value();
   }
-  Napi::Array programs = given.Get("programs").As<Napi::Array>();
-  for (uint32_t i = 0; i < programs.Length(); i++) {
-    spec.programs.push_back(programs.Get(i).As<Napi::String>());
+  Napi::Array without = given.Get("without").As<Napi::Array>();
+  for (uint32_t i = 0; i < without.Length(); i++) {
+    spec.without.push_back(without.Get(i).As<Napi::String>());
   }
   Bytes rodata = BytesOf(given.Get("rodata"));
   spec.rodata.assign(rodata.data, rodata.data + rodata.size);

@@ -10,8 +10,8 @@
 
 namespace {
 
-// bpfTestRun(fd, data, context, outBytes, repeat): {verdict, ns, data, context}. `context` may be empty; `ns` is
-// the mean of the runs.
+// bpfTestRun(fd, data, context, outBytes, repeat, flags): {verdict, ns, data, context}. `context` may be empty; `ns`
+// is the mean of the runs; flags: BPF_F_TEST_XDP_LIVE_FRAMES or 0 or left out.
 Napi::Value TestRun(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   Bytes data = BytesOf(info[1]), context = BytesOf(info[2]);
@@ -29,6 +29,7 @@ Napi::Value TestRun(const Napi::CallbackInfo &info) {
     run.ctx_size_out = context.size;
   }
   run.repeat = info[4].As<Napi::Number>().Int32Value();
+  if (info.Length() > 5) run.flags = info[5].As<Napi::Number>().Uint32Value();
   if (bpf_prog_test_run_opts(FdOf(info[0]), &run)) ThrowErrno(env, errno, "BPF_PROG_TEST_RUN");
   Napi::Object result = Napi::Object::New(env);
   result.Set("verdict", static_cast<int32_t>(run.retval));
@@ -52,6 +53,15 @@ Napi::Value LinkDevice(const Napi::CallbackInfo &info) {
   int fd = BpfCall(BPF_LINK_CREATE, &attr);
   if (fd < 0) ThrowErrno(env, errno, "BPF_LINK_CREATE");
   return Napi::Number::New(env, fd);
+}
+
+// bpfXdpMode(ifindex, netns): how the device's XDP program is attached: XDP_ATTACHED_* of <linux/if_link.h>.
+Napi::Value XdpMode(const Napi::CallbackInfo &info) {
+  NetnsGuard guard(info.Env(), info[1].As<Napi::String>());
+  LIBBPF_OPTS(bpf_xdp_query_opts, query);
+  int err = bpf_xdp_query(info[0].As<Napi::Number>().Int32Value(), 0, &query);
+  if (err) ThrowErrno(info.Env(), -err, "bpf_xdp_query");
+  return Napi::Number::New(info.Env(), query.attach_mode);
 }
 
 // bpfLinkCgroup(fd, path, attachType): a link's file descriptor.
@@ -165,6 +175,7 @@ Napi::Value HashFrontend(const Napi::CallbackInfo &info) {
 void InitBpfProgram(Napi::Env env, Napi::Object exports) {
   exports.Set("bpfTestRun", Napi::Function::New(env, TestRun));
   exports.Set("bpfLinkDevice", Napi::Function::New(env, LinkDevice));
+  exports.Set("bpfXdpMode", Napi::Function::New(env, XdpMode));
   exports.Set("bpfLinkCgroup", Napi::Function::New(env, LinkCgroup));
   exports.Set("bpfLinkUpdate", Napi::Function::New(env, LinkUpdate));
   exports.Set("bpfLinkDetach", Napi::Function::New(env, LinkDetach));

@@ -127,7 +127,7 @@ bool BatchBuilder::AddElement(ByteReader &in, uint8_t kind, uint32_t owner) {
   if (kind == kAddElement && layout.data_len != kNoData) {
     nest = mnl_attr_nest_start(nlh, NFTA_SET_ELEM_DATA);
     if (layout.data_len == kVerdictData) {
-      PutVerdict(nlh, chain, chain.empty() ? static_cast<uint32_t>(NF_DROP) : static_cast<uint32_t>(NFT_GOTO));
+      PutVerdict(nlh, chain, chain.empty() ? static_cast<uint32_t>(NF_DROP) : static_cast<uint32_t>(NFT_JUMP));
     } else {
       mnl_attr_put(nlh, NFTA_DATA_VALUE, static_cast<size_t>(layout.data_len), data);
     }

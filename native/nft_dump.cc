@@ -210,14 +210,14 @@ class ElementReader : public ReadWorker {
     AppendText(comment);
   }
 
-  // "" is drop, a name is goto; any other verdict is not ours.
+  // "" is drop, a name is jump; any other verdict is not ours.
   static bool ReadVerdict(const nlattr *nest, std::string *chain) {
     if (!nest) return false;
     const nlattr *verdict = Attributes<NFTA_DATA_MAX>(nest).at[NFTA_DATA_VERDICT];
     if (!verdict) return false;
     Attributes<NFTA_VERDICT_MAX> parts(verdict);
     int32_t code = static_cast<int32_t>(U32(parts.at[NFTA_VERDICT_CODE]));
-    if (code == NFT_GOTO) {
+    if (code == NFT_JUMP) {
       *chain = Text(parts.at[NFTA_VERDICT_CHAIN]);
       return true;
     }

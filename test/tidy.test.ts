@@ -38,10 +38,11 @@ describe('the arrows between the folders of src/ go one way', () => {
     source: ['model'],
     config: ['model types'],
     dataplane: ['model types', 'node', 'native'],
-    agent: ['source', 'model', 'dataplane', 'node', 'config types'],
+    probe: ['model types', 'dataplane', 'node'],
+    agent: ['source', 'model', 'dataplane', 'node', 'probe', 'config types'],
     observe: ['model types', 'config types', 'node', 'src/agent/status.ts'],
     lab: ['model types', 'node', 'native'],
-    cli: ['model', 'native', 'node', 'source', 'config', 'dataplane', 'agent', 'observe', 'lab'],
+    cli: ['model', 'native', 'node', 'source', 'config', 'dataplane', 'probe', 'agent', 'observe', 'lab'],
   };
   /** Files of src/model/ that say what things are and decide nothing. */
   const VOCABULARY = /^src\/model\/(address|cidr|desired|detector|errors|records|socket)\.ts$/;

@@ -61,9 +61,8 @@ static __always_inline int write_tcp(struct tcphdr *tcp, const struct bench_stat
 
 /* VIP n is 192.0.2.n or 2001:db8::n (in the last word); backend n 10.128.0.0 + n or fd01::n; clients are
  * 172.16.0.0 + n or fd00::n. The low word of each comes from the sequence. */
-static __always_inline int write_ipv4(struct xdp_md *ctx, const struct bench_state *s, const struct bench_packet *b)
+static __always_inline int write_ipv4(void *data, void *end, const struct bench_state *s, const struct bench_packet *b)
 {
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 	struct iphdr *ip = data + sizeof(*eth);
 	struct tcphdr *tcp = (void *)(ip + 1);
@@ -77,9 +76,8 @@ static __always_inline int write_ipv4(struct xdp_md *ctx, const struct bench_sta
 	return s->answer ? write_tcp(tcp, s, s->peer_port, b->port) : write_tcp(tcp, s, b->port, s->peer_port);
 }
 
-static __always_inline int write_ipv6(struct xdp_md *ctx, const struct bench_state *s, const struct bench_packet *b)
+static __always_inline int write_ipv6(void *data, void *end, const struct bench_state *s, const struct bench_packet *b)
 {
-	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 	struct ipv6hdr *ip = data + sizeof(*eth);
 	struct tcphdr *tcp = (void *)(ip + 1);
@@ -100,24 +98,26 @@ static __always_inline int write_ipv6(struct xdp_md *ctx, const struct bench_sta
 	return s->answer ? write_tcp(tcp, s, s->peer_port, b->port) : write_tcp(tcp, s, b->port, s->peer_port);
 }
 
-static __always_inline int write_next(struct xdp_md *ctx, struct bench_state *s, int family)
+static __always_inline int write_next(void *data, void *end, struct bench_state *s, int family)
 {
 	__u32 at = s->next++ & s->mask & BENCH_MASK;
 	struct bench_packet *b = bpf_map_lookup_elem(&bench_packets, &at);
 
 	if (!b)
 		return -1;
-	return family == 4 ? write_ipv4(ctx, s, b) : write_ipv6(ctx, s, b);
+	return family == 4 ? write_ipv4(data, end, s, b) : write_ipv6(data, end, s, b);
 }
 
-#define BENCH(name, family, action)                               \
-	SEC("xdp")                                                \
-	int name(struct xdp_md *ctx)                              \
+#define BENCH(name, section, context, family, action)             \
+	SEC(section)                                              \
+	int name(context *ctx)                                    \
 	{                                                         \
+		void *data = (void *)(long)ctx->data;             \
+		void *end = (void *)(long)ctx->data_end;          \
 		struct bench_state *s = state();                  \
 		int verdict;                                      \
                                                                   \
-		if (!s || write_next(ctx, s, family))             \
+		if (!s || write_next(data, end, s, family))       \
 			return XDP_ABORTED;                       \
 		verdict = action;                                 \
 		s = state();                                      \
@@ -164,9 +164,36 @@ static __always_inline int retire(struct xdp_md *ctx, int family)
 	return XDP_PASS;
 }
 
-BENCH(bench_null4, 4, XDP_TX)
-BENCH(bench_null6, 6, XDP_TX)
-BENCH(bench_run4, 4, packet_of(ctx, 4))
-BENCH(bench_run6, 6, packet_of(ctx, 6))
-BENCH(bench_retire4, 4, retire(ctx, 4))
-BENCH(bench_retire6, 6, retire(ctx, 6))
+/* Both hooks that a packet of a split connection meets, as if it left by the device that it came by. */
+static __always_inline int both_hooks(struct __sk_buff *skb, int family)
+{
+	struct packet p = {}, q = {};
+	int verdict;
+
+	if (skb_parse(skb, &p) != PACKET_FLOW)
+		return TC_ACT_SHOT;
+	verdict = ingress_flow(skb, &p, family);
+	if (verdict != TC_ACT_UNSPEC)
+		return verdict;
+	if (skb_parse(skb, &q) != PACKET_FLOW)
+		return TC_ACT_SHOT;
+	return egress_flow(skb, &q, family);
+}
+
+BENCH(bench_null4, "xdp", struct xdp_md, 4, XDP_TX)
+BENCH(bench_null6, "xdp", struct xdp_md, 6, XDP_TX)
+BENCH(bench_run4, "xdp", struct xdp_md, 4, packet_of(ctx, 4))
+BENCH(bench_run6, "xdp", struct xdp_md, 6, packet_of(ctx, 6))
+BENCH(bench_retire4, "xdp", struct xdp_md, 4, retire(ctx, 4))
+BENCH(bench_retire6, "xdp", struct xdp_md, 6, retire(ctx, 6))
+BENCH(bench_tcnull4, "tc", struct __sk_buff, 4, TC_ACT_UNSPEC)
+BENCH(bench_tcnull6, "tc", struct __sk_buff, 6, TC_ACT_UNSPEC)
+BENCH(bench_tcrun4, "tc", struct __sk_buff, 4, both_hooks(ctx, 4))
+BENCH(bench_tcrun6, "tc", struct __sk_buff, 6, both_hooks(ctx, 6))
+
+/* The other end of the wire: a frame that has got there. */
+SEC("xdp")
+int bench_drop(struct xdp_md *ctx)
+{
+	return XDP_DROP;
+}

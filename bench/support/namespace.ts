@@ -21,9 +21,19 @@ export function makeNamespace(role: string): string {
 
 /** Runs a short command in a namespace; throws with its message when it fails. */
 export function inNamespace(path: string, command: string, ...args: string[]): string {
+  return runIn(path, '', command, args);
+}
+
+/** Loads a ruleset in a namespace. */
+export function loadRules(path: string, rules: string): void {
+  runIn(path, rules, 'nft', ['-f', '-']);
+}
+
+function runIn(path: string, input: string, command: string, args: readonly string[]): string {
   return execFileSync('nsenter', [`--net=${path}`, command, ...args], {
     encoding: 'utf8',
-    stdio: ['ignore', 'pipe', 'pipe'],
+    input,
+    stdio: ['pipe', 'pipe', 'pipe'],
     timeout: 60_000,
   });
 }

@@ -18,7 +18,7 @@ function dateFrom(began, file) {
 }
 
 export function nativeIsStale() {
-  return !existsSync(inRoot(ADDON)) || isStale(NATIVE_STAMP, 'native', 'binding.gyp');
+  return !existsSync(inRoot(ADDON)) || isStale(NATIVE_STAMP, 'native', 'bench/load', 'binding.gyp');
 }
 
 async function buildNative(say) {
@@ -82,10 +82,11 @@ async function buildBpf(say) {
 export const ENTRY_POINTS = {
   triplane: 'src/cli/main.ts',
   'skeleton-child': 'src/dataplane/nft/skeleton-child.ts',
+  bench: 'bench/modes.ts',
 };
 
 export function bundleIsStale() {
-  return isStale(PROGRAM, 'src', 'package.json', 'package-lock.json', 'scripts/lib/build-steps.mjs');
+  return isStale(PROGRAM, 'src', 'bench', 'package.json', 'package-lock.json', 'scripts/lib/build-steps.mjs');
 }
 
 /** Shared parts are named by their content, so each build leaves those of the last one behind. */

@@ -9,19 +9,18 @@ import type { ModelChange, ModelConfig } from '../model/change.ts';
 import { ClusterModel } from '../model/cluster.ts';
 import type { StaleFlow } from '../model/conntrack.ts';
 import { decide } from '../model/decide.ts';
-import type { DesiredState } from '../model/desired.ts';
 import { TriplaneError } from '../model/errors.ts';
 import type { Address, Family, RecordChange } from '../model/records.ts';
 import { same } from '../model/same.ts';
 import type { Flow } from '../node/conntrack.ts';
+import type { AutoChoice } from '../probe/report.ts';
 import type { Source, SourceListener } from '../source/source.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
 import { healthCheckAddresses, type MachineAddresses, nodeFacts } from './facts.ts';
-import { Handover } from './handover.ts';
+import type { Handover } from './handover.ts';
 import { MODE_SETTING, ModeControl } from './mode-control.ts';
-import { chooseDataplane, openDataplane } from './modes.ts';
-import { predecessorsOf } from './predecessors.ts';
+import { chooseDataplane } from './modes.ts';
 import { ProblemLog } from './problem-log.ts';
 import {
   type AgentControl,
@@ -45,6 +44,7 @@ import {
   type SwitchResult,
   type SyncEvent,
 } from './status.ts';
+import { makeHandover } from './succession.ts';
 import { SyncLoop } from './sync-loop.ts';
 
 /** What the agent uses of the machine; src/agent/start.ts makes the real ones. */
@@ -53,6 +53,8 @@ export interface AgentParts {
   readonly nodeName: string;
   readonly log: Log;
   readonly source: Source;
+  /** What the probe chose; null: a mode was asked for by name. */
+  readonly auto: AutoChoice | null;
   readonly machine: () => MachineAddresses;
   /** Called once when the agent cannot do its work here at all. */
   readonly onHopeless: (error: TriplaneError) => void;
@@ -98,13 +100,10 @@ export class Agent implements AgentStatus, AgentControl {
       nodeFacts(config, null, parts.machine()),
     );
     this.healthAddresses = healthCheckAddresses(config, null, parts.machine());
-    const choice = chooseDataplane(config.proxyMode, this.dataplaneOptions());
+    const choice = chooseDataplane(config.proxyMode, this.dataplaneOptions(), parts.auto);
     this.handover = this.handoverFrom(choice.dataplane);
-    this.modes = new ModeControl(
-      { handover: this.handover, log: parts.log, choose: () => this.bestMode() },
-      config.proxyMode,
-      choice.reason,
-    );
+    const modeParts = { handover: this.handover, log: parts.log };
+    this.modes = new ModeControl(modeParts, config.proxyMode, choice.reason);
     this.loop = new SyncLoop(
       {
         model: this.model,
@@ -128,23 +127,12 @@ export class Agent implements AgentStatus, AgentControl {
   }
 
   private handoverFrom(first: Dataplane): Handover {
-    const { log } = this.parts;
-    const parts = {
-      log,
-      open: (mode: Mode) => openDataplane(mode, this.dataplaneOptions()),
-      predecessors: (mode: Mode, state: DesiredState) =>
-        predecessorsOf(mode, state, { config: this.config, log }),
+    return makeHandover(first, {
+      log: this.parts.log,
+      options: () => this.dataplaneOptions(),
       state: () => this.model.state,
       onMode: () => this.signals.onMode.emit(this.mode()),
-    };
-    return new Handover(parts, first);
-  }
-
-  /** What `auto` means here and now. */
-  private bestMode(): { mode: Mode; reason: string } {
-    const { mode, reason, dataplane } = chooseDataplane('auto', this.dataplaneOptions());
-    dataplane.close().catch(() => {});
-    return { mode, reason };
+    });
   }
 
   async start(): Promise<void> {
@@ -233,10 +221,22 @@ export class Agent implements AgentStatus, AgentControl {
         { mode: event.mode, operations, refusals, ms: Math.round(event.durationMs) },
         'the kernel holds the full state',
       );
+      this.tellDegrees();
     } else {
       this.parts.log.debug({ operations, refusals, ms: event.durationMs }, 'changes applied');
     }
     this.signals.onSync.emit({ ...event, triggersMs: event.triggersMs.filter((ms) => ms >= this.startedMs) });
+  }
+
+  private told = '';
+
+  /** What is less than the best there is, when that has changed. */
+  private tellDegrees(): void {
+    const lesser = this.mode().degrees.filter(({ reason }) => reason !== '');
+    const text = JSON.stringify(lesser);
+    if (text === this.told || (this.told === '' && lesser.length === 0)) return;
+    this.told = text;
+    this.parts.log.info({ degrees: lesser }, 'the mode does without');
   }
 
   private afterRepair(repaired: readonly string[]): void {
@@ -310,7 +310,8 @@ export class Agent implements AgentStatus, AgentControl {
     const { handover, modes } = this;
     const { reason, requested, failure } = modes;
     const { mode, switching, draining } = handover;
-    return { mode, requested, reason, switching: switching ?? '', draining, failure };
+    const degrees = handover.degrees();
+    return { mode, requested, reason, switching: switching ?? '', draining, failure, degrees };
   }
 
   counts(): Counts {

@@ -7,6 +7,7 @@ import {
   type ApplyResult,
   type Carried,
   type Dataplane,
+  type Degree,
   isSwitchable,
   type Mode,
   type Remains,
@@ -73,6 +74,10 @@ export class Handover implements Dataplane {
 
   get mode(): Mode {
     return this.#current.mode;
+  }
+
+  degrees(): readonly Degree[] {
+    return this.#current.degrees?.() ?? [];
   }
 
   /** The mode that a switch is under way to. */

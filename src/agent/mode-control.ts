@@ -3,6 +3,8 @@
  * goes before the configuration), or a person at the admin socket, whose word holds until one of the others changes.
  */
 import type { Mode } from '../dataplane/dataplane.ts';
+import { TriplaneError } from '../model/errors.ts';
+import { probeForAuto } from '../probe/probe.ts';
 import type { Handover } from './handover.ts';
 import type { Log, SwitchResult } from './status.ts';
 
@@ -15,8 +17,6 @@ type Wanted = Mode | 'auto';
 export interface ModeParts {
   readonly handover: Handover;
   readonly log: Log;
-  /** The mode that 'auto' means here and now, and why. */
-  readonly choose: () => { readonly mode: Mode; readonly reason: string };
 }
 
 interface Wish {
@@ -83,10 +83,10 @@ export class ModeControl {
   }
 
   async #go({ mode, reason }: Wish): Promise<SwitchResult> {
-    const { handover, log, choose } = this.#parts;
+    const { handover, log } = this.#parts;
     const from = handover.mode;
     try {
-      const chosen = mode === 'auto' ? choose() : { mode, reason };
+      const chosen = mode === 'auto' ? await bestMode() : { mode, reason };
       if (chosen.mode !== from) log.info({ from, to: chosen.mode, reason }, 'switching');
       const result = await handover.switchTo(chosen.mode);
       this.reason = chosen.reason;
@@ -127,4 +127,11 @@ export class ModeControl {
     this.#wish = null;
     await this.#following;
   }
+}
+
+/** What 'auto' means here and now. */
+async function bestMode(): Promise<{ mode: Mode; reason: string }> {
+  const { mode, reason } = (await probeForAuto()).auto;
+  if (mode === '') throw new TriplaneError('TP_NO_FEATURE', `no mode can run here: ${reason}`);
+  return { mode, reason };
 }

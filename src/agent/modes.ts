@@ -6,6 +6,8 @@ import { IpvsDataplane } from '../dataplane/ipvs/ipvs-dataplane.ts';
 import { NftDataplane } from '../dataplane/nft/nft-dataplane.ts';
 import { TriplaneError } from '../model/errors.ts';
 import { readKernelFacts } from '../node/kernel.ts';
+import { type Feature, requireFeatures } from '../node/switches.ts';
+import type { AutoChoice } from '../probe/report.ts';
 
 /** What the ebpf mode takes from the configuration. */
 export interface EbpfConfig {
@@ -13,6 +15,8 @@ export interface EbpfConfig {
   /** '': the root of cgroup v2. */
   readonly cgroupRoot: string;
   readonly socketLb: 'all' | 'host' | 'off';
+  readonly xdp: 'native' | 'generic' | 'off';
+  readonly xdpForward: 'auto' | 'always' | 'never';
   readonly bpfServicesMax: number;
   readonly bpfBackendsMax: number;
   readonly bpfConnectionsMax: number;
@@ -40,7 +44,7 @@ export interface Choice {
   readonly dataplane: Dataplane;
 }
 
-const OPENERS: Partial<Record<Mode, (options: DataplaneOptions) => Dataplane>> = {
+const OPENERS: Readonly<Record<Mode, (options: DataplaneOptions) => Dataplane>> = {
   nft: (options) => new NftDataplane(options),
   ipvs: ({ config, onForeignChange }) =>
     new IpvsDataplane({
@@ -59,52 +63,39 @@ export function ebpfOptions(config: EbpfConfig): Omit<EbpfOptions, 'onForeignCha
     root: config.bpfRoot,
     cgroup: config.cgroupRoot === '' ? (readKernelFacts().cgroup2 ?? '') : config.cgroupRoot,
     socketLb: config.socketLb,
+    xdp: config.xdp === 'generic' ? 'native-or-generic' : config.xdp,
+    xdpForward: config.xdpForward,
     sizes: sizesFor(config.bpfServicesMax, config.bpfBackendsMax, config.bpfConnectionsMax),
   };
 }
 
-/**
- * The order in which `auto` tries. ebpf is to come first (docs/architecture.md); until the whole conformance
- * table has passed through it, it is taken only by name.
- */
-const PREFERENCE: readonly Mode[] = ['nft', 'ipvs', 'ebpf'];
+/** What each mode cannot do without, of what can be switched off (src/node/switches.ts). */
+const NEEDS: Readonly<Record<Mode, readonly Feature[]>> = {
+  nft: ['nft', 'numgen'],
+  ipvs: ['ipvs', 'nft'],
+  ebpf: ['bpf'],
+};
 
-/** Opens the dataplane of a mode. Throws TP_NO_FEATURE or TP_NO_PRIVILEGE where it cannot run. */
-export function openDataplane(mode: Mode, options: DataplaneOptions): Dataplane {
-  const open = OPENERS[mode];
-  if (open) return open(options);
-  const others = Object.keys(OPENERS).join(', ');
-  throw new TriplaneError(
-    'TP_NO_FEATURE',
-    `mode ${mode} is not part of this version; modes that can run: ${others}`,
-  );
+/**
+ * Opens the dataplane of a mode; for `auto` of the one that the probe says is best. Throws TP_NO_FEATURE or
+ * TP_NO_PRIVILEGE where it cannot run: there is no silent fall-back.
+ *
+ * @param auto what the probe chose; needed for `auto` alone
+ */
+export function chooseDataplane(
+  requested: Mode | 'auto',
+  options: DataplaneOptions,
+  auto: AutoChoice | null = null,
+): Choice {
+  if (requested !== 'auto')
+    return { mode: requested, reason: 'asked for by name', dataplane: openDataplane(requested, options) };
+  const { mode, reason } = auto ?? { mode: '', reason: 'the kernel was not probed' };
+  if (mode === '') throw new TriplaneError('TP_NO_FEATURE', `no mode can run here: ${reason}`);
+  return { mode, reason, dataplane: openDataplane(mode, options) };
 }
 
-/**
- * Opens the dataplane of a mode. A mode that is asked for by name and cannot run is an error that names the
- * modes that could: there is no silent fall-back.
- */
-export function chooseDataplane(requested: Mode | 'auto', options: DataplaneOptions): Choice {
-  if (requested !== 'auto') {
-    const dataplane = openDataplane(requested, options);
-    return { mode: requested, reason: 'asked for by name', dataplane };
-  }
-  const passed: string[] = [];
-  let last: unknown;
-  for (const mode of PREFERENCE) {
-    const open = OPENERS[mode];
-    if (!open) {
-      passed.push(`${mode} is not part of this version`);
-      continue;
-    }
-    try {
-      const reason = ['the best mode that can run', ...passed].join('; ');
-      return { mode, reason, dataplane: open(options) };
-    } catch (error) {
-      last = error;
-      passed.push(`${mode} cannot run: ${error instanceof Error ? error.message : String(error)}`);
-    }
-  }
-  if (last instanceof TriplaneError) throw last;
-  throw new TriplaneError('TP_NO_FEATURE', `no mode can run here: ${passed.join('; ')}`);
+/** Throws TP_NO_FEATURE or TP_NO_PRIVILEGE where the mode cannot run. */
+export function openDataplane(mode: Mode, options: DataplaneOptions): Dataplane {
+  requireFeatures(NEEDS[mode]);
+  return OPENERS[mode](options);
 }

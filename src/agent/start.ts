@@ -8,12 +8,15 @@ import { AddressBook } from '../node/addresses.ts';
 import { deleteFlows, type FlowMatch, listFlows } from '../node/conntrack.ts';
 import { takeLock } from '../node/lock.ts';
 import { requireCapability } from '../node/privilege.ts';
+import { FEATURES, SWITCH, switchedOff } from '../node/switches.ts';
 import { applyConntrackSettings, forwardingWarnings } from '../node/sysctls.ts';
+import { probeForAuto } from '../probe/probe.ts';
 import { createKubernetesSource } from '../source/kubernetes/source.ts';
 import { createManifestSource } from '../source/manifests/source.ts';
 import type { Source } from '../source/source.ts';
-import { Agent } from './agent.ts';
+import { Agent, type AgentParts } from './agent.ts';
 import type { MachineAddresses } from './facts.ts';
+import { explainMissing, lacking } from './missing.ts';
 import type { Log, RunningAgent, StartAgent } from './status.ts';
 
 /** One agent serves a network namespace, whatever its mode. */
@@ -32,12 +35,15 @@ export const startAgent: StartAgent = async (config, log) => {
     const machine = new Machine(addresses);
     await machine.refresh();
     const ending = new Ending();
-    const agent = new Agent({
-      ...{ config, nodeName, log, source, clearFlows },
+    const auto = config.proxyMode === 'auto' ? (await probeForAuto()).auto : null;
+    const parts: AgentParts = {
+      ...{ config, nodeName, log, source, clearFlows, auto },
       machine: () => machine.current,
       udpFlows: () => listFlows({ protocol: 'UDP' }),
-      onHopeless: (error) => ending.fail(error),
-    });
+      onHopeless: (error) => void explainMissing(error, agent.mode().mode).then(ending.fail, ending.fail),
+    };
+    const agent = await openAgent(parts);
+    watchStart(agent, ending);
     machine.onChange(() => agent.machineChanged());
     await agent.start();
     return running(agent, ending, async () => {
@@ -54,6 +60,29 @@ export const startAgent: StartAgent = async (config, log) => {
     throw error;
   }
 };
+
+/** A mode that cannot run is worth a look at the kernel, to say what it lacks and which ones could. */
+async function openAgent(parts: AgentParts): Promise<Agent> {
+  for (const feature of switchedOff())
+    parts.log.warn({ feature }, `${FEATURES[feature]}: switched off by ${SWITCH}`);
+  try {
+    return new Agent(parts);
+  } catch (error) {
+    throw await explainMissing(error, parts.auto?.mode || parts.config.proxyMode);
+  }
+}
+
+/** A first state that the kernel refuses is tried again; but not where it lacks what the mode needs. */
+function watchStart(agent: Agent, ending: Ending): void {
+  const end = agent.events.onSync.on(({ ok, mode }) => {
+    end();
+    if (!ok && !agent.synced())
+      lacking(mode).then(
+        (error) => error && ending.fail(error),
+        () => {},
+      );
+  });
+}
 
 /** How the agent ends: a promise that others settle. */
 class Ending {

@@ -4,12 +4,12 @@
  */
 
 import type { Config } from '../config/config.ts';
-import type { Mode } from '../dataplane/dataplane.ts';
+import type { Degree, Mode } from '../dataplane/dataplane.ts';
 import type { ErrorCode } from '../model/errors.ts';
 import type { Address, Family, ObjectKey, Protocol } from '../model/records.ts';
 import type { Problem, SourceHealth } from '../source/source.ts';
 
-export type { Mode, Problem, SourceHealth };
+export type { Degree, Mode, Problem, SourceHealth };
 
 /** Anything that can be listened to. The function returned ends the subscription. */
 export interface Subscribable<T> {
@@ -72,6 +72,8 @@ export interface ModeStatus {
   readonly draining: readonly { readonly mode: Mode; readonly connections: number }[];
   /** One line: why the last switch that was tried failed; '': it did not. */
   readonly failure: string;
+  /** What the mode got of what it can do without. */
+  readonly degrees: readonly Degree[];
 }
 
 /** Sizes of the desired state and of what could not be done. */

@@ -160,6 +160,10 @@ function nodeTable(node: AdminNode, format: 'table' | 'wide'): string {
       (one) => [`Still on ${one.mode}`, `${one.connections} connections, until they end`] as const,
     ),
     ...(mode.failure === '' ? [] : [['Failed', mode.failure] as const]),
+    ...mode.degrees.map(({ feature, device, got, reason }): [string, string] => [
+      device === '' ? feature : `${feature} ${device}`,
+      reason === '' ? got : `${got}: ${reason}`,
+    ]),
     ['Synced', node.synced ? 'yes' : 'no'],
     ['Node object', node.known ? (node.deleting ? 'being deleted' : 'known') : 'not known'],
     ['Zone', node.zone],

@@ -8,6 +8,7 @@ import type { EndpointView, Mode, ServiceView } from '../dataplane/dataplane.ts'
 import { TriplaneError } from '../model/errors.ts';
 import type { Protocol } from '../model/records.ts';
 import type { SocketAddress } from '../model/socket.ts';
+import type { ProbeReport } from '../probe/report.ts';
 
 /** A connection through a service as the kernel holds it now: the row of `triplane get connections`. */
 export interface ConnectionView {
@@ -34,25 +35,6 @@ export interface KernelReader {
 
 /** Removes what one mode made and says what that was, one line each; empty: there was nothing. */
 export type Cleaner = () => Promise<readonly string[]>;
-
-/** One thing that a mode needs. */
-export interface ProbeRow {
-  readonly mode: Mode;
-  readonly need: string;
-  /** 'required': without it the mode cannot run. 'better': without it the mode runs in a lesser degree. */
-  readonly weight: 'required' | 'better';
-  /** 'unknown': could not be tried, mostly for lack of privilege. */
-  readonly answer: 'yes' | 'no' | 'unknown';
-  /** What to do about a no, or why it is unknown; '' for a yes. */
-  readonly remedy: string;
-}
-
-export interface ProbeReport {
-  readonly kernel: string;
-  readonly rows: readonly ProbeRow[];
-  /** '' when no mode can run. */
-  readonly auto: { readonly mode: Mode | ''; readonly reason: string };
-}
 
 type Load<T> = (() => Promise<T>) | null;
 
@@ -84,8 +66,8 @@ export const MACHINERY: Machinery = {
     ebpf: async () => (await import('./read-ebpf.ts')).cleanEbpf,
   },
   cleanKubeProxy: null,
-  probe: null,
-  bench: null,
+  probe: async () => (await import('../probe/probe.ts')).probeKernel,
+  bench: async () => (await import('./run-bench.ts')).runBench,
 };
 
 /** Loads, or throws TP_NO_FEATURE naming what is missing. */

@@ -104,9 +104,14 @@ async function buildProgram(chosen: string, io: Io): Promise<Command> {
   return program;
 }
 
+/** Commands whose --help is answered by the program that they start. */
+const OWN_HELP: ReadonlySet<string> = new Set(['bench']);
+
 /** Commands that were built apart take over how the program ends and writes, all the way down. */
 function inherit(command: Command, parent: Command): Command {
   command.copyInheritedSettings(parent);
+  // What a command said of --help itself was just overwritten.
+  if (OWN_HELP.has(command.name())) command.helpOption(false);
   for (const child of command.commands) inherit(child, command);
   return command;
 }

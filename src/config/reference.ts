@@ -9,7 +9,7 @@ const INTRODUCTION = `# Configuration
 
 \`triplane run\` takes kube-proxy's flags under their own names and kube-proxy's configuration file
 (\`apiVersion: kubeproxy.config.k8s.io/v1alpha1\`, \`kind: KubeProxyConfiguration\`, YAML or JSON) with \`--config\`.
-No environment variable is read.
+No environment variable is read for it ([TRIPLANE_WITHOUT](probe.md#leaving-features-out) is for tests).
 
 **Precedence.** A flag that is given explicitly wins over the file, the file over the default. kube-proxy
 ignores most flags when it has \`--config\`; here they count, and a warning names those that kube-proxy would

@@ -50,6 +50,18 @@ export interface EndpointView {
   readonly protocol: Protocol;
 }
 
+/** Something that a mode can do without, and what it got of it on this node. */
+export interface Degree {
+  /** What it is about: 'tc', 'xdp', 'sockets', 'service_device'. */
+  readonly feature: string;
+  /** The device, where it differs between devices; else ''. */
+  readonly device: string;
+  /** In one word: 'tcx', 'clsact', 'native', 'dummy', 'none'. */
+  readonly got: string;
+  /** Why it is not the best there is; '' where it is. */
+  readonly reason: string;
+}
+
 export interface Dataplane {
   readonly mode: Mode;
   /**
@@ -61,6 +73,8 @@ export interface Dataplane {
   apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult>;
   /** Compares the kernel with what was applied and repairs what differs. */
   verify(state: DesiredState): Promise<VerifyResult>;
+  /** What the mode got of what it can do without, as of now. Not there: the mode needs all that it uses. */
+  degrees?(): readonly Degree[];
   /** Releases handles; leaves the kernel as it is. */
   close(): Promise<void>;
 }

@@ -123,6 +123,15 @@ const GAUGES: readonly GaugeRow[] = [
     read: (status) => [[{}, Number(status.mode().failure !== '')]],
   },
   {
+    name: 'triplane_mode_degree_info',
+    help: 'What the mode got of what it can do without, and why it is not the best there is',
+    labels: ['mode', 'feature', 'device', 'got', 'reason'],
+    read: (status) => {
+      const { mode, degrees } = status.mode();
+      return degrees.map(({ feature, device, got, reason }) => [{ mode, feature, device, got, reason }, 1]);
+    },
+  },
+  {
     name: 'triplane_synced',
     help: '1 once the kernel holds the first full state',
     labels: [],

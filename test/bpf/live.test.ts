@@ -237,6 +237,27 @@ root.describe('live traffic', () => {
         expect(await ask('udp', LB.remote)).toMatchObject({ outcomes: { ok: 100 } });
         await live.checksums('off');
       });
+
+      test('and what is too large of them is answered as well', async () => {
+        const { lab, world } = live;
+        const [to, via] = [lab.pod('c'), lab.node('n2')].map((place) => place.addresses[family]!);
+        const bits = family === 4 ? 32 : 128;
+        const answered = world.counter('icmp_answered');
+        // An IPv6 client does not forget what it was told, so each time less.
+        const mtu = mode === 'generic' ? 1290 : 1285;
+        await live.checksums('on');
+        await lab.ip('n1', [`route add ${to}/${bits} via ${via} mtu lock ${mtu}`]);
+        world.settings.advanceRoutes();
+        try {
+          expect(await live.send(lab.client, 'tcp', address(LB.remote), ECHO_PORT, 200_000)).toBe('200000');
+          expect(world.counter('icmp_answered')).toBeGreaterThan(answered);
+        } finally {
+          await lab.ip('n1', [`route del ${to}/${bits} via ${via}`]);
+          world.settings.advanceRoutes();
+          await live.forgetPaths();
+          await live.checksums('off');
+        }
+      });
     });
   });
 

@@ -28,7 +28,7 @@ root.describe('XDP', () => {
     world.setDevice(up.ifindex, NET.uplink[4], NET.uplink[6]);
     world.setDevice(down.ifindex, NET.downlink[4], NET.downlink[6]);
     for (const family of FAMILIES) {
-      for (const protocol of ['TCP', 'UDP'] as const) {
+      for (const protocol of ['TCP', 'UDP', 'SCTP'] as const) {
         const remote = [[NET.backend(family, 2), 8080] as const];
         world.addService({ address: VIP[family], port: 80, protocol, flags: EXTERNAL, backends: remote });
         world.addService({
@@ -68,7 +68,7 @@ root.describe('XDP', () => {
   const run = (spec: PacketSpec) => world.xdp('tp_xdp', packet(spec), up.ifindex);
 
   describe.each(FAMILIES)('IPv%i', (family) => {
-    describe.each(['tcp', 'udp'] as const)('%s', (proto) => {
+    describe.each(['tcp', 'udp', 'sctp'] as const)('%s', (proto) => {
       test('forwards a new connection to the backend on another node, masqueraded, sums exact', () => {
         const result = run(toVip(family, { proto }));
         expect(result.verdict).toBe(XDP.REDIRECT);
@@ -189,6 +189,29 @@ root.describe('XDP', () => {
       const result = run(spec);
       expect(result.verdict).toBe(XDP.PASS);
       expect(result.data).toEqual(packet(spec));
+    });
+
+    test('two routes by one neighbour keep each its own MTU', () => {
+      const routes = { 4: ['10.2.0.5', '10.3.0.5'], 6: ['fd02::5', 'fd03::5'] }[family];
+      const vips = { 4: ['192.0.2.60', '192.0.2.61'], 6: ['2001:db8::60', '2001:db8::61'] }[family];
+      const bits = family === 4 ? 32 : 128;
+      const via = NET.backend(family, 2);
+      net.route(`${routes[0]}/${bits} via ${via} dev dn0 mtu lock 1400`);
+      net.route(`${routes[1]}/${bits} via ${via} dev dn0`);
+      world.settings.advanceRoutes();
+      vips.forEach((address, i) => {
+        world.addService({ address, port: 80, flags: EXTERNAL, backends: [[routes[i]!, 8080]] });
+      });
+      const send = (dst: string, bytes: number) =>
+        run(toVip(family, { dst, flags: 'A', payload: new Uint8Array(bytes) })).verdict;
+      for (let round = 0; round < 2; round++) {
+        // Whichever was asked for last.
+        expect([send(vips[0]!, 10), send(vips[1]!, 10)]).toEqual([XDP.REDIRECT, XDP.REDIRECT]);
+        expect([send(vips[0]!, 1390), send(vips[1]!, 1390)]).toEqual([XDP.PASS, XDP.REDIRECT]);
+        expect([send(vips[1]!, 10), send(vips[0]!, 10)]).toEqual([XDP.REDIRECT, XDP.REDIRECT]);
+        expect([send(vips[0]!, 1390), send(vips[1]!, 1390)]).toEqual([XDP.PASS, XDP.REDIRECT]);
+        world.settings.advanceRoutes();
+      }
     });
 
     test('a client that uses its port again after both sides closed is picked anew', () => {

@@ -27,7 +27,7 @@ root.describe('collection', () => {
     up = net.device('up0').ifindex;
     world.setDevice(up, NET.uplink[4], NET.uplink[6]);
     world.setDevice(net.device('dn0').ifindex, NET.downlink[4], NET.downlink[6]);
-    for (const protocol of ['TCP', 'UDP'] as const)
+    for (const protocol of ['TCP', 'UDP', 'SCTP'] as const)
       for (const family of [4, 6] as const)
         world.addService({
           address: family === 4 ? '192.0.2.10' : '2001:db8::10',
@@ -45,7 +45,7 @@ root.describe('collection', () => {
   beforeEach(() => world.forget());
 
   interface Flow {
-    readonly proto: 'tcp' | 'udp';
+    readonly proto: 'tcp' | 'udp' | 'sctp';
     readonly family: 4 | 6;
     readonly sport: number;
   }
@@ -60,7 +60,7 @@ root.describe('collection', () => {
         dport: 80,
         proto,
       },
-      ...(proto === 'tcp' ? { flags } : {}),
+      ...(proto === 'udp' ? {} : { flags }),
     });
     const result = world.xdp('tp_xdp', frame, up);
     if (result.verdict !== XDP_REDIRECT) return null;
@@ -76,7 +76,7 @@ root.describe('collection', () => {
 
   test('what is silent for too long goes in two steps, and takes its keys along', () => {
     const flows: Flow[] = Array.from({ length: 40 }, (_, i) => ({
-      proto: i % 2 ? 'tcp' : 'udp',
+      proto: (['udp', 'tcp', 'sctp'] as const)[i % 3]!,
       family: i % 4 < 2 ? 4 : 6,
       sport: 40_000 + i,
     }));

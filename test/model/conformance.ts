@@ -2,9 +2,19 @@
  * The conformance table: cluster state, a packet, and what becomes of it. decide() is tested with it here;
  * the dataplanes are tested with it against real kernels. Every row is named after what it shows.
  */
-import type { ModelConfig, NodeFacts } from '../../src/model/change.ts';
-import type { Packet } from '../../src/model/decide.ts';
-import type { ClusterRecord, Protocol, ServiceRecord, SliceRecord } from '../../src/model/records.ts';
+import type { ModelConfig } from '../../src/model/change.ts';
+import type { ServiceRecord, SliceRecord } from '../../src/model/records.ts';
+import { FOUND } from './conformance-found.ts';
+import { GRID } from './conformance-grid.ts';
+import { OBJECTS } from './conformance-objects.ts';
+import {
+  type ConformanceRow,
+  type Expectation,
+  type Line,
+  rowsOf,
+  type Scene,
+  type Sender,
+} from './scenes.ts';
 import {
   CLUSTER_DETECTOR,
   DEAD,
@@ -21,64 +31,7 @@ import {
   THIS,
 } from './world.ts';
 
-export type Expectation =
-  | {
-      /** "address port" of every backend that may be picked, sorted. */
-      readonly to: readonly string[];
-      /** 'hairpin': only when the backend is the source itself. */
-      readonly masquerade: 'yes' | 'no' | 'hairpin';
-    }
-  | 'tcp-reset'
-  | 'port-unreachable'
-  | 'drop'
-  | 'pass';
-
-export interface ConformanceRow {
-  readonly name: string;
-  readonly records: readonly ClusterRecord[];
-  readonly config: Partial<ModelConfig>;
-  readonly facts: NodeFacts;
-  readonly packet: Packet;
-  readonly expect: Expectation;
-}
-
-/** Who sends: [how it comes in, IPv4 address, IPv6 address, interface]. */
-const SENDERS = {
-  pod: ['pod', '10.10.1.99', 'fd00:10:10:1::99', 'cni0'],
-  'remote pod': ['outside', '10.10.2.99', 'fd00:10:10:2::99', 'eth0'],
-  node: ['node', '192.0.2.11', '2001:db8::11', undefined],
-  outside: ['outside', '198.51.100.7', '2001:db8:f::7', 'eth0'],
-  'other outside': ['outside', '203.0.113.7', '2001:db8:e::7', 'eth0'],
-  'backend 1': ['pod', '10.10.1.1', 'fd00:10:10:1::1', 'cni0'],
-  'node as LB': ['node', '198.18.0.1', '2001:db8:18::1', undefined],
-} as const;
-type Sender = keyof typeof SENDERS;
-
-/** "address port/protocol"; TCP when it is not said. */
-function packet(from: Sender, to: string): Packet {
-  const [, address, port, protocol] = /^(\S+) (\d+)(?:\/(\w+))?$/.exec(to)!;
-  const family = address!.includes(':') ? 6 : 4;
-  const [kind, source4, source6, name] = SENDERS[from];
-  return {
-    family,
-    protocol: (protocol ?? 'TCP') as Protocol,
-    source: ip(family === 6 ? source6 : source4),
-    destination: ip(address!),
-    port: Number(port),
-    from: kind,
-    ...(name === undefined ? {} : { interface: name }),
-  };
-}
-
-type Line = [name: string, from: Sender, to: string, expect: Expectation];
-
-interface Scene {
-  readonly title: string;
-  readonly records: readonly ClusterRecord[];
-  readonly config?: Partial<ModelConfig>;
-  readonly facts?: NodeFacts;
-  readonly lines: readonly Line[];
-}
+export type { ConformanceRow, Expectation } from './scenes.ts';
 
 /** One local and two remote backends, unless a scene says otherwise. */
 const L = '10.10.1.1 80';
@@ -125,28 +78,36 @@ function onEachExternal(lines: readonly [Sender, Expectation][]): Line[] {
 const BASICS: readonly Scene[] = [
   {
     title: 'ClusterIP',
+    rule: 'cluster-ip',
     records: [service(), THREE],
     lines: [
       ['a pod is not masqueraded', 'pod', CLUSTER_IP, all('no')],
       ['a pod of another node is a pod by cluster CIDR', 'remote pod', CLUSTER_IP, all('no')],
       ['the node is no pod: masqueraded', 'node', CLUSTER_IP, all('yes')],
       ['an outside client is masqueraded', 'outside', CLUSTER_IP, all('yes')],
-      ['a backend that may reach itself', 'backend 1', CLUSTER_IP, all('hairpin')],
-      ['undefined port, TCP', 'pod', '10.200.1.10 9001', 'tcp-reset'],
-      ['undefined port, UDP', 'pod', '10.200.1.10 9000/UDP', 'port-unreachable'],
-      ['undefined port, SCTP', 'pod', '10.200.1.10 9000/SCTP', 'port-unreachable'],
-      ['undefined port from the node', 'node', '10.200.1.10 80', 'tcp-reset'],
-      ['the target port is no service port', 'pod', '10.200.1.10 80', 'tcp-reset'],
-      ['unallocated address of the ServiceCIDR', 'pod', '10.200.1.11 9000', 'drop'],
-      ['unallocated address of the ServiceCIDR, from outside', 'outside', '10.200.1.11 9000/UDP', 'drop'],
-      ['unallocated address of the IPv6 ServiceCIDR', 'pod', 'fd00:10:200::9 9000', 'drop'],
-      ['an address of nobody', 'pod', '203.0.113.9 9000', 'pass'],
-      ['a backend reached directly', 'pod', '10.10.2.2 80', 'pass'],
-      ['an IPv6 address of nobody', 'pod', '2001:db8:9::9 9000', 'pass'],
+      ['a backend that may reach itself', 'backend 1', CLUSTER_IP, all('hairpin'), 'hairpin'],
+      ['undefined port, TCP', 'pod', '10.200.1.10 9001', 'tcp-reset', 'undefined-port'],
+      ['undefined port, UDP', 'pod', '10.200.1.10 9000/UDP', 'port-unreachable', 'undefined-port'],
+      ['undefined port, SCTP', 'pod', '10.200.1.10 9000/SCTP', 'port-unreachable', 'undefined-port'],
+      ['undefined port from the node', 'node', '10.200.1.10 80', 'tcp-reset', 'undefined-port'],
+      ['the target port is no service port', 'pod', '10.200.1.10 80', 'tcp-reset', 'undefined-port'],
+      ['unallocated address of the ServiceCIDR', 'pod', '10.200.1.11 9000', 'drop', 'service-cidr'],
+      [
+        'unallocated address of the ServiceCIDR, from outside',
+        'outside',
+        '10.200.1.11 9000/UDP',
+        'drop',
+        'service-cidr',
+      ],
+      ['unallocated address of the IPv6 ServiceCIDR', 'pod', 'fd00:10:200::9 9000', 'drop', 'service-cidr'],
+      ['an address of nobody', 'pod', '203.0.113.9 9000', 'pass', 'untouched'],
+      ['a backend reached directly', 'pod', '10.10.2.2 80', 'pass', 'untouched'],
+      ['an IPv6 address of nobody', 'pod', '2001:db8:9::9 9000', 'pass', 'untouched'],
     ],
   },
   {
     title: 'ClusterIP with masqueradeAll',
+    rule: 'masquerade-all',
     records: [service(), THREE],
     config: { masqueradeAll: true },
     lines: [
@@ -156,15 +117,17 @@ const BASICS: readonly Scene[] = [
   },
   {
     title: 'no ServiceCIDR is known',
+    rule: 'service-cidr',
     records: [service(), THREE],
     config: { serviceCIDRs: [] },
     lines: [
       ['an unallocated address passes', 'pod', '10.200.1.11 9000', 'pass'],
-      ['an undefined port is still refused', 'pod', '10.200.1.10 1', 'tcp-reset'],
+      ['an undefined port is still refused', 'pod', '10.200.1.10 1', 'tcp-reset', 'undefined-port'],
     ],
   },
   {
     title: 'a ServiceCIDR record',
+    rule: 'service-cidr',
     records: [{ kind: 'ServiceCIDR', name: 'more', cidrs: [net('10.201.0.0/16')] }],
     lines: [
       ['its addresses are dropped', 'pod', '10.201.3.4 80', 'drop'],
@@ -173,6 +136,7 @@ const BASICS: readonly Scene[] = [
   },
   {
     title: 'TCP, UDP and SCTP on one port number',
+    rule: 'ports',
     records: [
       service({
         ports: [
@@ -197,6 +161,7 @@ const BASICS: readonly Scene[] = [
   },
   {
     title: 'a port name that the slices do not have',
+    rule: 'ports',
     records: [
       service({ ports: [{ name: 'http', protocol: 'TCP', port: 9000, nodePort: 0 }] }),
       slice(['10.10.1.1'], { ports: [{ name: 'https', protocol: 'TCP', port: 443 }] }),
@@ -205,6 +170,7 @@ const BASICS: readonly Scene[] = [
   },
   {
     title: 'one port name with two target ports',
+    rule: 'ports',
     records: [
       service(),
       slice(['10.10.1.1']),
@@ -217,6 +183,7 @@ const BASICS: readonly Scene[] = [
 const EXTERNAL: readonly Scene[] = [
   {
     title: 'externalTrafficPolicy: Cluster',
+    rule: 'external-cluster',
     records: [exposed(), THREE],
     lines: [
       ...onEachExternal([
@@ -225,18 +192,25 @@ const EXTERNAL: readonly Scene[] = [
         ['node', all('yes')],
         ['backend 1', all('yes')],
       ]),
-      ['another port of the external IP passes', 'outside', '198.18.1.1 9001', 'pass'],
-      ['another port of the load-balancer IP passes', 'outside', '198.18.0.1 9001', 'pass'],
-      ['another port of the node passes', 'outside', '192.0.2.11 30001', 'pass'],
-      ['another protocol on the NodePort passes', 'outside', '192.0.2.11 30000/UDP', 'pass'],
-      ['the service port is none of the node', 'outside', '192.0.2.11 9000', 'pass'],
-      ['an address of the node without NodePorts passes', 'outside', '192.0.2.111 30000', 'pass'],
-      ['the NodePort is none of the ClusterIP', 'pod', '10.200.1.10 30000', 'tcp-reset'],
+      ['another port of the external IP passes', 'outside', '198.18.1.1 9001', 'pass', 'untouched'],
+      ['another port of the load-balancer IP passes', 'outside', '198.18.0.1 9001', 'pass', 'untouched'],
+      ['another port of the node passes', 'outside', '192.0.2.11 30001', 'pass', 'untouched'],
+      ['another protocol on the NodePort passes', 'outside', '192.0.2.11 30000/UDP', 'pass', 'untouched'],
+      ['the service port is none of the node', 'outside', '192.0.2.11 9000', 'pass', 'untouched'],
+      [
+        'an address of the node without NodePorts passes',
+        'outside',
+        '192.0.2.111 30000',
+        'pass',
+        'untouched',
+      ],
+      ['the NodePort is none of the ClusterIP', 'pod', '10.200.1.10 30000', 'tcp-reset', 'undefined-port'],
       ['a pod to the ClusterIP is still not masqueraded', 'pod', CLUSTER_IP, all('no')],
     ],
   },
   {
     title: 'externalTrafficPolicy: Local',
+    rule: 'external-local',
     records: [exposed({ externalPolicy: 'Local' }), THREE],
     lines: [
       ...onEachExternal([
@@ -252,6 +226,7 @@ const EXTERNAL: readonly Scene[] = [
   },
   {
     title: 'externalTrafficPolicy: Local without a local endpoint',
+    rule: 'external-local',
     records: [exposed({ externalPolicy: 'Local' }), REMOTE],
     lines: [
       ...onEachExternal([
@@ -264,6 +239,7 @@ const EXTERNAL: readonly Scene[] = [
   },
   {
     title: 'no endpoint anywhere',
+    rule: 'no-endpoint',
     records: [exposed()],
     lines: [
       ...onEachExternal([
@@ -277,6 +253,7 @@ const EXTERNAL: readonly Scene[] = [
   },
   {
     title: 'no endpoint anywhere, both policies Local',
+    rule: 'no-endpoint',
     records: [exposed({ externalPolicy: 'Local', internalPolicy: 'Local' })],
     lines: [
       ...onEachExternal([
@@ -288,17 +265,19 @@ const EXTERNAL: readonly Scene[] = [
   },
   {
     title: 'no endpoint anywhere, UDP',
+    rule: 'no-endpoint',
     records: [service({ ports: [{ name: '', protocol: 'UDP', port: 53, nodePort: 0 }] })],
     lines: [['is told by ICMP', 'pod', '10.200.1.10 53/UDP', 'port-unreachable']],
   },
   {
     title: 'internalTrafficPolicy: Local',
+    rule: 'internal-local',
     records: [exposed({ internalPolicy: 'Local' }), THREE],
     lines: [
       ['a pod gets the local endpoint', 'pod', CLUSTER_IP, only('no', L)],
       ['the node gets the local endpoint', 'node', CLUSTER_IP, only('yes', L)],
       ['so does an outside client', 'outside', CLUSTER_IP, only('yes', L)],
-      ['hairpin', 'backend 1', CLUSTER_IP, only('hairpin', L)],
+      ['hairpin', 'backend 1', CLUSTER_IP, only('hairpin', L), 'hairpin'],
       ...onEachExternal([
         ['outside', all('yes')],
         ['pod', all('yes')],
@@ -308,6 +287,7 @@ const EXTERNAL: readonly Scene[] = [
   },
   {
     title: 'internalTrafficPolicy: Local without a local endpoint',
+    rule: 'internal-local',
     records: [exposed({ internalPolicy: 'Local' }), REMOTE],
     lines: [
       ['a pod is dropped', 'pod', CLUSTER_IP, 'drop'],
@@ -318,11 +298,13 @@ const EXTERNAL: readonly Scene[] = [
   },
   {
     title: 'internalTrafficPolicy: Local, nothing else uses the remote endpoints',
+    rule: 'internal-local',
     records: [service({ internalPolicy: 'Local' }), REMOTE],
     lines: [['they still make it a drop, no reject', 'pod', CLUSTER_IP, 'drop']],
   },
   {
     title: 'both policies Local',
+    rule: 'internal-local',
     records: [exposed({ externalPolicy: 'Local', internalPolicy: 'Local' }), THREE],
     lines: [
       ['ClusterIP gives the local endpoint', 'pod', CLUSTER_IP, only('no', L)],
@@ -335,22 +317,26 @@ const EXTERNAL: readonly Scene[] = [
   },
   {
     title: 'externalTrafficPolicy: Local on a ClusterIP service with external IPs',
+    rule: 'external-local',
     records: [service({ externalIPs: [ip('198.18.1.1')], externalPolicy: 'Local' }), THREE],
     lines: [['counts', 'outside', EXTERNAL_IP, only('no', L)]],
   },
   {
     title: 'externalTrafficPolicy: Local left on a ClusterIP service with a load-balancer status',
+    rule: 'external-local',
     records: [service({ loadBalancerIPs: [ip('198.18.0.1')], externalPolicy: 'Local' }), THREE],
     lines: [['does not count', 'outside', LB_IP, all('yes')]],
   },
   {
     title: 'NodePorts without addresses of the node',
+    rule: 'node-ports',
     records: [exposed(), THREE],
     facts: { ...FACTS, nodePortAddresses: [] },
     lines: [['listen nowhere', 'outside', NODE_PORT, 'pass']],
   },
   {
     title: 'NodePorts on several addresses',
+    rule: 'node-ports',
     records: [exposed(), THREE],
     facts: { ...FACTS, nodePortAddresses: ['127.0.0.1', '192.0.2.11', '192.0.2.111', '::1'].map(ip) },
     lines: [
@@ -364,6 +350,7 @@ const EXTERNAL: readonly Scene[] = [
 const SOURCE_RANGES: readonly Scene[] = [
   {
     title: 'loadBalancerSourceRanges',
+    rule: 'source-ranges',
     records: [exposed({ sourceRanges: [net('198.51.100.0/24')] }), THREE],
     lines: [
       ['a source within', 'outside', LB_IP, all('yes')],
@@ -379,6 +366,7 @@ const SOURCE_RANGES: readonly Scene[] = [
   },
   {
     title: 'loadBalancerSourceRanges with this node within',
+    rule: 'source-ranges',
     records: [exposed({ sourceRanges: [net('192.0.2.0/24')] }), THREE],
     lines: [
       ['the node', 'node', LB_IP, all('yes')],
@@ -388,11 +376,13 @@ const SOURCE_RANGES: readonly Scene[] = [
   },
   {
     title: 'loadBalancerSourceRanges with only a secondary address of this node within',
+    rule: 'source-ranges',
     records: [exposed({ sourceRanges: [net('192.0.2.111/32')] }), THREE],
     lines: [['the load-balancer address as source', 'node as LB', LB_IP, 'drop']],
   },
   {
     title: 'loadBalancerSourceRanges that overlap',
+    rule: 'source-ranges',
     records: [
       exposed({ sourceRanges: ['198.51.100.7/32', '198.51.0.0/16', '10.10.1.0/24'].map(net) }),
       THREE,
@@ -405,16 +395,19 @@ const SOURCE_RANGES: readonly Scene[] = [
   },
   {
     title: 'loadBalancerSourceRanges of everything',
+    rule: 'source-ranges',
     records: [exposed({ sourceRanges: ['10.0.0.0/8', '0.0.0.0/0'].map(net) }), THREE],
     lines: [['are none', 'other outside', LB_IP, all('yes')]],
   },
   {
     title: 'loadBalancerSourceRanges only of the other family',
+    rule: 'source-ranges',
     records: [exposed({ sourceRanges: [net('2001:db8:f::/48')] }), THREE],
     lines: [['are none', 'other outside', LB_IP, all('yes')]],
   },
   {
     title: 'loadBalancerSourceRanges and no endpoint',
+    rule: 'source-ranges',
     records: [exposed({ sourceRanges: [net('198.51.100.0/24')] })],
     lines: [
       ['within: refused', 'outside', LB_IP, 'tcp-reset'],
@@ -423,6 +416,7 @@ const SOURCE_RANGES: readonly Scene[] = [
   },
   {
     title: 'loadBalancerSourceRanges with externalTrafficPolicy: Local',
+    rule: 'source-ranges',
     records: [
       exposed({ externalPolicy: 'Local', sourceRanges: ['198.51.100.0/24', '10.10.0.0/16'].map(net) }),
       THREE,
@@ -436,6 +430,7 @@ const SOURCE_RANGES: readonly Scene[] = [
   },
   {
     title: 'an address that is external IP and load-balancer IP at once',
+    rule: 'source-ranges',
     records: [exposed({ externalIPs: [ip('198.18.0.1')], sourceRanges: [net('198.51.100.0/24')] }), THREE],
     lines: [
       ['is guarded: within', 'outside', LB_IP, all('yes')],
@@ -457,6 +452,7 @@ function topology(
 ): Scene {
   return {
     title,
+    rule: /hints/.test(title) ? 'hints' : 'readiness',
     records: [exposed({ externalPolicy: 'Local' }), slice(endpoints), nodeRecord({ zone })],
     lines: [
       ['Cluster pool', 'pod', CLUSTER_IP, cluster],
@@ -581,11 +577,13 @@ const ENDPOINTS: readonly Scene[] = [
   ),
   {
     title: 'zone hints while the node is not known',
+    rule: 'hints',
     records: [service(), slice([ready('10.10.1.1', ['west']), ready('10.10.2.2', ['east'])])],
     lines: [['no filter', 'pod', CLUSTER_IP, only('no', L, R2)]],
   },
   {
     title: 'an endpoint without a node name',
+    rule: 'endpoints',
     records: [exposed({ externalPolicy: 'Local' }), slice([endpoint('10.10.1.1', { nodeName: '' })])],
     lines: [
       ['is not local', 'outside', NODE_PORT, 'drop'],
@@ -594,26 +592,31 @@ const ENDPOINTS: readonly Scene[] = [
   },
   {
     title: 'an endpoint in two slices',
+    rule: 'endpoints',
     records: [service(), slice(['10.10.1.1', '10.10.2.2']), slice(['10.10.1.1'], { name: 'web-b' })],
     lines: [['counts once', 'pod', CLUSTER_IP, only('no', L, R2)]],
   },
   {
     title: 'an address running in one slice and terminating in a later one',
+    rule: 'endpoints',
     records: [service(), slice(['10.10.1.1']), slice([endpoint('10.10.1.1', DEAD)], { name: 'web-b' })],
     lines: [['runs', 'pod', CLUSTER_IP, only('no', L)]],
   },
   {
     title: 'an address terminating in one slice and running in a later one',
+    rule: 'endpoints',
     records: [service(), slice([endpoint('10.10.1.1', DEAD)]), slice(['10.10.1.1'], { name: 'web-b' })],
     lines: [['runs', 'pod', CLUSTER_IP, only('no', L)]],
   },
   {
     title: 'a slice port without a number',
+    rule: 'endpoints',
     records: [service(), slice(['10.10.1.1'], { ports: [{ name: '', protocol: 'TCP', port: 0 }] })],
     lines: [['is no endpoint', 'pod', CLUSTER_IP, 'tcp-reset']],
   },
   {
     title: 'a slice of another namespace with the same service name',
+    rule: 'endpoints',
     records: [service(), slice(['10.10.1.1'], { namespace: 'other' })],
     lines: [['is none of ours', 'pod', CLUSTER_IP, 'tcp-reset']],
   },
@@ -631,12 +634,13 @@ const all6 = (masquerade: 'yes' | 'no' | 'hairpin'): Expectation => ({ to: [L6, 
 const FAMILIES: readonly Scene[] = [
   {
     title: 'dual stack',
+    rule: 'families',
     records: [dual({ externalPolicy: 'Local', sourceRanges: [net('2001:db8:f::/48')] }), THREE, SIX],
     lines: [
       ['pod to the IPv6 ClusterIP', 'pod', 'fd00:10:200::10 9000', all6('no')],
       ['outside to the IPv6 ClusterIP', 'outside', 'fd00:10:200::10 9000', all6('yes')],
-      ['IPv6 hairpin', 'backend 1', 'fd00:10:200::10 9000', all6('hairpin')],
-      ['undefined port of the IPv6 ClusterIP', 'pod', 'fd00:10:200::10 9001', 'tcp-reset'],
+      ['IPv6 hairpin', 'backend 1', 'fd00:10:200::10 9000', all6('hairpin'), 'hairpin'],
+      ['undefined port of the IPv6 ClusterIP', 'pod', 'fd00:10:200::10 9001', 'tcp-reset', 'undefined-port'],
       ['outside to the IPv6 external IP', 'outside', '2001:db8:18:1::1 9000', only('no', L6)],
       ['outside to the IPv6 NodePort', 'outside', '2001:db8::11 30000', only('no', L6)],
       ['node to the IPv6 NodePort', 'node', '2001:db8::11 30000', all6('yes')],
@@ -648,6 +652,7 @@ const FAMILIES: readonly Scene[] = [
   },
   {
     title: 'dual stack with endpoints of one family',
+    rule: 'families',
     records: [dual(), THREE],
     lines: [
       ['the other is refused', 'pod', 'fd00:10:200::10 9000', 'tcp-reset'],
@@ -656,6 +661,7 @@ const FAMILIES: readonly Scene[] = [
   },
   {
     title: 'single stack with external addresses of both families',
+    rule: 'families',
     records: [dual({ clusterIPs: [ip('10.200.1.10')] }), THREE, SIX],
     lines: [
       ['only those of its family are served', 'outside', '2001:db8:18::1 9000', 'pass'],
@@ -665,6 +671,7 @@ const FAMILIES: readonly Scene[] = [
   },
   {
     title: 'IPv6 source ranges with this node within',
+    rule: 'source-ranges',
     records: [dual({ sourceRanges: [net('2001:db8::/64')] }), SIX],
     lines: [
       ['the load-balancer address as source', 'node as LB', '2001:db8:18::1 9000', all6('yes')],
@@ -681,6 +688,7 @@ function detection(
 ): Scene {
   return {
     title,
+    rule: 'detector',
     config: { ...CLUSTER_DETECTOR, clusterCIDRs: [], ...config },
     records: [exposed({ externalPolicy: 'Local' }), THREE, nodeRecord()],
     lines: lines.flatMap(([from, internal, external]): Line[] => [
@@ -724,6 +732,7 @@ const DETECTION: readonly Scene[] = [
   ]),
   {
     title: 'a cluster CIDR that holds the node itself',
+    rule: 'detector',
     config: { clusterCIDRs: [net('192.0.2.0/24')] },
     records: [exposed({ externalPolicy: 'Local' }), THREE],
     lines: [['the node counts as a pod: not masqueraded', 'node', EXTERNAL_IP, all('no')]],
@@ -738,6 +747,7 @@ const RIVAL = '10.10.2.9 80';
 const CONTESTED: readonly Scene[] = [
   {
     title: 'an external IP of two services',
+    rule: 'contested',
     records: [
       service({ createdMs: 2000, externalIPs: [ip('198.18.1.1')] }),
       rival({ createdMs: 1000, externalIPs: [ip('198.18.1.1')] }),
@@ -751,6 +761,7 @@ const CONTESTED: readonly Scene[] = [
   },
   {
     title: 'an external IP of two services of the same age',
+    rule: 'contested',
     records: [
       service({ externalIPs: [ip('198.18.1.1')] }),
       rival({ externalIPs: [ip('198.18.1.1')] }),
@@ -761,6 +772,7 @@ const CONTESTED: readonly Scene[] = [
   },
   {
     title: 'the NodePort of one service is the external IP and port of another',
+    rule: 'contested',
     records: [
       exposed({ createdMs: 1000 }),
       rival({
@@ -778,6 +790,7 @@ const CONTESTED: readonly Scene[] = [
   },
   {
     title: 'the external IP of an older service is the ClusterIP and port of another',
+    rule: 'contested',
     records: [
       service({ createdMs: 2000 }),
       rival({ createdMs: 1000, externalIPs: [ip('10.200.1.10')] }),
@@ -791,6 +804,7 @@ const CONTESTED: readonly Scene[] = [
   },
   {
     title: 'two services share a load-balancer IP on different ports',
+    rule: 'contested',
     records: [
       exposed(),
       rival({
@@ -818,13 +832,10 @@ const SCENES = [
   ...CONTESTED,
 ];
 
-export const CONFORMANCE: readonly ConformanceRow[] = SCENES.flatMap((scene) =>
-  scene.lines.map(([name, from, to, expect]) => ({
-    name: `${scene.title}: ${name}`,
-    records: scene.records,
-    config: scene.config ?? {},
-    facts: scene.facts ?? FACTS,
-    packet: packet(from, to),
-    expect,
-  })),
-);
+/** The table: scenes written by hand, the grid, scenes that begin from objects, and what the fuzzer has found. */
+export const CONFORMANCE: readonly ConformanceRow[] = [
+  ...rowsOf(SCENES),
+  ...rowsOf(GRID),
+  ...rowsOf(OBJECTS),
+  ...FOUND,
+];

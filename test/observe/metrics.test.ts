@@ -115,6 +115,30 @@ describe('metrics', () => {
   });
 });
 
+describe('the degrees of a mode', () => {
+  it('are a sample each', async () => {
+    const agent = new TestAgent();
+    agent.modeNow = {
+      ...agent.modeNow,
+      mode: 'ebpf',
+      degrees: [
+        { feature: 'tc', device: '', got: 'tcx', reason: '' },
+        { feature: 'xdp', device: 'eth0', got: 'none', reason: 'its driver takes none' },
+      ],
+    };
+    const found = [...samples(await createMetrics(agent, '1').text())].filter(([name]) =>
+      name.startsWith('triplane_mode_degree_info'),
+    );
+    expect(found).toEqual([
+      ['triplane_mode_degree_info{mode="ebpf",feature="tc",device="",got="tcx",reason=""}', 1],
+      [
+        'triplane_mode_degree_info{mode="ebpf",feature="xdp",device="eth0",got="none",reason="its driver takes none"}',
+        1,
+      ],
+    ]);
+  });
+});
+
 describe('the server', () => {
   let server: RunningServer | undefined;
   afterEach(() => server?.close());

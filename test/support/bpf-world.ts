@@ -98,6 +98,10 @@ export class TestNet {
     (loadNative() as { netnsEnter(path: string): void }).netnsEnter(`/run/netns/${this.name}`);
   }
 
+  route(route: string): void {
+    run('nsenter', `--net=/run/netns/${this.name}`, 'ip', 'route', 'add', ...route.split(' '));
+  }
+
   /** Of a device in the namespace. */
   device(name: string): { ifindex: number; mac: string } {
     const result = spawnSync('ip', ['-n', this.name, '-j', 'link', 'show', 'dev', name], {
@@ -161,7 +165,7 @@ export class World {
   }
 
   /** What masquerade uses on a device. */
-  setDevice(ifindex: number, v4: string, v6: string, flags = 0): void {
+  setDevice(ifindex: number, v4: string, v6: string, flags: number = ABI.D_XDP_SEND): void {
     const value = new Uint8Array(LAYOUTS.tp_device.bytes);
     const address = new Uint8Array(16);
     writeAddress(address, 0, v4 as Address);
@@ -275,9 +279,7 @@ export class World {
   }
 }
 
-export async function loadWorld(
-  options: Partial<Knobs> & { programs?: readonly string[] } = {},
-): Promise<World> {
+export async function loadWorld(options: Partial<Knobs> = {}): Promise<World> {
   const knobs: Knobs = {
     sizes: SMALL,
     natPorts: NAT_PORTS,
@@ -294,7 +296,7 @@ export async function loadWorld(
     path: bpfObjectPath(),
     pinRoot: '',
     maps: mapEntries(knobs.sizes),
-    programs: options.programs ?? [],
+    without: [],
     rodata: encodeKnobs(knobs),
   });
   return new World(object, knobs);

@@ -35,7 +35,7 @@ export async function openBench(sizes: Partial<Sizes> = {}): Promise<Bench> {
     path: bpfObjectPath(),
     pinRoot: '',
     maps: mapEntries(all),
-    programs: [],
+    without: [],
     rodata: encodeKnobs({
       sizes: all,
       natPorts: [{ first: 61000, last: 65535 }],

@@ -2,7 +2,7 @@
 import { openIpvsSocket } from '../../src/dataplane/ipvs/native.ts';
 import { skipUnless } from './skip.ts';
 
-function hasIpvs(): boolean {
+export function hasIpvs(): boolean {
   try {
     openIpvsSocket('').close();
     return true;

@@ -1,5 +1,5 @@
 /**
- * Packets, byte for byte: Ethernet, VLAN, IPv4 with options, IPv6 with extension headers, TCP, UDP, ICMP. Checksums
+ * Packets, byte for byte: Ethernet, VLAN, IPv4 with options, IPv6 with extension headers, TCP, UDP, SCTP, ICMP. Checksums
  * are exact unless a test asks for something else. `dissect` reads one back and says which checksums hold.
  */
 import { readAddress, writeAddress } from '../../src/dataplane/ebpf/abi.ts';
@@ -8,7 +8,7 @@ import type { Address, Family } from '../../src/model/records.ts';
 export interface PacketSpec {
   readonly src: string;
   readonly dst: string;
-  readonly proto?: 'tcp' | 'udp' | 'icmp';
+  readonly proto?: 'tcp' | 'udp' | 'sctp' | 'icmp';
   readonly sport?: number;
   readonly dport?: number;
   readonly smac?: string;
@@ -16,8 +16,10 @@ export interface PacketSpec {
   /** VLAN ids, outermost first. */
   readonly vlans?: readonly number[];
   readonly ttl?: number;
-  /** Letters of the TCP control bits: F S R P A. */
+  /** Letters of the TCP control bits: F S R P A. SCTP: the first chunk is the one that means the same. */
   readonly flags?: string;
+  /** SCTP: type of the first chunk, if flags do not say it. */
+  readonly chunk?: number;
   readonly payload?: Uint8Array;
   /** IPv4 options, a multiple of 4 bytes. */
   readonly ipOptions?: Uint8Array;
@@ -25,7 +27,7 @@ export interface PacketSpec {
   readonly tcpOptions?: Uint8Array;
   /** IPv6 extension headers, each [type, body without the first two bytes]. */
   readonly extensions?: readonly { readonly type: number; readonly body: Uint8Array }[];
-  /** 'full': exact; 'partial': the pseudo header's sum only, as a stack leaves it to its device; 'none': UDP 0. */
+  /** 'full': exact; 'partial': as a stack leaves it to its device, pseudo header's sum or zero; 'none': UDP 0. */
   readonly checksum?: 'full' | 'partial' | 'none';
   readonly fragment?: { readonly id: number; readonly offset: number; readonly more: boolean };
   readonly icmp?: { readonly type: number; readonly code: number; readonly rest?: number };
@@ -34,7 +36,9 @@ export interface PacketSpec {
 export const MACS = { client: '02:00:00:00:00:01', node: '02:00:00:00:00:02' };
 
 const TCP_BITS: Readonly<Record<string, number>> = { F: 1, S: 2, R: 4, P: 8, A: 16 };
-const NUMBERS = { tcp: 6, udp: 17 };
+const NUMBERS = { tcp: 6, udp: 17, sctp: 132 };
+/** INIT, COOKIE ECHO, SHUTDOWN, ABORT (RFC 9260, 3.2). */
+const CHUNKS: Readonly<Record<string, number>> = { S: 1, SA: 2, FA: 7, R: 6, A: 10 };
 
 export function familyOf(address: string): Family {
   return address.includes(':') ? 6 : 4;
@@ -56,6 +60,16 @@ export function onesSum(bytes: Uint8Array): number {
   for (let i = 0; i < bytes.length; i += 2) sum += (bytes[i]! << 8) | (bytes[i + 1] ?? 0);
   while (sum > 0xffff) sum = (sum & 0xffff) + (sum >>> 16);
   return sum;
+}
+
+/** CRC32c (RFC 9260, appendix A), byte by byte and bit by bit. */
+export function crc32c(bytes: Uint8Array): number {
+  let crc = 0xffff_ffff;
+  for (const byte of bytes) {
+    crc ^= byte;
+    for (let bit = 0; bit < 8; bit++) crc = (crc >>> 1) ^ (crc & 1 ? 0x82f6_3b78 : 0);
+  }
+  return ~crc >>> 0;
 }
 
 const complement = (sum: number) => ~sum & 0xffff;
@@ -117,6 +131,20 @@ function udpDatagram(spec: PacketSpec): Uint8Array {
   return finish(datagram, 6, spec, 17);
 }
 
+function sctpPacket(spec: PacketSpec): Uint8Array {
+  const body = spec.payload ?? new Uint8Array(16);
+  const packet = new Uint8Array(16 + Math.ceil(body.length / 4) * 4);
+  const view = new DataView(packet.buffer);
+  view.setUint16(0, spec.sport ?? 1234);
+  view.setUint16(2, spec.dport ?? 80);
+  view.setUint32(4, 0x05060708);
+  view.setUint8(12, spec.chunk ?? CHUNKS[spec.flags ?? 'S']!);
+  view.setUint16(14, 4 + body.length);
+  packet.set(body, 16);
+  if (spec.checksum !== 'partial') view.setUint32(8, crc32c(packet), true);
+  return packet;
+}
+
 function icmpMessage(spec: PacketSpec): Uint8Array {
   const message = concat(new Uint8Array(8), spec.payload ?? new Uint8Array(0));
   const view = new DataView(message.buffer);
@@ -132,6 +160,7 @@ function icmpMessage(spec: PacketSpec): Uint8Array {
 function transport(spec: PacketSpec): Uint8Array {
   const proto = spec.proto ?? 'tcp';
   if (proto === 'tcp') return tcpSegment(spec);
+  if (proto === 'sctp') return sctpPacket(spec);
   return proto === 'udp' ? udpDatagram(spec) : icmpMessage(spec);
 }
 
@@ -257,6 +286,13 @@ function networkPart(l3: Uint8Array): { family: Family; proto: number; l4: Uint8
 
 function sumHolds(src: string, dst: string, proto: number, l4: Uint8Array): boolean {
   if (proto === 17 && l4[6] === 0 && l4[7] === 0) return !src.includes(':');
+  if (proto === 132) {
+    if (l4.length < 12) return false;
+    const check = new DataView(l4.buffer, l4.byteOffset).getUint32(8, true);
+    const cleared = Uint8Array.from(l4);
+    cleared.fill(0, 8, 12);
+    return crc32c(cleared) === check;
+  }
   const covered = proto === 1 ? l4 : concat(pseudoHeader(src, dst, proto, l4.length), l4);
   return onesSum(covered) === 0xffff;
 }
@@ -267,7 +303,7 @@ export function dissectL3(l3: Uint8Array): Omit<Dissected, 'dmac' | 'smac' | 'vl
   const dst = readAddress(l3, family === 4 ? 16 : 24, family);
   const header = family === 4 ? l3.subarray(0, (l3[0]! & 15) * 4) : new Uint8Array(0);
   const ports = new DataView(l4.buffer, l4.byteOffset, l4.length);
-  const hasPorts = (proto === 6 || proto === 17) && l4.length >= 4;
+  const hasPorts = (proto === 6 || proto === 17 || proto === 132) && l4.length >= 4;
   return {
     family,
     src,

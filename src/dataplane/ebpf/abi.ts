@@ -49,7 +49,18 @@ export const LAYOUTS = {
   },
   tp_hop: {
     bytes: 64,
-    members: { state: 0, ifindex: 4, dmac: 8, smac: 14, mtu: 20, gen: 24, nat4: 28, nat6: 32, spare: 48 },
+    members: {
+      state: 0,
+      ifindex: 4,
+      dmac: 8,
+      smac: 14,
+      mtu: 20,
+      gen: 24,
+      nat4: 28,
+      nat6: 32,
+      flags: 48,
+      spare: 52,
+    },
   },
   tp_device: { bytes: 24, members: { flags: 0, nat4: 4, nat6: 8 } },
   tp_settings: {
@@ -126,6 +137,7 @@ export const ABI = {
   C_NODE: 4,
   C_PAIR: 8,
   D_PODS: 1,
+  D_XDP_SEND: 2,
   S_DRAIN: 1,
   S_NODE_EGRESS: 2,
   S_SOURCE_ROUTES: 4,

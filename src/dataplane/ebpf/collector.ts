@@ -25,6 +25,11 @@ export const TIMEOUT_FILES = [
   ['tcp_timeout_close', 10],
   ['udp_timeout', 30],
   ['udp_timeout_stream', 120],
+  ['sctp_timeout_cookie_wait', 3],
+  ['sctp_timeout_established', 210],
+  ['sctp_timeout_shutdown_sent', 3],
+  ['sctp_timeout_shutdown_ack_sent', 3],
+  ['sctp_timeout_closed', 10],
 ] as const;
 
 /** Of datagrams in both directions, among the time-outs. */

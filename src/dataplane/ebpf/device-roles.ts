@@ -11,6 +11,8 @@ import type { RtAddress, RtLink } from '../../node/rtnetlink.ts';
 
 export interface DeviceRole {
   readonly name: string;
+  /** As RtLink has it. */
+  readonly type: string;
   readonly attach: boolean;
   /** What the node sends to its own addresses goes by here. */
   readonly loopback: boolean;
@@ -67,6 +69,7 @@ export function deviceRoles(
       facts.fallback[family];
     roles.set(link.index, {
       name: link.name,
+      type: link.type,
       attach,
       loopback: (link.flags & IFF_LOOPBACK) !== 0,
       uplink: attach && isUplink(link),
@@ -75,6 +78,11 @@ export function deviceRoles(
     });
   }
   return roles;
+}
+
+/** Names of the devices by which traffic from outside comes in. */
+export function uplinksOf(roles: ReadonlyMap<number, DeviceRole>): Map<number, string> {
+  return new Map([...roles].flatMap(([index, { name, uplink }]) => (uplink ? [[index, name] as const] : [])));
 }
 
 function isPath(link: RtLink, master: RtLink | null, isUplink: (link: RtLink) => boolean): boolean {

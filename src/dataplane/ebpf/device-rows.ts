@@ -6,9 +6,9 @@ import type { SideMap } from './maps.ts';
 
 const { bytes: BYTES, members: M } = LAYOUTS.tp_device;
 
-function rowOf({ pods, nat }: DeviceRole): Uint8Array {
+function rowOf({ pods, nat }: DeviceRole, xdpSend: boolean): Uint8Array {
   const row = new Uint8Array(BYTES);
-  row[M.flags] = pods ? ABI.D_PODS : 0;
+  row[M.flags] = (pods ? ABI.D_PODS : 0) | (xdpSend ? ABI.D_XDP_SEND : 0);
   if (nat[4]) row.set(addressBytes(nat[4]), M.nat4);
   if (nat[6]) row.set(addressBytes(nat[6]), M.nat6);
   return row;
@@ -25,10 +25,15 @@ export class DeviceRows {
     this.#map = map;
   }
 
-  /** Returns how many rows were written or taken out. */
-  follow(roles: ReadonlyMap<number, DeviceRole>): number {
+  /**
+   * Returns how many rows were written or taken out.
+   * @param senders devices by which XDP may send (xdp-senders.ts)
+   */
+  follow(roles: ReadonlyMap<number, DeviceRole>, senders: ReadonlySet<number>): number {
     let changes = 0;
-    const next = new Map(Array.from(roles, ([ifindex, role]) => [ifindex, rowOf(role)]));
+    const next = new Map(
+      Array.from(roles, ([ifindex, role]) => [ifindex, rowOf(role, senders.has(ifindex))]),
+    );
     for (const [ifindex, row] of next) {
       if (same(this.#rows.get(ifindex), row)) continue;
       this.#map.update(keyOf(ifindex), row);

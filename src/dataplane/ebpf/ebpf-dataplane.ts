@@ -2,31 +2,42 @@
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
 import { createFlows } from '../../node/conntrack.ts';
 import { addPorts, parsePorts, readReservedPorts, writeReservedPorts } from '../../node/reserved-ports.ts';
-import type { AffinityView, ApplyResult, Refusal, Remains, Switchable, VerifyResult } from '../dataplane.ts';
+import type {
+  AffinityView,
+  ApplyResult,
+  Degree,
+  Refusal,
+  Remains,
+  Switchable,
+  VerifyResult,
+} from '../dataplane.ts';
 import { Keeper } from '../nft/keeper.ts';
 import { ABI, COUNTERS, type CounterName } from './abi.ts';
 import { adoptTables } from './adopt.ts';
 import { readAffinities, writeAffinities } from './affinities.ts';
 import { Clock, ticksOf } from './clock.ts';
-import { Collector, connectionLimit, readTimeouts, UDP_STREAM } from './collector.ts';
+import { Collector } from './collector.ts';
 import { Compiler, type CompilerResult, type ServiceChange } from './compiler.ts';
 import { readCounters } from './counters.ts';
-import { type DeviceChoice, type DeviceRole, deviceRoles } from './device-roles.ts';
+import { ebpfDegrees } from './degrees.ts';
+import { type DeviceChoice, type DeviceRole, deviceRoles, uplinksOf } from './device-roles.ts';
 import { DeviceRows } from './device-rows.ts';
 import { Devices } from './devices.ts';
 import { Drain } from './drain.ts';
+import { ForwardGate, type XdpForward } from './forward-gate.ts';
 import { type Loaded, loadKernel, requireBpf } from './kernel.ts';
 import { DEFAULT_SIZES, type PortRange, type Sizes } from './knobs.ts';
 import { Links, type XdpMode } from './links.ts';
 import { acceptLocalOnLoopback } from './loopback.ts';
-import { SideMap } from './maps.ts';
 import { writeMeta } from './meta.ts';
 import type { NodeRules, SocketLb } from './node-settings.ts';
 import { clusterIPs, NodeState } from './node-state.ts';
 import { prepareRoot } from './pins.ts';
-import { readTableConnections } from './readback.ts';
+import { type Pressure, pressureOf } from './pressure.ts';
+import { nodeFlows } from './readback.ts';
 import { EbpfRemains } from './remains.ts';
-import { recentFlows, rememberSockets, SocketSweeper, translatedSockets } from './sockets.ts';
+import { countSockets, rememberSockets, SocketSweeper } from './sockets.ts';
+import { xdpFeatures, xdpSenders } from './xdp-senders.ts';
 
 /** Above the kernel's local ports (32768 to 60999) and the NodePorts. */
 export const DEFAULT_NAT_PORTS: readonly PortRange[] = [{ first: 61_000, last: 65_535 }];
@@ -39,20 +50,13 @@ export interface EbpfOptions {
   readonly cgroup: string;
   readonly socketLb?: SocketLb;
   readonly xdp?: XdpMode;
-  /** XDP forwarding passes netfilter by: 'never' unless no rule of the node would have spoken. */
-  readonly xdpForward?: 'allowed' | 'never';
+  /** XDP forwarding passes netfilter by. 'auto': while no rule of the node would have spoken. */
+  readonly xdpForward?: XdpForward;
   readonly sizes?: Sizes;
   readonly natPorts?: readonly PortRange[];
   readonly devices?: DeviceChoice;
   /** Called when somebody else changed something; the agent then calls verify(). */
   readonly onForeignChange?: () => void;
-}
-
-/** How full a table is. */
-export interface Pressure {
-  readonly table: string;
-  readonly used: number;
-  readonly limit: number;
 }
 
 /** What exists between start() and close(). */
@@ -64,6 +68,7 @@ interface Running {
   readonly collector: Collector;
   readonly devices: Devices;
   readonly rows: DeviceRows;
+  readonly gate: ForwardGate;
   readonly links: Links;
   readonly sweeper: SocketSweeper;
   drains: Drain[];
@@ -81,7 +86,7 @@ export class EbpfDataplane implements Switchable {
     this.#options = {
       socketLb: 'all',
       xdp: 'native',
-      xdpForward: 'never',
+      xdpForward: 'auto',
       sizes: DEFAULT_SIZES,
       natPorts: DEFAULT_NAT_PORTS,
       devices: { except: [], uplinks: [] },
@@ -131,7 +136,10 @@ export class EbpfDataplane implements Switchable {
     const loaded = await loadKernel({ root, sizes, natPorts });
     const { hz } = loaded.meta;
     const ticks = (seconds: number) => ticksOf(seconds, hz);
-    const compiler = new Compiler(loaded.maps, { speaks: new Set(), xdpForward, ticks }, now);
+    const gate = new ForwardGate(xdp === 'off' ? 'never' : xdpForward, '', () => this.#forwardChanged());
+    await gate.begin();
+    const { forward } = gate.state;
+    const compiler = new Compiler(loaded.maps, { speaks: new Set(), xdpForward: forward, ticks }, now);
     const clock = new Clock(hz);
     const collector = new Collector(compiler, clock, now);
     if (loaded.origin === 'adopted') {
@@ -149,8 +157,9 @@ export class EbpfDataplane implements Switchable {
     const { sourceRoutes } = devices;
     // What another mode translated goes on there; maps that are taken over say whether there was any.
     const had = (flag: number) => loaded.origin === 'new' || (loaded.maps.settings.words[0]! & flag) !== 0;
+    const sockets = loaded.omitted.has('sockets') || cgroup === '' ? 'off' : socketLb;
     const rules: NodeRules = {
-      ...{ socketLb, sourceRoutes, optouts: 'none' },
+      ...{ socketLb: sockets, sourceRoutes, optouts: 'none' },
       kernelConnections: had(ABI.S_ASK_KERNEL) ? 'some' : 'none',
       drain: had(ABI.S_DRAIN) ? 'on' : 'off',
     };
@@ -158,14 +167,14 @@ export class EbpfDataplane implements Switchable {
     const drains = loaded.older.map((number) => new Drain(root, number, now));
     const links = new Links(loaded.generation, loaded.object.programs(), {
       xdp,
-      cgroup: socketLb === 'off' ? '' : cgroup,
+      cgroup: sockets === 'off' ? '' : cgroup,
       netns: '',
       older: drains.map(({ generation }) => generation),
     });
     const rows = new DeviceRows(loaded.maps.devices);
     const sweeper = new SocketSweeper(loaded.maps.handles.tp_sock_peers!.fd);
     return {
-      ...{ loaded, compiler, node, clock, collector, devices, rows, links, sweeper, drains },
+      ...{ loaded, compiler, node, clock, collector, devices, rows, gate, links, sweeper, drains },
       drainTimer: drains.length > 0 ? setInterval(() => this.#drain(), DRAIN_STEP_MS).unref() : null,
     };
   }
@@ -241,16 +250,33 @@ export class EbpfDataplane implements Switchable {
     return deviceRoles(devices.facts(), node.detector, this.#options.devices);
   }
 
+  /** Devices by which XDP may send, as last looked at. */
+  #senders: ReadonlySet<number> = new Set();
+  /** Names by device index, as last looked at. */
+  #uplinks: ReadonlyMap<number, string> = new Map();
+
   #followDevices(): void {
     if (!this.#running) return;
     const { rows, links, node, devices } = this.#running;
     node.setRules({ sourceRoutes: devices.sourceRoutes });
     const roles = this.#roles();
     // What masquerade needs is there before a program on the device asks for it.
-    rows.follow(roles);
+    let changed = rows.follow(roles, this.#senders);
+    this.#uplinks = uplinksOf(roles);
     const clsact = links.clsactDevices().join();
     links.follow(roles);
+    // Whether XDP may send by a device depends on how it stands there, and next hops remember it.
+    this.#senders = xdpSenders(roles, links.xdpModes(), (ifindex) => xdpFeatures('', ifindex));
+    changed += rows.follow(roles, this.#senders);
+    if (changed > 0) this.#routesChanged();
     if (links.clsactDevices().join() !== clsact) this.#writeMeta(this.#running);
+  }
+
+  /** Rules of the node came or went that XDP would pass by. */
+  #forwardChanged(): void {
+    if (!this.#running) return;
+    const { compiler, gate } = this.#running;
+    compiler.setRules({ ...compiler.rules, xdpForward: gate.state.forward });
   }
 
   #routesChanged(): void {
@@ -282,12 +308,7 @@ export class EbpfDataplane implements Switchable {
   async introduce(): Promise<void> {
     const { compiler, clock } = this.#must();
     await new Keeper('').install();
-    const own = readTableConnections(compiler.maps, clock.hz).filter(({ fromNode }) => fromNode);
-    await createFlows(
-      own.map(({ protocol, client, frontend, state, expiresSeconds }) => ({
-        ...{ protocol, source: client, destination: frontend, state, timeoutSeconds: expiresSeconds },
-      })),
-    );
+    await createFlows(nodeFlows(compiler.maps, clock.hz));
   }
 
   async retire(): Promise<Remains> {
@@ -320,28 +341,13 @@ export class EbpfDataplane implements Switchable {
   /** Sockets that believe to talk to a frontend, and flows of those that say so with each datagram. */
   async sockets(): Promise<number> {
     const { loaded, clock } = this.#must();
-    const { tp_sock_peers: peers, tp_sock_flows: flows } = loaded.maps.handles;
-    const connected = await translatedSockets(peers!.fd);
-    const ticksMax = ticksOf(readTimeouts()[UDP_STREAM]!, clock.hz);
-    return connected.length + recentFlows(new SideMap(flows!), clock.ticks(), ticksMax);
+    return countSockets(loaded.maps.handles, clock);
   }
 
   /** How full the tables are. Those of connections and affinity as of the last pass of collection. */
   pressure(): Pressure[] {
     const { compiler, collector } = this.#must();
-    const { frontends, backends, pools, guards, ids, maps } = compiler;
-    const { live, masqueraded, paired, affinities } = collector.last;
-    return [
-      { table: 'frontends', used: frontends.records.used, limit: frontends.records.limit },
-      { table: 'backends', used: backends.records.used, limit: backends.records.limit },
-      { table: 'pool_slots', used: pools.used, limit: pools.limit },
-      { table: 'source_ranges', used: guards.used, limit: guards.limit },
-      { table: 'names', used: ids.used, limit: ids.limit },
-      { table: 'connections', used: live, limit: connectionLimit(compiler) },
-      { table: 'pairs', used: paired, limit: maps.pairs.entries * ABI.BUCKET_SLOTS },
-      { table: 'nat', used: masqueraded, limit: maps.nat.entries * ABI.NAT_SLOTS },
-      { table: 'affinities', used: affinities, limit: maps.handles.tp_affinities!.entries },
-    ];
+    return pressureOf(compiler, collector.last);
   }
 
   /** What the programs count, since the maps were made. */
@@ -353,6 +359,18 @@ export class EbpfDataplane implements Switchable {
   attachments(): { problems: ReadonlyMap<string, string>; xdp: ReadonlyMap<number, 'native' | 'generic'> } {
     const { links } = this.#must();
     return { problems: links.problems, xdp: links.xdpModes() };
+  }
+
+  degrees(): Degree[] {
+    const running = this.#running;
+    if (!running) return [];
+    const { links, loaded, gate } = running;
+    const { cgroup, socketLb, xdp } = this.#options;
+    const { omitted, ctLookup } = loaded;
+    return ebpfDegrees({
+      ...{ held: links.held(), problems: links.problems, uplinks: this.#uplinks },
+      ...{ omitted, ctLookup, socketLb, cgroup, xdp, forwarding: gate.state },
+    });
   }
 
   /** Collects everything that can be collected now; for tests, which do not wait. */
@@ -368,6 +386,7 @@ export class EbpfDataplane implements Switchable {
     running.devices.close();
     if (running.drainTimer) clearInterval(running.drainTimer);
     for (const drain of running.drains) drain.close();
+    await running.gate.close();
     await running.sweeper.close();
     running.links.close();
     running.clock.close();

@@ -49,8 +49,9 @@ export function flagsOf(frontend: Frontend, port: DesiredPort, rules: FrontendRu
   }
   if (kind !== 'ClusterIP' && rules.xdpForward === 'allowed') flags |= ABI.F_XDP;
   if (frontend.sourceRanges !== null) flags |= ABI.F_GUARDED;
-  // A socket has no source address yet when it is translated: what goes by it is left to the wire.
-  if (frontend.sourceRanges !== null || affinitySeconds > 0) return flags;
+  // A socket has no source address yet when it is translated: what goes by it is left to the wire. SCTP's sockets
+  // ask no program.
+  if (frontend.sourceRanges !== null || affinitySeconds > 0 || port.protocol === 'SCTP') return flags;
   if (masquerade !== 'always') flags |= ABI.F_SOCK_POD;
   return flags | ABI.F_SOCK_NODE;
 }

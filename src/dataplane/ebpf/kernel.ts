@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { TriplaneError } from '../../model/errors.ts';
+import { isSwitchedOff } from '../../node/switches.ts';
 import { ABI, LAYOUTS } from './abi.ts';
 import { kernelHz } from './clock.ts';
 import { encodeKnobs, mapEntries, newSeed, type PortRange, type Sizes } from './knobs.ts';
@@ -12,10 +13,12 @@ import {
   bpfNative,
   bpfObjectPath,
   kernelOffersConntrack,
+  type LoadSpec,
   loadBpf,
   type MapHandle,
 } from './native.ts';
 import { lifeNative } from './native-life.ts';
+import { omissions, type Part, partsSwitchedOff, programsOf } from './parts.ts';
 import { Generation, generations } from './pins.ts';
 import { mapArray } from './tables.ts';
 
@@ -23,10 +26,17 @@ import { mapArray } from './tables.ts';
 const SCHED_CLS = 3;
 const CGROUP_SOCK_ADDR = 18;
 const HELPERS = {
-  getNetnsCookie: [CGROUP_SOCK_ADDR, 122],
-  redirectNeigh: [SCHED_CLS, 152],
-  setRetval: [CGROUP_SOCK_ADDR, 187],
+  'netns-cookie': [CGROUP_SOCK_ADDR, 122],
+  'redirect-neigh': [SCHED_CLS, 152],
+  'set-retval': [CGROUP_SOCK_ADDR, 187],
 } as const;
+export type Helper = keyof typeof HELPERS;
+
+/** A helper that the programs use where there is one, and do without where there is none. */
+export function hasHelper(helper: Helper): boolean {
+  const [type, number] = HELPERS[helper];
+  return !isSwitchedOff(helper) && lifeNative().bpfHasHelper(type, number);
+}
 
 export interface Loaded {
   readonly generation: Generation;
@@ -37,7 +47,13 @@ export interface Loaded {
   readonly origin: 'adopted' | 'new';
   /** Numbers of older generations that still carry connections. */
   readonly older: readonly number[];
+  /** Parts of the programs that this kernel does not take, with the reason. */
+  readonly omitted: ReadonlyMap<Part, string>;
+  /** Whether the programs can ask the kernel's connection tracking. */
+  readonly ctLookup: Offer;
 }
+
+type Offer = 'offered' | 'not offered';
 
 export interface LoadOptions {
   readonly root: string;
@@ -116,24 +132,46 @@ export async function loadKernel(options: LoadOptions): Promise<Loaded> {
   const before = older.map((one) => generationMeta(new Generation(options.root, one)));
   const meta = found?.meta ?? newMeta(options, before.findLast((one) => one !== null) ?? null);
   generation.make();
-  const object = await loadBpf({
+  const ctLookup = offerOfConntrack();
+  const { object, omitted } = await loadPrograms({
     path: bpfObjectPath(),
     pinRoot: generation.maps,
     maps: mapEntries(meta.sizes),
-    programs: [],
-    rodata: knobsOf(meta),
-  }).catch((error) => {
-    // What was not there before is not left behind half-made.
-    if (!found) generation.remove();
-    throw error;
+    rodata: knobsOf(meta, ctLookup),
   });
   const maps = TableMaps.of(object, seedOf(meta));
   // Not yet complete, but from now on it says whose it is.
   if (!found) writeMeta(maps.meta, meta);
-  return { generation, object, maps, meta, origin: found ? 'adopted' : 'new', older };
+  return { generation, object, maps, meta, origin: found ? 'adopted' : 'new', older, omitted, ctLookup };
 }
 
-export function seedOf(meta: Meta): Uint8Array {
+/**
+ * All programs; where the kernel refuses them, those of fewer parts. `omitted` says which are missing and why. Throws
+ * what the kernel said to the fewest.
+ */
+export async function loadPrograms(
+  spec: Omit<LoadSpec, 'without'>,
+): Promise<{ object: BpfObject; omitted: ReadonlyMap<Part, string> }> {
+  const off = partsSwitchedOff();
+  let refusal: unknown = null;
+  for (const parts of omissions(off)) {
+    try {
+      const object = await loadBpf({ ...spec, without: programsOf(parts) });
+      const reason = (part: Part) => (off.includes(part) ? 'switched off' : messageOf(refusal));
+      return { object, omitted: new Map(parts.map((part) => [part, reason(part)])) };
+    } catch (error) {
+      if ((error as { code?: string }).code !== 'TP_NO_FEATURE') throw error;
+      refusal = error;
+    }
+  }
+  throw refusal;
+}
+
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+export function seedOf(meta: Pick<Meta, 'seed'>): Uint8Array {
   return Uint8Array.from(Buffer.from(meta.seed, 'hex'));
 }
 
@@ -169,20 +207,22 @@ function readHz(): number {
   }
 }
 
-function knobsOf(meta: Meta): Uint8Array {
-  const has = (helper: keyof typeof HELPERS) => {
-    const [type, number] = HELPERS[helper];
-    return lifeNative().bpfHasHelper(type, number);
-  };
+/** Reads the kernel's types, which takes some milliseconds. */
+export function offerOfConntrack(): Offer {
+  return kernelOffersConntrack() ? 'offered' : 'not offered';
+}
+
+/** What the programs are built for: sizes, and what this kernel offers them. */
+export function knobsOf(meta: Pick<Meta, 'sizes' | 'natPorts' | 'seed' | 'hz'>, ctLookup: Offer): Uint8Array {
   return encodeKnobs({
     sizes: meta.sizes,
     natPorts: meta.natPorts,
     seed: seedOf(meta),
     hz: meta.hz,
-    setRetval: has('setRetval'),
-    netnsCookie: has('getNetnsCookie'),
-    redirectNeigh: has('redirectNeigh'),
+    setRetval: hasHelper('set-retval'),
+    netnsCookie: hasHelper('netns-cookie'),
+    redirectNeigh: hasHelper('redirect-neigh'),
     partialChecksums: true,
-    ctLookup: kernelOffersConntrack(),
+    ctLookup: ctLookup === 'offered',
   });
 }

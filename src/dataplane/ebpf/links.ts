@@ -4,6 +4,7 @@
  */
 import { existsSync, unlinkSync } from 'node:fs';
 import path from 'node:path';
+import { isSwitchedOff } from '../../node/switches.ts';
 import { ATTACHMENTS, type Attachment, type DeviceSet } from './attach-table.ts';
 import {
   ATTACH_TCX_EGRESS,
@@ -17,6 +18,8 @@ import { bpfNative } from './native.ts';
 import { lifeNative } from './native-life.ts';
 import type { Generation } from './pins.ts';
 
+/** XDP_ATTACHED_SKB of <linux/if_link.h>: behind the driver. */
+const XDP_ATTACHED_SKB = 2;
 const XDP_FLAGS = { generic: XDP_GENERIC, native: XDP_NATIVE } as const;
 /** Of our clsact filters: before those of most others, and easily found. */
 const CLSACT = { priority: 0x7470, handle: 1, points: { ingress: 1, egress: 2 } } as const;
@@ -54,7 +57,7 @@ export class Links {
   readonly #held = new Map<string, Held>();
   readonly #rows: readonly Attachment[];
   readonly problems = new Map<string, string>();
-  #tcx: 'yes' | 'no' | 'unknown' = 'unknown';
+  #tcx: 'yes' | 'no' | 'unknown' = isSwitchedOff('tcx') ? 'no' : 'unknown';
 
   constructor(generation: Generation, programs: Readonly<Record<string, number>>, options: AttachOptions) {
     this.#generation = generation;
@@ -64,6 +67,13 @@ export class Links {
       if (programs[program] === undefined) return false;
       if (hook === 'cgroup') return options.cgroup !== '';
       return hook !== 'xdp' || options.xdp !== 'off';
+    });
+  }
+
+  /** How each link or filter is attached. */
+  held(): { readonly hook: Attachment['hook']; readonly ifindex: number; readonly how: Held['how'] }[] {
+    return Array.from(this.#held.values(), ({ wanted, how }) => {
+      return { hook: wanted.row.hook, ifindex: wanted.ifindex, how };
     });
   }
 
@@ -148,15 +158,19 @@ export class Links {
       const { ifindex } = lifeNative().bpfLinkInfo(link);
       if (ifindex !== wanted.ifindex) throw new Error('the device of this link is gone');
       bpfNative().bpfLinkUpdate(link, this.#programs[wanted.row.program]!);
-      // How XDP was attached is not told by the link: native unless that was not wanted.
-      const xdp = this.#options.xdp === 'generic' ? 'generic' : 'native';
-      const how = wanted.row.hook === 'cgroup' ? 'cgroup' : wanted.row.hook === 'xdp' ? xdp : 'tcx';
-      return { wanted, link, how };
+      return { wanted, link, how: this.#howAdopted(wanted) };
     } catch {
       bpfNative().bpfClose(link);
       this.#unpin(wanted.name);
       return null;
     }
+  }
+
+  /** How a link that is there already stands; of XDP only the device tells. */
+  #howAdopted({ row, ifindex }: Wanted): Held['how'] {
+    if (row.hook === 'cgroup') return 'cgroup';
+    if (row.hook !== 'xdp') return 'tcx';
+    return bpfNative().bpfXdpMode(ifindex, this.#options.netns) === XDP_ATTACHED_SKB ? 'generic' : 'native';
   }
 
   /** The XDP link of an older generation. */

@@ -1,6 +1,7 @@
 /** The addon's BPF functions. File descriptors are plain numbers; who gets one closes it. */
 import { TriplaneError } from '../../model/errors.ts';
 import { loadNative, packageRoot } from '../../node/native.ts';
+import { isSwitchedOff } from '../../node/switches.ts';
 
 /** A map of a loaded object; the descriptor lives as long as the object. */
 export interface MapHandle {
@@ -24,8 +25,8 @@ export interface LoadSpec {
   readonly pinRoot: string;
   /** Entries of the maps that are not to have what the object says. */
   readonly maps: Readonly<Record<string, number>>;
-  /** Empty: all. */
-  readonly programs: readonly string[];
+  /** Programs that are not loaded. */
+  readonly without: readonly string[];
   /** The whole of .rodata; empty: as built. */
   readonly rodata: Uint8Array;
 }
@@ -47,8 +48,16 @@ export interface BpfNative {
   bpfMapDeleteBatch(fd: number, keys: Uint8Array, count: number): number;
   bpfMapKeys(fd: number, keyBytes: number, most: number): Uint8Array;
   bpfMapMmap(fd: number, bytes: number): ArrayBuffer;
-  bpfTestRun(fd: number, data: Uint8Array, context: Uint8Array, outBytes: number, repeat: number): TestRun;
+  bpfTestRun(
+    fd: number,
+    data: Uint8Array,
+    context: Uint8Array,
+    outBytes: number,
+    repeat: number,
+    flags?: number,
+  ): TestRun;
   bpfLinkDevice(fd: number, ifindex: number, attachType: number, flags: number, netns: string): number;
+  bpfXdpMode(ifindex: number, netns: string): number;
   bpfLinkCgroup(fd: number, path: string, attachType: number): number;
   bpfLinkUpdate(link: number, program: number): void;
   bpfLinkDetach(link: number): void;
@@ -82,6 +91,7 @@ export function bpfNative(): BpfNative {
 
 /** Whether programs can ask the kernel's connection tracking (Knobs.ctLookup): since 6.0, nf_conntrack loaded. */
 export function kernelOffersConntrack(): boolean {
+  if (isSwitchedOff('ct-lookup')) return false;
   return ['bpf_skb_ct_lookup', 'bpf_xdp_ct_lookup'].every((name) =>
     bpfNative().bpfKernelHas(name, 'nf_conntrack'),
   );

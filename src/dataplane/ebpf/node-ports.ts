@@ -2,6 +2,7 @@
 import type { PortEntry } from './entries.ts';
 import type { Mapped } from './tables.ts';
 
+/** None for SCTP: the kernel asks no program when its sockets bind. */
 const BITS = { TCP: 1n, UDP: 2n, SCTP: 0n } as const;
 
 export class NodePorts {

@@ -1,5 +1,6 @@
 /** `triplane get` in ebpf mode: what the maps hold now, without the agent's help. */
 import type { Address, Family, Protocol } from '../../model/records.ts';
+import type { NewFlow } from '../../node/conntrack.ts';
 import type { EndpointView, ServiceView } from '../dataplane.ts';
 import { ABI, LAYOUTS, readAddress } from './abi.ts';
 import { Clock, secondsOf } from './clock.ts';
@@ -164,12 +165,24 @@ export function readTableConnections(maps: TableMaps, hz: number): ConnectionIma
   }
 }
 
-const TCP = 6;
+const UDP = 17;
+const SCTP = 132;
 const SEEN = { fin: 2, rst: 4, more: 8 } as const;
+
+/** As stateOf(). */
+function sctpStateOf(forward: number, reply: number): [string, number] {
+  if (((forward | reply) & SEEN.rst) !== 0) return ['CLOSED', 12];
+  if ((forward & reply & SEEN.fin) !== 0) return ['SHUTDOWN_ACK_SENT', 11];
+  if (((forward | reply) & SEEN.fin) !== 0)
+    return [(forward & SEEN.fin) !== 0 ? 'SHUTDOWN_SENT' : 'SHUTDOWN_RECD', 10];
+  if ((forward & SEEN.more) !== 0) return ['ESTABLISHED', 9];
+  return ['COOKIE_WAIT', 8];
+}
 
 /** The name of a state and its place among the time-outs, as native/bpf_collect.cc reckons it. */
 function stateOf(proto: number, forward: number, reply: number): [string, number] {
-  if (proto !== TCP) return ['', reply === 0 ? 6 : 7];
+  if (proto === UDP) return ['', reply === 0 ? 6 : 7];
+  if (proto === SCTP) return sctpStateOf(forward, reply);
   if (((forward | reply) & SEEN.rst) !== 0) return ['CLOSE', 5];
   if ((forward & reply & SEEN.fin) !== 0) return ['TIME_WAIT', 4];
   if (((forward | reply) & SEEN.fin) !== 0)
@@ -206,4 +219,12 @@ function connectionAt(
     expiresSeconds: Math.max(0, Math.round(timeouts[timeout]! - idle)),
     fromNode: (bytes[at + m.flags]! & ABI.C_NODE) !== 0,
   };
+}
+
+/** What the node's own processes have open through tc, as netfilter sees it: with the frontend. */
+export function nodeFlows(maps: TableMaps, hz: number): NewFlow[] {
+  const own = readTableConnections(maps, hz).filter(({ fromNode }) => fromNode);
+  return own.map(({ protocol, client, frontend, state, expiresSeconds }) => ({
+    ...{ protocol, source: client, destination: frontend, state, timeoutSeconds: expiresSeconds },
+  }));
 }

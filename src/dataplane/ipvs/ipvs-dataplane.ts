@@ -1,7 +1,7 @@
 /** The ipvs mode: IPVS carries the traffic, and a table of nftables does what it cannot. See docs/ipvs.md. */
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
 import type { Address, Family } from '../../model/records.ts';
-import type { ApplyResult, Dataplane, Refusal, VerifyResult } from '../dataplane.ts';
+import type { ApplyResult, Dataplane, Degree, Refusal, VerifyResult } from '../dataplane.ts';
 import type { Companion, FamilyResult } from '../nft/family-kernel.ts';
 import type { OwnerState, Segment } from '../nft/family-table.ts';
 import { type NftSocket, openNftSocket } from '../nft/native.ts';
@@ -55,6 +55,13 @@ export class IpvsDataplane implements Dataplane, Companion {
       companion: this,
       ...(onForeignChange ? { onForeignChange } : {}),
     });
+  }
+
+  degrees(): Degree[] {
+    const { carrier } = this.device;
+    if (carrier === '') return [];
+    const reason = carrier === 'dummy' ? '' : 'there is no dummy device';
+    return [{ feature: 'service_device', device: '', got: carrier, reason }];
   }
 
   start(state: DesiredState): Promise<ApplyResult> {

@@ -100,6 +100,7 @@ class FamilyReader {
     const ranges = this.rangeCounts();
     const always = this.keys(SET.masqueradeAlways);
     const node = this.keys(SET.masqueradeNode);
+    const dropped = this.keys(SET.dropped);
     const outside = new Map(this.elements(SET.outside).map((e) => [e.key, e]));
     const view = (element: ElementValue, inside: string): ServiceView => {
       const { key, comment, data } = element;
@@ -123,8 +124,7 @@ class FamilyReader {
     };
     return [
       ...this.elements(SET.services).map((e) => view(e, this.answer(e))),
-      ...this.elements(SET.rejected).map((e) => view(e, 'reject')),
-      ...this.elements(SET.dropped).map((e) => view(e, 'drop')),
+      ...this.elements(SET.unanswered).map((e) => view(e, dropped.has(e.key) ? 'drop' : 'reject')),
     ];
   }
 }

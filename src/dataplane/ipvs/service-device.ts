@@ -7,6 +7,7 @@ import { addressBytes, formatAddress } from '../../model/address.ts';
 import type { Address, Family } from '../../model/records.ts';
 import { readAddresses, readLinks, readRoutes } from '../../node/rtnetlink.ts';
 import { SERVICE_LINK } from '../../node/service-link.ts';
+import { isSwitchedOff } from '../../node/switches.ts';
 import { readSet } from '../nft/kernel-image.ts';
 import { NFPROTO, type NftSocket } from '../nft/native.ts';
 import { NO_OWNER, OP, PackedWriter } from '../nft/packed.ts';
@@ -39,7 +40,8 @@ function makeLink(netns: string): string {
     ipvsLink(netns, SERVICE_LINK, '');
     return existing.type;
   }
-  return KINDS.find((kind) => ipvsLink(netns, SERVICE_LINK, kind) === '') ?? '';
+  const kinds = KINDS.filter((kind) => kind !== 'dummy' || !isSwitchedOff('dummy'));
+  return kinds.find((kind) => ipvsLink(netns, SERVICE_LINK, kind) === '') ?? '';
 }
 
 export class ServiceDevice {

@@ -39,10 +39,12 @@ function declarations({ type }: Keys): string {
   map ports { type ${frontend} : inet_service; comment "frontend with affinity : port of its backends"; }
   set ported { type ${frontend}; comment "the same frontends"; }
   map marks { typeof ct id : meta mark; size 65536; flags dynamic,timeout; comment "marks of others while ours stands in the packet"; }
-  set rejected { type ${frontend}; comment "frontends without endpoints"; }
+  set by-source { type ${frontend}; comment "frontends of outside-frontends and guarded"; }
+  set unanswered { type ${frontend}; comment "frontends without endpoints, and those of dropped"; }
   set dropped { type ${frontend}; comment "frontends without local endpoints, by policy"; }
   set masquerade-always { type ${frontend}; comment "original destinations"; }
   set masquerade-node { type ${frontend}; comment "original destinations, for this node's own connections"; }
+  set masquerade-addresses { type ${type}; comment "the addresses in masquerade-always and masquerade-node"; }
   set cluster-ips { type ${type}; }
   set hairpin { type ${type} . ${type}; comment "backends that reach themselves"; }
   set guarded { type ${frontend}; comment "frontends with loadBalancerSourceRanges"; }
@@ -67,11 +69,14 @@ function enterChains({ ip, key, pod, portUnreachable }: Keys): string {
     ct state new ${key} @frontends drop comment "its address is about to become ours: try again"
   }
   chain enter {
-    ${key} @guarded jump guard-check
     meta mark != 0 update @marks { ct id timeout 10s : meta mark }
-    ${key} @outside-frontends jump from-outside
+    ${key} @by-source jump ask-source
     meta mark set ${key} map @services accept
     jump check
+  }
+  chain ask-source {
+    ${key} @guarded jump guard-check
+    ${key} @outside-frontends jump from-outside
   }
   chain guard-check {
     drop
@@ -85,8 +90,8 @@ ${pod ? `    ${pod} return\n` : ''}    fib saddr type local return
     accept
   }
   chain check {
-    ${key} @rejected goto reject-it
     ${key} @dropped drop
+    ${key} @unanswered goto reject-it
     ${ip} daddr @cluster-ips goto reject-it
     ${ip} daddr @service-cidrs drop comment "no service has this address"
 ${each((p) => `meta l4proto ${p} ${ip} daddr @addresses goto reject-it`)}  }
@@ -158,6 +163,10 @@ ${each((p) => `meta l4proto ${p} ${original} @frontends goto choose-source`)}  }
   chain choose-source {
     ${ip} saddr . ${ip} daddr @hairpin masquerade fully-random
     ${ip} saddr @addresses masquerade fully-random comment "the node, to an address of its own device"
+    ct original ${ip} daddr @masquerade-addresses goto by-frontend
+    ct original ${ip} daddr @cluster-ips goto masquerade-strangers
+  }
+  chain by-frontend {
 ${each((p) => `meta l4proto ${p} ${original} @masquerade-always masquerade fully-random`)}${each((p) => `meta l4proto ${p} ${original} @masquerade-node goto masquerade-node`)}    ct original ${ip} daddr @cluster-ips goto masquerade-strangers
   }
   chain masquerade-strangers {

@@ -37,6 +37,7 @@ const CSUM_NONE = 0;
 const CSUM_INET = 1;
 const CSUM_SCTP = 2;
 const JUMP = -3;
+const GOTO = -4;
 const RETURN = -5;
 const DROP = 0;
 
@@ -142,7 +143,7 @@ const HEADER: Record<Family, Header> = {
   6: { saddr: 8, daddr: 24, bytes: 16, registers: 4 },
 };
 
-/** port := random slot below size, for each protocol. */
+/** port := random slot below size, for each protocol; every rule may still take a verdict. */
 function drawSlot(family: Family, size: number): RuleWriter[] {
   const draw = (protocol: keyof typeof PROTOCOL_NUMBER) =>
     new RuleWriter().l4proto(REG).equals(REG, String.fromCharCode(PROTOCOL_NUMBER[protocol]));
@@ -152,9 +153,9 @@ function drawSlot(family: Family, size: number): RuleWriter[] {
   if (family === 6) return PROTOCOLS.map((protocol) => slot(draw(protocol), CHECKSUM[protocol]));
   return [
     slot(draw('TCP'), CHECKSUM.TCP),
+    slot(udp(draw('UDP')).differs(REG, NO_CHECKSUM), CHECKSUM.UDP),
     // As skeleton.ts does: a datagram without a checksum keeps none.
     slot(udp(draw('UDP')).equals(REG, NO_CHECKSUM), { type: CSUM_NONE, offset: 0 }),
-    slot(udp(draw('UDP')).differs(REG, NO_CHECKSUM), CHECKSUM.UDP),
     slot(draw('SCTP'), CHECKSUM.SCTP),
   ];
 }
@@ -170,6 +171,8 @@ function remember(family: Family, rule: RuleWriter, op: number, timeoutSeconds: 
     .dynset(op, REG, data, timeoutSeconds, setLayouts(family)[SET.affinity]!.name);
 }
 
+/** Where a packet with its pool and its slot or member id goes. */
+const TRANSLATE = 'translate';
 /** 65535, as it stands in the packet. */
 const NO_MEMBER = '\xff\xff';
 
@@ -195,14 +198,14 @@ export function parsePickChain(name: string): PickChain | null {
 /** How many rules a chain made by writePickChain() has. */
 export function pickChainRules(family: Family, pick: PickChain): number {
   const draws = family === 4 ? 4 : 3;
-  return pick.affinitySeconds > 0 ? 7 + draws : draws;
+  return pick.affinitySeconds > 0 ? 8 + draws : draws;
 }
 
 export function writePickChain(out: PackedWriter, family: Family, pick: PickChain): void {
   const name = pickChainName(pick);
   writeNamed(out, OP.addChain, name);
   if (pick.affinitySeconds === 0) {
-    for (const rule of drawSlot(family, pick.size)) rule.append(out, name);
+    for (const rule of drawSlot(family, pick.size)) rule.verdict(GOTO, TRANSLATE).append(out, name);
     return;
   }
   const jump = (chain: string) => new RuleWriter().verdict(JUMP, chain).append(out, name);
@@ -213,7 +216,7 @@ export function writePickChain(out: PackedWriter, family: Family, pick: PickChai
   jump('recall');
   jump('forget-gone');
   const known = new RuleWriter().load(TRANSPORT_HEADER, DPORT_OFFSET, 2, REG).differs(REG, NO_MEMBER);
-  remember(family, known, DYNSET_UPDATE, pick.affinitySeconds).verdict(RETURN).append(out, name);
+  remember(family, known, DYNSET_UPDATE, pick.affinitySeconds).verdict(GOTO, TRANSLATE).append(out, name);
   // Not known, or known with a member that is gone: draw anew, and forget first, since an update would keep
   // the old member.
   remember(family, new RuleWriter(), DYNSET_DELETE, 0).append(out, name);
@@ -227,6 +230,7 @@ function writeStickyTail(out: PackedWriter, family: Family, name: string, affini
   remember(family, new RuleWriter(), DYNSET_UPDATE, affinitySeconds)
     .verdict(JUMP, 'recall')
     .append(out, name);
+  new RuleWriter().verdict(GOTO, TRANSLATE).append(out, name);
 }
 
 export function writeNamed(out: PackedWriter, op: number, name: string): void {

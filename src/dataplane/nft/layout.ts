@@ -3,13 +3,12 @@
  * One table a family; the number of objects does not depend on the number of services.
  *
  * The idea in one paragraph: each pool of backends has a number, and that number is also an address in a
- * range that is never routed (0.0.0.0/8, or RFC 6666's 100::/64). At priority dstnat-5 the destination of a
- * new packet that meets a frontend becomes its pool's address, and its destination port the slot that was
- * drawn; at dstnat one look-up of (pool, slot) gives the backend. So pools stand once, not once for each
- * frontend, session affinity is per service port whichever address was used, and a packet that for any
- * reason leaves without its backend has an address that one constant rule drops.
+ * range that is never routed (0.0.0.0/8, or RFC 6666's 100::/64). The destination of a new packet that meets a
+ * frontend becomes its pool's address, and its destination port the slot that was drawn; then one look-up of
+ * (pool, slot) gives the backend. So pools stand once, not once for each frontend, session affinity is per
+ * service port whichever address was used, and a packet that finds no backend is dropped.
  *
- * Only one verdict map, and a small one: whenever an element with a goto is added the kernel walks all
+ * Only one verdict map, and a small one: whenever an element with a jump is added the kernel walks all
  * elements of all verdict maps of the table (nft_lookup_validate), 6 ms at 50,000 pools. So a pool's element
  * says the number of its way of drawing (how many backends, sticky or not), which becomes the packet's port,
  * and `picks` has one element for each such number.
@@ -43,7 +42,7 @@ export const SET = {
   picks: 3,
   members: 4,
   slots: 5,
-  rejected: 6,
+  unanswered: 6,
   dropped: 7,
   clusterIPs: 8,
   hairpin: 9,
@@ -55,7 +54,9 @@ export const SET = {
   affinity: 15,
   memberIds: 16,
   outsideFrontends: 17,
-  ranges: 18,
+  bySource: 18,
+  masqueradeAddresses: 19,
+  ranges: 20,
 } as const;
 
 /** How many leading layouts always exist; those of ranges exist while a prefix length is in use. */
@@ -87,7 +88,7 @@ function makeLayouts(family: Family): SetLayout[] {
     { name: 'picks', keyBytes: 2, dataBytes: VERDICT },
     { name: 'members', keyBytes: address + 4, dataBytes: address + 4 },
     { name: 'slots', keyBytes: address + 4, dataBytes: 2 },
-    { name: 'rejected', keyBytes: frontend, dataBytes: 0 },
+    { name: 'unanswered', keyBytes: frontend, dataBytes: 0 },
     { name: 'dropped', keyBytes: frontend, dataBytes: 0 },
     { name: 'cluster-ips', keyBytes: address, dataBytes: 0, shared: true },
     { name: 'hairpin', keyBytes: 2 * address, dataBytes: 0, shared: true },
@@ -97,9 +98,12 @@ function makeLayouts(family: Family): SetLayout[] {
     { name: 'pods', keyBytes: address, dataBytes: 0 },
     { name: 'service-cidrs', keyBytes: address, dataBytes: 0 },
     { name: 'affinity', keyBytes: 2 * address, dataBytes: 2, dynamic: true },
-    // What `members` and `outside` hold as keys: before Linux 6.9 a rule cannot ask whether a map has a key.
+    // The keys of `members` (pools with affinity) and of `outside`: before Linux 6.9 a rule cannot ask whether a
+    // map has a key.
     { name: 'member-ids', keyBytes: address + 4, dataBytes: 0 },
     { name: 'outside-frontends', keyBytes: frontend, dataBytes: 0 },
+    { name: 'by-source', keyBytes: frontend, dataBytes: 0 },
+    { name: 'masquerade-addresses', keyBytes: address, dataBytes: 0, shared: true },
   ];
   for (let bits = 0; bits <= address * 8; bits++) {
     layouts.push({ name: `ranges-${bits}`, keyBytes: frontend + address, dataBytes: 0 });
@@ -108,8 +112,9 @@ function makeLayouts(family: Family): SetLayout[] {
 }
 
 /**
- * Which numbers a table gives to its pools. While one table takes another's place both are awake, and a packet
- * that one has dispatched must not be translated by the other. Number 0 stands for "nobody": dropped.
+ * Which numbers a table gives to its pools. While one table takes another's place both are awake: numbers of
+ * their own keep what one of them has begun from meaning anything to the other. Number 0 stands for "nobody":
+ * dropped.
  */
 export const POOL_NUMBERS: Readonly<Record<string, { readonly first: number; readonly last: number }>> = {
   [TABLE]: { first: 1, last: 0x7fffff },

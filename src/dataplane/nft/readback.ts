@@ -119,6 +119,7 @@ class FamilyReader {
     const ranges = this.rangeCounts();
     const always = this.keys(SET.masqueradeAlways);
     const node = this.keys(SET.masqueradeNode);
+    const dropped = this.keys(SET.dropped);
     const outside = new Map(Array.from(this.elements(SET.outside), (e) => [e.key, e]));
     const answer = (element: ElementValue) => {
       const number = poolNumber(bytesOf(element.data));
@@ -140,8 +141,7 @@ class FamilyReader {
     };
     return [
       ...Array.from(this.elements(SET.services), (e) => view(e, answer(e))),
-      ...Array.from(this.elements(SET.rejected), (e) => view(e, 'reject')),
-      ...Array.from(this.elements(SET.dropped), (e) => view(e, 'drop')),
+      ...Array.from(this.elements(SET.unanswered), (e) => view(e, dropped.has(e.key) ? 'drop' : 'reject')),
     ];
   }
 }

@@ -121,7 +121,11 @@ export function emitFrontend(
     writePool(beginFrontend(sink, SET.services, frontend), inside.number);
   } else {
     // An answer that names an empty pool is the model's mistake; nobody is the safe reading of it.
-    beginFrontend(sink, frontend.inside === 'drop' ? SET.dropped : SET.rejected, frontend);
+    if (frontend.inside === 'drop') {
+      beginFrontend(sink, SET.dropped, frontend);
+      sink.end();
+    }
+    beginFrontend(sink, SET.unanswered, frontend);
   }
   sink.end('', comment);
   if (frontend.outside !== frontend.inside) {
@@ -141,6 +145,12 @@ export function emitFrontend(
       frontend.masquerade === 'always' ? SET.masqueradeAlways : SET.masqueradeNode,
       frontend,
     );
+    sink.end();
+    sink.begin(SET.masqueradeAddresses).address(frontend.address);
+    sink.end();
+  }
+  if (frontend.outside !== frontend.inside || frontend.sourceRanges) {
+    beginFrontend(sink, SET.bySource, frontend);
     sink.end();
   }
   if (frontend.sourceRanges) emitRanges(sink, frontend, frontend.sourceRanges);

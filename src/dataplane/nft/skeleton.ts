@@ -10,7 +10,6 @@ import type { LocalDetector } from '../../model/desired.ts';
 import { detectorSpeaks } from '../../model/detector.ts';
 import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
-import { NEXT_TABLE } from './layout.ts';
 
 /** Linux takes more, but nothing else is of use, and a quote or a space would end up in a parser. */
 const INTERFACE_NAME = /^[A-Za-z0-9_.:@-]{1,15}$/;
@@ -18,9 +17,6 @@ const INTERFACE_NAME = /^[A-Za-z0-9_.:@-]{1,15}$/;
 interface Words {
   readonly ip: string;
   readonly type: string;
-  readonly poolRange: string;
-  /** Pool addresses of the table, and of the one that takes its place: see POOL_NUMBERS. */
-  readonly ownPools: readonly [string, string];
   readonly nobody: string;
   readonly portUnreachable: string;
 }
@@ -29,16 +25,12 @@ export const WORDS: Record<Family, Words> = {
   4: {
     ip: 'ip',
     type: 'ipv4_addr',
-    poolRange: '0.0.0.0/8',
-    ownPools: ['0.0.0.0/9', '0.128.0.0/9'],
     nobody: '0.0.0.0',
     portUnreachable: 'icmp port-unreachable',
   },
   6: {
     ip: 'ip6',
     type: 'ipv6_addr',
-    poolRange: '100::/64',
-    ownPools: ['100::/105', '100::80:0/105'],
     nobody: '100::',
     portUnreachable: 'icmpv6 port-unreachable',
   },
@@ -78,14 +70,20 @@ export function each(rule: (protocol: string) => string): string {
 }
 
 /**
- * Writes the destination port. IPv4 UDP may come without a checksum (RFC 768): then there is none to update, and
- * an updated zero would be a wrong checksum. Written as raw bytes, the port leaves the checksum alone.
+ * Writes the destination port, then goes on with the statements of `then`. IPv4 UDP may come without a checksum
+ * (RFC 768): then there is none to update, and an updated zero would be a wrong checksum. Written as raw bytes,
+ * the port leaves the checksum alone. An update never makes a zero (nft_csum_replace), so one datagram never
+ * meets both rules; the common case comes first.
  */
-export function setPort(family: Family, value: (protocol: string) => string): string {
+export function setPort(
+  family: Family,
+  value: (protocol: string) => string,
+  then: (protocol: string) => string = () => '',
+): string {
   const summed = each(
-    (p) => `${p === 'udp' && family === 4 ? 'udp checksum != 0 ' : ''}${p} dport set ${value(p)}`,
+    (p) => `${p === 'udp' && family === 4 ? 'udp checksum != 0 ' : ''}${p} dport set ${value(p)}${then(p)}`,
   );
-  return family === 4 ? `    udp checksum 0 @th,16,16 set ${value('udp')}\n${summed}` : summed;
+  return family === 4 ? `${summed}    udp checksum 0 @th,16,16 set ${value('udp')}${then('udp')}\n` : summed;
 }
 
 function declarations(family: Family): string {
@@ -100,10 +98,12 @@ function declarations(family: Family): string {
   map affinity { type ${type} . ${type} : inet_service; size 1048576; flags dynamic,timeout; comment "client . pool : member id"; }
   set member-ids { type ${type} . inet_service; comment "pool . member id, of pools with affinity"; }
   set outside-frontends { type ${frontend}; comment "the keys of outside"; }
-  set rejected { type ${frontend}; comment "frontends without endpoints"; }
+  set by-source { type ${frontend}; comment "frontends of outside-frontends and guarded"; }
+  set unanswered { type ${frontend}; comment "frontends without endpoints, and those of dropped"; }
   set dropped { type ${frontend}; comment "frontends without local endpoints, by policy"; }
   set masquerade-always { type ${frontend}; comment "original destinations"; }
   set masquerade-node { type ${frontend}; comment "original destinations, for this node's own connections"; }
+  set masquerade-addresses { type ${type}; comment "the addresses in masquerade-always and masquerade-node"; }
   set cluster-ips { type ${type}; }
   set hairpin { type ${type} . ${type}; comment "backends that reach themselves"; }
   set guarded { type ${frontend}; comment "frontends with loadBalancerSourceRanges"; }
@@ -112,52 +112,60 @@ function declarations(family: Family): string {
 `;
 }
 
+/**
+ * The whole way of a connection's first packet stands in the NAT chains: the kernel asks those once for each
+ * connection, so that the packets of an open one meet no rule of ours. The commonest answer comes first, and a
+ * set that few frontends are in stands behind one look-up that says whether it is worth asking.
+ *
+ * A commit may come between any two look-ups, and a packet that began before it sees chains that it made as
+ * empty: that is why picks are jumped to, and what falls out of one still goes on to translate.
+ */
 function dispatchChains(family: Family, detector: LocalDetector): string {
-  const { ip, poolRange, nobody } = WORDS[family];
+  const { ip, nobody } = WORDS[family];
   const key = `${ip} daddr . meta l4proto . th dport`;
   const pod = podMatch(family, detector);
-  // Only the first packet of a connection passes here: a later one that is still "new" has its translation
-  // already, and is rewritten by conntrack's NAT whatever its destination says.
-  const first = 'ct state new ct status & confirmed == 0';
-  return `  chain dispatch-prerouting {
-    type filter hook prerouting priority -105; policy accept;
-    ${first} jump first-prerouting
-  }
-  chain dispatch-output {
-    type filter hook output priority -105; policy accept;
-    ${first} jump first-output
-  }
-  chain first-prerouting {
-    ct original ${ip} daddr ${poolRange} drop comment "pool addresses are ours alone"
-    ${ip} daddr ${poolRange} return comment "another table of ours was here first"
-    ${key} @guarded jump guard-check
-    ${key} @outside-frontends jump from-outside
-    ${ip} daddr set ${key} map @services
-    ${ip} daddr ${poolRange} goto draw
-    jump check
+  // A flow from before the first NAT rule of this namespace is asked for although it is confirmed, and cannot be
+  // translated any more. A related one goes where its parent's helper says.
+  const others = 'ct state != new accept\n    ct status & confirmed != 0 accept';
+  return `  chain nat-prerouting {
+    type nat hook prerouting priority -105; policy accept;
+    ${others}
+    ${key} @by-source jump ask-source
+    ${ip} daddr set ${key} map @services goto draw
+    ${key} @unanswered goto refuse
     ${ip} daddr @cluster-ips fib daddr type != local goto reject-it
     ${ip} daddr @service-cidrs drop comment "no service has this address"
   }
-  chain first-output {
-    ct original ${ip} daddr ${poolRange} drop comment "pool addresses are ours alone"
-    ${ip} daddr ${poolRange} return comment "another table of ours was here first"
+  chain nat-output {
+    type nat hook output priority -105; policy accept;
+    ${others}
     ${key} @guarded jump guard-check
-    ${ip} daddr set ${key} map @services
-    ${ip} daddr ${poolRange} goto draw
-    jump check
+    ${ip} daddr set ${key} map @services goto draw
+    ${key} @unanswered goto refuse
     ${ip} daddr @cluster-ips goto reject-it
     ${ip} daddr @service-cidrs drop comment "no service has this address"
+  }
+  chain ask-source {
+    ${key} @guarded jump guard-check
+    ${key} @outside-frontends jump from-outside
   }
   chain guard-check {
     drop
   }
   chain from-outside {
 ${pod ? `    ${pod} return\n` : ''}    fib saddr type local return
-    ${ip} daddr set ${key} map @outside
+    ${ip} daddr set ${key} map @outside goto draw-outside
+  }
+  chain draw-outside {
     ${ip} daddr ${nobody} drop
+    goto draw
   }
   chain draw {
-${setPort(family, () => `${ip} daddr map @pools`)}    th dport vmap @picks
+${setPort(
+  family,
+  () => `${ip} daddr map @pools`,
+  (p) => ` ${p} dport vmap @picks`,
+)}    goto translate comment "the rules changed meanwhile: no chain of this size, or it is still empty"
   }
 `;
 }
@@ -177,33 +185,33 @@ ${setPort(family, (p) => `${ip} daddr . ${p} dport map @slots`)}  }
 `;
 }
 
-function natChains(table: string, family: Family, detector: LocalDetector): string {
-  const { ip, poolRange, ownPools: halves } = WORDS[family];
-  const ownPools = halves[table === NEXT_TABLE ? 1 : 0];
+function translateChains(family: Family): string {
+  const { ip } = WORDS[family];
   const translate = each((p) => `dnat ${ip} addr . port to ${ip} daddr . ${p} dport map @members`);
-  const original = `ct original ${ip} daddr . meta l4proto . ct original proto-dst`;
-  const pod = podMatch(family, detector);
-  return `  chain nat-prerouting {
-    type nat hook prerouting priority -100; policy accept;
-    ${ip} daddr ${ownPools} goto translate
-  }
-  chain nat-output {
-    type nat hook output priority -100; policy accept;
-    ${ip} daddr ${ownPools} goto translate
-  }
-  chain translate {
+  return `  chain translate {
 ${translate}    goto translate-again
   }
   chain translate-again {
 ${setPort(family, () => '0')}    jump member-of-slot
-${translate}  }
-  chain nat-postrouting {
+${translate}    drop comment "met a frontend but got no backend: try again"
+  }
+`;
+}
+
+function masqueradeChains(family: Family, detector: LocalDetector): string {
+  const { ip } = WORDS[family];
+  const original = `ct original ${ip} daddr . meta l4proto . ct original proto-dst`;
+  const pod = podMatch(family, detector);
+  return `  chain nat-postrouting {
     type nat hook postrouting priority 100; policy accept;
-    ${ip} daddr ${poolRange} drop comment "met a frontend but got no backend: try again"
-    ct status dnat jump choose-source
+    ct status dnat goto choose-source
   }
   chain choose-source {
     ${ip} saddr . ${ip} daddr @hairpin masquerade fully-random
+    ct original ${ip} daddr @masquerade-addresses goto by-frontend
+    ct original ${ip} daddr @cluster-ips goto masquerade-strangers
+  }
+  chain by-frontend {
 ${each((p) => `meta l4proto ${p} ${original} @masquerade-always masquerade fully-random`)}${each((p) => `meta l4proto ${p} ${original} @masquerade-node goto masquerade-node`)}    ct original ${ip} daddr @cluster-ips goto masquerade-strangers
   }
   chain masquerade-strangers {
@@ -214,11 +222,11 @@ ${pod ? `    ${pod} return comment "also where a CIDR of pods holds this node"\n
 `;
 }
 
-function checkChains(family: Family): string {
+function refuseChains(family: Family): string {
   const { ip, portUnreachable } = WORDS[family];
-  return `  chain check {
-    ${ip} daddr . meta l4proto . th dport @rejected goto reject-it
+  return `  chain refuse {
     ${ip} daddr . meta l4proto . th dport @dropped drop
+    goto reject-it
   }
   chain reject-it {
     meta l4proto tcp reject with tcp reset
@@ -231,6 +239,6 @@ function checkChains(family: Family): string {
 export function skeletonText(table: string, family: Family, detector: LocalDetector): string {
   return `table ${WORDS[family].ip} ${table} {
   flags dormant;
-${declarations(family)}${checkChains(family)}${affinityChains(family)}${natChains(table, family, detector)}${dispatchChains(family, detector)}}
+${declarations(family)}${refuseChains(family)}${affinityChains(family)}${translateChains(family)}${masqueradeChains(family, detector)}${dispatchChains(family, detector)}}
 `;
 }

@@ -15,6 +15,7 @@ const networks = skipUnless(mayChangeNetworks(), 'needs root or an unprivileged 
 
 /** A dropped SYN comes again after a second, and after three: more than that is a lost connection. */
 const LOST_MS = 8_000;
+const FLIPS_MIN = 200;
 const FOUR = [
   '10.10.1.1 80',
   '10.10.1.1 443',
@@ -79,9 +80,10 @@ networks.describe('nft, traffic', () => {
       world.place('node').load('tcp', '10.200.1.10', 9000, { ...load, concurrency: 2 }),
       world.place('pod').load('tcp', 'fd00:10:200::16', 9000, { ...load, concurrency: 4 }),
     ]);
+    // On a busy machine a flip takes its time, and the number of flips is what counts.
     const end = Date.now() + 12_000;
     let flips = 0;
-    for (; Date.now() < end; flips++) {
+    for (; Date.now() < end || flips < FLIPS_MIN; flips++) {
       const others =
         flips % 3 === 0 ? [web(20, FOUR.slice(0, 2)), web(21, [], 30)] : [web(20 + (flips % 7), FOUR)];
       await bring([web(10, lists[flips % lists.length]!), web(16, six[flips % six.length]!), ...others]);
@@ -91,7 +93,6 @@ networks.describe('nft, traffic', () => {
       expectAllAnswered(summary, names(index < 3 ? FOUR : SIX));
     const total = summaries.reduce((sum, one) => sum + one.total, 0);
     console.log(`${flips} flips, ${total} connections`);
-    expect(flips).toBeGreaterThan(200);
     expect(total).toBeGreaterThan(2_000);
     expect((await dataplane.verify(state)).repaired).toEqual([]);
   });

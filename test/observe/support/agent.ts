@@ -33,7 +33,7 @@ export class TestAgent implements AgentStatus {
   };
   nodeNow: NodeStatus = { name: 'n1', known: true, deleting: false, taints: [], zone: 'z', addresses: [] };
   modeNow: ModeStatus = {
-    ...{ mode: 'nft', requested: 'auto', reason: 'ebpf: "not" there' },
+    ...{ mode: 'nft', requested: 'auto', reason: 'ebpf: "not" there', degrees: [] },
     ...{ switching: '', draining: [], failure: '' },
   };
   countsNow: Counts = {

@@ -1,0 +1,121 @@
+/** The command line of the bench of modes. */
+import { parseArgs } from 'node:util';
+import type { Family } from '../../src/model/records.ts';
+import type { LaneMode } from './lane.ts';
+
+export const USAGE = `triplane bench [options]: measures every mode that this kernel can run beside plain routing, in one
+interleaved run, in network namespaces of its own. Needs root.
+
+  --quick             a few minutes: 10 and 1,000 services, fewer rounds
+  --large             50,000 services as well
+  --sizes N,N,...     these numbers of services (default 1,100,1000,10000)
+  --modes M,M,...     these modes of nft, ipvs, ebpf, ebpf-tc (ebpf without its socket programs)
+  --only PART,...     these parts of data, control (default both)
+  --family 4|6        one family (default both)
+  --rounds N          rounds of the data path (default 15)
+  --calls N           calls of a kind in one round (default 200)
+  --json FILE         the whole result for programs
+  --html FILE         one page with plots, without references to anything outside it
+  --compare A B       compares two JSON files and measures nothing; exit code 1: B is slower beyond noise
+`;
+
+export interface BenchArguments {
+  readonly sizes: readonly number[];
+  readonly modes: readonly Exclude<LaneMode, 'none'>[] | null;
+  readonly parts: ReadonlySet<'data' | 'control'>;
+  readonly families: readonly Family[];
+  readonly rounds: number;
+  readonly calls: number;
+  readonly changes: number;
+  readonly streamSeconds: number;
+  readonly endpoints: readonly number[];
+  readonly rollingEndpoints: number;
+  readonly json: string | null;
+  readonly html: string | null;
+}
+
+export type BenchCommand =
+  | { readonly run: 'measure'; readonly with: BenchArguments }
+  | { readonly run: 'compare'; readonly files: readonly [string, string] }
+  | { readonly run: 'help' };
+
+const MODES = ['nft', 'ipvs', 'ebpf', 'ebpf-tc'] as const;
+const PARTS = ['data', 'control'] as const;
+const SIZE_MAX = 100_000;
+
+function listOf<T extends string>(flag: string, text: string, allowed: readonly T[]): T[] {
+  return text.split(',').map((word) => {
+    const found = allowed.find((one) => one === word);
+    if (found === undefined) throw new RangeError(`--${flag}: "${word}" is none of ${allowed.join(', ')}`);
+    return found;
+  });
+}
+
+function positive(flag: string, text: string, most: number): number {
+  const value = Number(text);
+  if (!Number.isInteger(value) || value < 1 || value > most)
+    throw new RangeError(`--${flag}: "${text}" is no whole number from 1 to ${most}`);
+  return value;
+}
+
+/** Throws a RangeError of one line for what it does not understand. */
+export function parseArguments(args: readonly string[]): BenchCommand {
+  const { values, positionals } = parse(args);
+  if (values.help) return { run: 'help' };
+  if (values.compare) {
+    if (positionals.length !== 2) throw new RangeError('--compare takes two JSON files');
+    return { run: 'compare', files: positionals as [string, string] };
+  }
+  if (positionals.length > 0) throw new RangeError(`"${positionals[0]}" is not understood`);
+  const quick = values.quick ?? false;
+  const sizes = values.sizes
+    ? values.sizes.split(',').map((text) => positive('sizes', text, SIZE_MAX))
+    : quick
+      ? [10, 1000]
+      : [1, 100, 1000, 10_000, ...(values.large ? [50_000] : [])];
+  const family = values.family === undefined ? null : listOf('family', values.family, ['4', '6'])[0];
+  return {
+    run: 'measure',
+    with: {
+      sizes,
+      modes: values.modes ? listOf('modes', values.modes, MODES) : null,
+      parts: new Set(values.only ? listOf('only', values.only, PARTS) : PARTS),
+      families: family ? [Number(family) as Family] : [4, 6],
+      rounds: positive('rounds', values.rounds ?? (quick ? '8' : '15'), 1000),
+      calls: positive('calls', values.calls ?? '200', 5000),
+      changes: quick ? 10 : 30,
+      streamSeconds: quick ? 3 : 60,
+      endpoints: quick ? [10] : [1, 10, 100],
+      rollingEndpoints: quick ? 300 : 1000,
+      json: values.json ?? null,
+      html: values.html ?? null,
+    },
+  };
+}
+
+function parse(args: readonly string[]) {
+  const text = { type: 'string' } as const;
+  const flag = { type: 'boolean' } as const;
+  try {
+    return parseArgs({
+      args: [...args],
+      allowPositionals: true,
+      options: {
+        help: { ...flag, short: 'h' },
+        quick: flag,
+        large: flag,
+        compare: flag,
+        sizes: text,
+        modes: text,
+        only: text,
+        family: text,
+        rounds: text,
+        calls: text,
+        json: text,
+        html: text,
+      },
+    });
+  } catch (error) {
+    throw new RangeError((error as Error).message.split('\n', 1)[0]);
+  }
+}

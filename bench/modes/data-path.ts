@@ -1,0 +1,153 @@
+/** What a call costs in each lane, beside the same call through plain routing. */
+import type { Family } from '../../src/model/records.ts';
+import { type Histogram, histogramQuantile, merge, middleOf } from '../support/histogram.ts';
+import { type Ratio, ratioOf, typical } from '../support/ratio.ts';
+import { calledAmong } from './cluster.ts';
+import type { Lane, LaneMode, Target } from './lane.ts';
+import type { DataKind, DataRow } from './result.ts';
+
+/** One lane as the data path sees it. */
+export interface DataLane {
+  readonly lane: Lane;
+  readonly mode: LaneMode;
+  readonly services: number;
+}
+
+interface Measurement {
+  readonly in: DataLane;
+  readonly target: Target;
+  readonly which: string;
+  readonly kind: DataKind;
+  /** Same call without a proxy. */
+  readonly base: Measurement | null;
+  /** ns a call, one for each round. */
+  readonly samples: number[];
+  readonly histogram: Map<number, number>;
+}
+
+const KINDS: readonly DataKind[] = ['tcp', 'udp', 'tcp-rr', 'udp-rr', 'stream'];
+/** MiB in one connection. */
+const STREAM_MIB = 64;
+const CURVE_POINTS = 60;
+
+function targetsOf({ mode, services }: DataLane, family: Family): { target: Target; which: string }[] {
+  if (mode === 'none')
+    return (['pod', 'pod from outside'] as const).map((kind) => ({
+      target: { kind, family, service: -1, place: -1 },
+      which: '',
+    }));
+  const called = calledAmong(services);
+  const names =
+    called.length === 1 ? [''] : called.length === 2 ? ['first', 'last'] : ['first', 'middle', 'last'];
+  return called.flatMap((service, place) => {
+    const kinds =
+      place === called.length - 1
+        ? (['ClusterIP', 'NodePort', 'LoadBalancer'] as const)
+        : (['ClusterIP'] as const);
+    return kinds.map((kind) => ({ target: { kind, family, service, place }, which: names[place]! }));
+  });
+}
+
+/** A stream needs a second port, which no NodePort stands for; only new connections look at the table's size. */
+function isAsked(kind: DataKind, { kind: target }: Target, which: string, services: number): boolean {
+  if (kind === 'stream' && target === 'NodePort') return false;
+  if (kind === 'tcp' || kind === 'udp') return true;
+  return which === '' || which === 'last' || services === 1;
+}
+
+function plan(lanes: readonly DataLane[]): Measurement[] {
+  const all: Measurement[] = [];
+  for (const lane of lanes) {
+    for (const family of lane.lane.families) {
+      for (const { target, which } of targetsOf(lane, family)) {
+        for (const kind of KINDS) {
+          if (!isAsked(kind, target, which, lane.services)) continue;
+          const outside = target.kind !== 'ClusterIP' && target.kind !== 'pod';
+          const base = all.find(
+            (one) =>
+              one.in === lanes[0] &&
+              one.kind === kind &&
+              one.target.family === family &&
+              one.target.kind === (outside ? 'pod from outside' : 'pod'),
+          );
+          const histogram = new Map<number, number>();
+          all.push({ in: lane, target, which, kind, base: base ?? null, samples: [], histogram });
+        }
+      }
+    }
+  }
+  return all;
+}
+
+/** [latency in us, share of calls up to it]: enough points for a plot, more of them at the far end. */
+function curveOf(histogram: Histogram): [number, number][] {
+  const buckets = [...histogram].sort(([a], [b]) => a - b);
+  const total = buckets.reduce((sum, [, n]) => sum + n, 0);
+  const curve: [number, number][] = [];
+  let seen = 0;
+  let next = 0;
+  for (const [bucket, n] of buckets) {
+    seen += n;
+    const share = seen / total;
+    if (share < next && share < 0.99) continue;
+    curve.push([Number((middleOf(bucket) / 1000).toPrecision(4)), Number(share.toPrecision(5))]);
+    next = share + 1 / CURVE_POINTS;
+  }
+  return curve;
+}
+
+function rowOf(one: Measurement): DataRow {
+  const { kind, target, which, histogram } = one;
+  const { mode, services } = one.in;
+  const us = (share: number) => Number((histogramQuantile(histogram, share) / 1000).toPrecision(4));
+  const quiet = kind === 'stream';
+  return {
+    ...{ mode, services, target: target.kind, which, family: target.family, kind },
+    ...ratioOf((one.base ?? one).samples, one.samples),
+    us: typical(one.samples) / 1000,
+    p50: quiet ? null : us(0.5),
+    p99: quiet ? null : us(0.99),
+    p999: quiet ? null : us(0.999),
+    curve: curveOf(histogram),
+  };
+}
+
+export interface DataOptions {
+  readonly rounds: number;
+  readonly calls: number;
+  readonly onRound: (round: number) => void;
+}
+
+/**
+ * Measures all lanes in turns. The first lane must be plain routing; a second one of plain routing is the noise.
+ */
+export async function measureData(
+  lanes: readonly DataLane[],
+  { rounds, calls, onRound }: DataOptions,
+): Promise<{ rows: DataRow[]; noise: Ratio }> {
+  const all = plan(lanes);
+  for (let round = -1; round < rounds; round++) {
+    for (const kind of KINDS) {
+      const some = all.filter((one) => one.kind === kind);
+      // Every other round the other way about: what drifts hits all alike.
+      for (const one of round % 2 === 0 ? some : some.toReversed()) {
+        const count =
+          kind === 'stream' ? STREAM_MIB : kind === 'tcp-rr' || kind === 'udp-rr' ? calls * 2 : calls;
+        const { nanoseconds, histogram } = await one.in.lane.call(kind, one.target, count);
+        // The first round is for warming up.
+        if (round < 0) continue;
+        one.samples.push(nanoseconds);
+        merge(one.histogram, histogram);
+      }
+    }
+    onRound(round);
+  }
+  const again = all.filter((one) => one.in !== lanes[0] && one.in.mode === 'none');
+  const ratios = again.map((one) => ratioOf(one.base!.samples, one.samples));
+  const noise = {
+    ratio: typical(ratios.map(({ ratio }) => ratio)),
+    low: Math.min(...ratios.map(({ low }) => low)),
+    high: Math.max(...ratios.map(({ high }) => high)),
+  };
+  return { rows: all.map(rowOf), noise };
+}

@@ -1,0 +1,53 @@
+/** How costs grow with the number of services: a straight line through what was measured, by least squares. */
+import type { ControlRow, DataRow, GrowthRow } from './result.ts';
+
+/** The line through the points; null with fewer than two different x. */
+export function fitLine(
+  points: readonly (readonly [number, number])[],
+): { base: number; slope: number } | null {
+  const n = points.length;
+  const meanX = points.reduce((sum, [x]) => sum + x, 0) / n;
+  const meanY = points.reduce((sum, [, y]) => sum + y, 0) / n;
+  const spread = points.reduce((sum, [x]) => sum + (x - meanX) ** 2, 0);
+  if (n < 2 || spread === 0) return null;
+  const slope = points.reduce((sum, [x, y]) => sum + (x - meanX) * (y - meanY), 0) / spread;
+  return { base: meanY - slope * meanX, slope };
+}
+
+interface Cost {
+  readonly cost: string;
+  readonly unit: string;
+  readonly of: (row: ControlRow) => number;
+}
+const CONTROL: readonly Cost[] = [
+  { cost: 'cold start', unit: 'ms', of: (row) => row.coldMs },
+  { cost: 'one change, p50', unit: 'ms', of: (row) => row.changeMs.p50 },
+  { cost: 'resident memory', unit: 'MiB', of: (row) => row.residentMiB },
+];
+
+export function growthOf(control: readonly ControlRow[], data: readonly DataRow[]): GrowthRow[] {
+  const modes = [...new Set([...control, ...data].map(({ mode }) => mode))].filter((mode) => mode !== 'none');
+  const rows: GrowthRow[] = [];
+  for (const mode of modes) {
+    const add = (cost: string, unit: string, points: readonly (readonly [number, number])[]) => {
+      const line = fitLine(points);
+      if (line) rows.push({ mode, cost, unit, base: line.base, slope: line.slope * 1000 });
+    };
+    const mine = control.filter((row) => row.mode === mode);
+    for (const { cost, unit, of } of CONTROL)
+      add(
+        cost,
+        unit,
+        mine.map((row) => [row.services, of(row)]),
+      );
+    const calls = data.filter(
+      (row) => row.mode === mode && row.kind === 'tcp' && row.target === 'ClusterIP' && row.family === 4,
+    );
+    add(
+      'new connection, ClusterIP',
+      'us',
+      calls.map((row) => [row.services, row.us]),
+    );
+  }
+  return rows;
+}

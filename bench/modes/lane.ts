@@ -1,0 +1,211 @@
+/**
+ * A lane: a lab of its own, whose node under test runs one mode with one size of cluster. A client pod on that
+ * node and a client outside call backends on another node; all of it goes through the node under test, in both
+ * directions and in every lane, so lanes differ in nothing but the proxy. They run in turns.
+ */
+import { readFileSync } from 'node:fs';
+import process from 'node:process';
+import type { Agent } from '../../src/lab/agent.ts';
+import { cgroupMount } from '../../src/lab/cgroups.ts';
+import { createLab, type Lab } from '../../src/lab/lab.ts';
+import { podProgram } from '../../src/lab/paths.ts';
+import type { Place } from '../../src/lab/place.ts';
+import type { PerFamily } from '../../src/lab/plan.ts';
+import { placement } from '../../src/lab/pod-process.ts';
+import type { Family } from '../../src/model/records.ts';
+import type { Histogram } from '../support/histogram.ts';
+import { type LoadKind, LoadProgram } from '../support/load-program.ts';
+import { inNamespace, loadRules } from '../support/namespace.ts';
+import type { Backend } from './cluster.ts';
+import { balancerIp, clusterIp, ECHO_PORT, NAME_PORT, nodePort, SERVICE_PORTS } from './cluster.ts';
+
+/** 'none': plain routing. 'ebpf-tc': ebpf without its socket programs. */
+export type LaneMode = 'none' | 'nft' | 'ipvs' | 'ebpf' | 'ebpf-tc';
+
+export const MODE_ARGS: Readonly<Record<Exclude<LaneMode, 'none'>, readonly string[]>> = {
+  nft: ['--proxy-mode', 'nft'],
+  ipvs: ['--proxy-mode', 'ipvs'],
+  ebpf: ['--proxy-mode', 'ebpf'],
+  'ebpf-tc': ['--proxy-mode', 'ebpf', '--socket-lb', 'off'],
+};
+
+/** Where a call goes to, and who makes it. */
+export type TargetKind = 'pod' | 'ClusterIP' | 'NodePort' | 'LoadBalancer' | 'pod from outside';
+
+export interface Target {
+  readonly kind: TargetKind;
+  readonly family: Family;
+  /** The number of the service; -1: none. */
+  readonly service: number;
+  /** Its place among the called ones. */
+  readonly place: number;
+}
+
+export interface CallFigures {
+  /** Of one call; of one MiB for 'stream'. */
+  readonly nanoseconds: number;
+  readonly histogram: Histogram;
+}
+
+const NODE = 'node';
+const FAR = 'far';
+export const BACKEND_PODS = ['b1', 'b2', 'b3'] as const;
+
+/** What every node does anyway: connection tracking, and a firewall's usual first rule. */
+const CONNTRACK = `table inet bench-node {
+  chain forward {
+    type filter hook forward priority 0;
+    ct state established,related accept
+    ct state invalid drop
+  }
+}
+`;
+/** Entries of closed connections go soon, so that the table does not grow from round to round. */
+const CONNTRACK_SECONDS = {
+  tcp_timeout_time_wait: 2,
+  tcp_timeout_close: 2,
+  udp_timeout: 2,
+  udp_timeout_stream: 5,
+};
+
+let count = 0;
+
+export class Lane {
+  readonly mode: LaneMode;
+  readonly lab: Lab;
+  readonly families: readonly Family[];
+  agent: Agent | null = null;
+  private readonly cpu: number;
+  private readonly callers = new Map<string, LoadProgram>();
+  private readonly servers: LoadProgram[] = [];
+
+  private constructor(mode: LaneMode, lab: Lab, cpu: number) {
+    this.mode = mode;
+    this.lab = lab;
+    this.families = lab.plan.families;
+    this.cpu = cpu;
+  }
+
+  /** Builds the lab; no agent runs yet. */
+  static async create(mode: LaneMode, families: readonly Family[], cpu: number): Promise<Lane> {
+    const lab = await createLab({
+      name: `bench-${process.pid}-${count++}`,
+      nodes: [{ name: NODE }, { name: FAR, agent: 'none' }],
+      pods: [
+        { name: 'caller', node: NODE, serve: [] },
+        ...BACKEND_PODS.map((name) => ({ name, node: FAR, serve: [`tcp:${NAME_PORT}`] })),
+      ],
+      families,
+      cgroups: cgroupMount() === null ? 'none' : 'per-pod',
+      localPortRange: [1024, 65_000],
+    });
+    const lane = new Lane(mode, lab, cpu);
+    await lane.wire();
+    return lane;
+  }
+
+  /** Sends everything through the node under test, both ways. */
+  private async wire(): Promise<void> {
+    const { lab, families } = this;
+    const node = lab.node(NODE);
+    const far = lab.node(FAR);
+    const outside = { 4: '192.0.2.0/24', 6: 'fd00:c::/64' } as const;
+    for (const family of families) {
+      await lab.ip('fabric', [`route replace ${far.plan.podCidrs[family]} via ${node.addresses[family]}`]);
+      await lab.ip(FAR, [`route replace ${outside[family]} via ${node.addresses[family]}`]);
+    }
+    const netns = `/run/netns/${node.namespace}`;
+    loadRules(netns, CONNTRACK);
+    const settings = Object.entries(CONNTRACK_SECONDS).map(
+      ([name, s]) => `net.netfilter.nf_conntrack_${name}=${s}`,
+    );
+    inNamespace(netns, 'sysctl', '-qw', ...settings);
+    for (const place of [lab.pod('caller'), lab.client])
+      inNamespace(`/run/netns/${place.namespace}`, 'sysctl', '-qw', 'net.ipv4.tcp_tw_reuse=1');
+  }
+
+  /** Both ends of all calls, on one processor. */
+  async startLoad(): Promise<void> {
+    const cpu = String(this.cpu);
+    for (const [at, name] of BACKEND_PODS.entries()) {
+      const server = this.program(this.lab.pod(name), ['serve', cpu, String(ECHO_PORT), String(at + 1)]);
+      this.servers.push(server);
+      await server.ready();
+    }
+    for (const place of [this.lab.pod('caller'), this.lab.client])
+      this.callers.set(place.name, this.program(place, ['call', cpu]));
+  }
+
+  private program(place: Place, args: readonly string[]): LoadProgram {
+    const { namespace, cgroup } = place;
+    return new LoadProgram([podProgram(), ...placement(namespace, 'process', cgroup), 'exec'], args);
+  }
+
+  /** The backends that called services have. */
+  backends(): Backend[] {
+    return BACKEND_PODS.map((name) => ({ node: FAR, addresses: this.lab.pod(name).addresses }));
+  }
+
+  /** Starts the agent; resolves once it is healthy, or at once when `wait` is 'started'. */
+  async startAgent(wait: 'ready' | 'started' = 'ready'): Promise<void> {
+    if (this.mode === 'none') return;
+    this.agent = await this.lab.startAgent(NODE, { args: MODE_ARGS[this.mode], wait });
+  }
+
+  /** Sends a service's balancer addresses to the node under test. */
+  async routeBalancer(service: number): Promise<void> {
+    for (const family of this.families)
+      await this.lab.route(`${balancerIp(family, service)}/${family === 4 ? 32 : 128}`, NODE);
+  }
+
+  /** The address of a target; the port is for the echo server. */
+  addressOf({ kind, family, service, place }: Target): { address: string; port: number } {
+    const pod = this.lab.pod(BACKEND_PODS[0]).addresses as PerFamily;
+    if (kind === 'ClusterIP') return { address: clusterIp(family, service), port: SERVICE_PORTS.echo };
+    if (kind === 'LoadBalancer') return { address: balancerIp(family, service), port: SERVICE_PORTS.echo };
+    if (kind === 'NodePort')
+      return { address: this.lab.node(NODE).addresses[family]!, port: nodePort(place) };
+    return { address: pod[family]!, port: ECHO_PORT };
+  }
+
+  /** Throws when a call failed. */
+  async call(kind: LoadKind, target: Target, calls: number): Promise<CallFigures> {
+    const { address, port } = this.addressOf(target);
+    const inside = target.kind === 'ClusterIP' || target.kind === 'pod';
+    const caller = this.callers.get(inside ? 'caller' : 'client')!;
+    // Port + 1 is the one that swallows, at the service and at the pod.
+    const { nanoseconds, failed, histogram } = await caller.call(
+      kind,
+      address,
+      kind === 'stream' ? port + 1 : port,
+      calls,
+    );
+    if (failed > 0)
+      throw new Error(`${this.mode}: ${failed} of ${calls} ${kind} calls to ${address} port ${port} failed`);
+    return { nanoseconds: nanoseconds / calls, histogram };
+  }
+
+  /** CLOCK_MONOTONIC, in ns, at which the service's own address was first answered by the backend `id` (1..). */
+  async until(family: Family, service: number, id: number): Promise<number> {
+    const caller = this.callers.get('caller')!;
+    const answer = await caller.call('until', clusterIp(family, service), SERVICE_PORTS.echo, id);
+    if (answer.failed > 0) throw new Error(`${this.mode}: backend ${id} never answered`);
+    return answer.nanoseconds;
+  }
+
+  /** Resident memory in MiB and processor time so far in ms, of the agent and its children's ends. */
+  usage(): { residentMiB: number; cpuMs: number } {
+    const pid = this.agent!.id.pid;
+    const status = readFileSync(`/proc/${pid}/status`, 'utf8');
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    // proc(5): utime and stime are fields 14 and 15, in ticks of 10 ms; the name in field 2 may hold anything.
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+    const rssKiB = Number(/VmRSS:\s+(\d+)/.exec(status)?.[1] ?? Number.NaN);
+    return { residentMiB: rssKiB / 1024, cpuMs: (Number(fields[11]) + Number(fields[12])) * 10 };
+  }
+
+  close(): void {
+    for (const program of [...this.callers.values(), ...this.servers]) program.end();
+    this.lab.down();
+  }
+}

@@ -1,0 +1,105 @@
+/** What a run found, as it stands in the JSON file. A later version of this program must read it. */
+import type { Family } from '../../src/model/records.ts';
+import type { Machine, Quietness } from '../support/quiet.ts';
+import type { Ratio } from '../support/ratio.ts';
+import type { LaneMode, TargetKind } from './lane.ts';
+
+export const FORMAT = 1;
+
+export type DataKind = 'tcp' | 'udp' | 'tcp-rr' | 'udp-rr' | 'stream';
+
+/** One kind of call in one lane, against the same call through plain routing in the same rounds. */
+export interface DataRow extends Ratio {
+  readonly mode: LaneMode;
+  readonly services: number;
+  readonly target: TargetKind;
+  /** 'first', 'middle' or 'last' of the services; '' where there is no choice. */
+  readonly which: string;
+  readonly family: Family;
+  readonly kind: DataKind;
+  /** Processor time of one call (both ends and the node share one processor), in us; of one MiB for 'stream'. */
+  readonly us: number;
+  /** Of connect() for tcp, of the exchange otherwise, in us; null for 'stream'. */
+  readonly p50: number | null;
+  readonly p99: number | null;
+  readonly p999: number | null;
+  /** [latency in us, share of calls up to it], for plots. */
+  readonly curve: readonly (readonly [number, number])[];
+}
+
+/** How evenly new connections are spread over the backends. */
+export interface EvennessRow {
+  readonly mode: LaneMode;
+  readonly calls: number;
+  readonly counts: readonly number[];
+  readonly chiSquare: number;
+  /** How likely so uneven a result is when every backend is as likely as the other. */
+  readonly probability: number;
+}
+
+/** The control path in one mode at one size. Times in ms. */
+export interface ControlRow {
+  readonly mode: LaneMode;
+  readonly services: number;
+  readonly endpoints: number;
+  /** From starting the program to the first answer through the last service. */
+  readonly coldMs: number;
+  /** From the changed file to a client's first answer by the new backend. */
+  readonly changeMs: {
+    readonly p50: number;
+    readonly p99: number;
+    readonly max: number;
+    readonly count: number;
+  };
+  readonly residentMiB: number;
+  /** Share of one processor when nothing changes. */
+  readonly idleCpu: number;
+  /** 100 changes a second: how long after the last one its answer was there, and the agent's share of a processor. */
+  readonly stream: { readonly seconds: number; readonly lagMs: number; readonly cpu: number } | null;
+}
+
+/** A rolling update of a large service while it is called. */
+export interface RollingRow {
+  readonly mode: LaneMode;
+  readonly endpoints: number;
+  readonly requests: number;
+  readonly failed: number;
+  readonly seconds: number;
+}
+
+/** How a cost grows: cost = base + slope * services, by least squares. */
+export interface GrowthRow {
+  readonly mode: LaneMode;
+  readonly cost: string;
+  readonly unit: string;
+  readonly base: number;
+  /** For each 1,000 services. */
+  readonly slope: number;
+}
+
+export interface Result {
+  readonly format: number;
+  readonly program: string;
+  readonly startedAt: string;
+  readonly seconds: number;
+  readonly machine: Machine;
+  readonly quietness: Quietness;
+  /** Why a mode is not among the lanes. */
+  readonly skipped: readonly { readonly mode: string; readonly reason: string }[];
+  /** Ratios of plain routing against plain routing: what differs less than this is noise. */
+  readonly noise: Ratio;
+  readonly data: readonly DataRow[];
+  readonly evenness: readonly EvennessRow[];
+  readonly control: readonly ControlRow[];
+  readonly rolling: readonly RollingRow[];
+  readonly growth: readonly GrowthRow[];
+}
+
+/** Rows that can be compared with each other have the same name. */
+export function dataName(
+  row: Pick<DataRow, 'mode' | 'services' | 'target' | 'which' | 'family' | 'kind'>,
+): string {
+  const which = row.which === '' ? '' : ` (${row.which})`;
+  const services = row.mode === 'none' ? '' : ` ${row.services}`;
+  return `${row.kind} IPv${row.family} ${row.target}${which}, ${row.mode}${services}`;
+}

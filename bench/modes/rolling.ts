@@ -1,0 +1,112 @@
+/** A rolling update of a service with many endpoints, while it is called. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Family } from '../../src/model/records.ts';
+import { type Backend, clusterIp, NAME_PORT, SERVICE_PORTS, slices, writeManifest } from './cluster.ts';
+import { BACKEND_PODS, Lane, type LaneMode } from './lane.ts';
+import type { RollingRow } from './result.ts';
+
+const SERVICE = 0;
+const STEPS = 20;
+const STEP_MS = 250;
+/** How long an address goes on answering after it has left the service, as a pod that ends does. */
+const GRACE_STEPS = 2;
+
+/** Generation 0 or 1 of endpoint `index`: an address of one of the backend pods, in a range of its own. */
+function addressOf(generation: number, index: number): string {
+  return `10.11.${generation * 16 + (index >> 8)}.${index & 255}`;
+}
+
+class RollingUpdate {
+  readonly #lane: Lane;
+  readonly #endpoints: number;
+  #updated = 0;
+
+  constructor(lane: Lane, endpoints: number) {
+    this.#lane = lane;
+    this.#endpoints = endpoints;
+  }
+
+  /** Every address there will be, on the backend pods; routed to them by way of both nodes. */
+  async wire(): Promise<void> {
+    const { lab } = this.#lane;
+    await lab.ip('node', [`route add 10.11.0.0/16 via ${lab.node('far').addresses[4]}`]);
+    for (const [at, name] of BACKEND_PODS.entries()) {
+      const mine: string[] = [];
+      for (let generation = 0; generation < 2; generation++)
+        for (let i = at; i < this.#endpoints; i += BACKEND_PODS.length) mine.push(addressOf(generation, i));
+      await lab.ip(
+        name,
+        mine.map((address) => `addr add ${address}/32 dev lo`),
+      );
+      const { device } = lab.pod(name).plan;
+      await lab.ip(
+        'far',
+        mine.map((address) => `route add ${address}/32 dev ${device}`),
+      );
+    }
+  }
+
+  write(): void {
+    const backends: Backend[] = Array.from({ length: this.#endpoints }, (_, i) => ({
+      node: 'far',
+      addresses: { 4: addressOf(i < this.#updated ? 1 : 0, i) },
+    }));
+    const service = {
+      apiVersion: 'v1',
+      kind: 'Service',
+      metadata: { name: `service-${SERVICE}`, namespace: `team-${SERVICE}` },
+      spec: {
+        type: 'ClusterIP',
+        clusterIP: clusterIp(4, SERVICE),
+        ports: [{ name: 'name', protocol: 'TCP', port: SERVICE_PORTS.name, targetPort: NAME_PORT }],
+      },
+    };
+    const ports = [{ name: 'name', protocol: 'TCP', port: NAME_PORT }];
+    writeManifest(this.#lane.lab, 'rolling', [service, ...slices(SERVICE, [4], backends, ports)]);
+  }
+
+  /** Replaces everything step by step; old addresses go away some time after they have left the service. */
+  async roll(): Promise<void> {
+    const { lab } = this.#lane;
+    const perStep = Math.ceil(this.#endpoints / STEPS);
+    for (let step = 1; step <= STEPS + GRACE_STEPS; step++) {
+      this.#updated = Math.min(this.#endpoints, step * perStep);
+      this.write();
+      await sleep(STEP_MS);
+      const gone = step - GRACE_STEPS;
+      if (gone < 1) continue;
+      const end = Math.min(this.#endpoints, gone * perStep);
+      const lines: string[] = [];
+      for (let i = (gone - 1) * perStep; i < end; i++)
+        lines.push(`route replace blackhole ${addressOf(0, i)}/32`);
+      await lab.ip('far', lines);
+    }
+  }
+}
+
+export async function measureRolling(
+  mode: Exclude<LaneMode, 'none'>,
+  endpoints: number,
+  cpu: number,
+): Promise<RollingRow> {
+  const families: readonly Family[] = [4];
+  const lane = await Lane.create(mode, families, cpu);
+  try {
+    const update = new RollingUpdate(lane, endpoints);
+    await update.wire();
+    update.write();
+    await lane.startAgent();
+    const began = performance.now();
+    const load = await lane.lab.pod('caller').load('tcp', clusterIp(4, SERVICE), SERVICE_PORTS.name, {
+      rate: 400,
+      durationMs: (STEPS + GRACE_STEPS + 8) * STEP_MS * 2,
+      timeoutMs: 1000,
+    });
+    await update.roll();
+    const { total, outcomes } = await load.stop();
+    const seconds = (performance.now() - began) / 1000;
+    return { mode, endpoints, requests: total, failed: total - (outcomes.ok ?? 0), seconds };
+  } finally {
+    lane.close();
+  }
+}

@@ -1,0 +1,128 @@
+/** What a person reads of a run in the terminal. */
+import { headline } from '../support/quiet.ts';
+import type { Ratio } from '../support/ratio.ts';
+import { formatTable } from '../support/table.ts';
+import type { DataKind, DataRow, Result } from './result.ts';
+
+const TITLES: Readonly<Record<DataKind, string>> = {
+  tcp: 'TCP: connect, request, answer, close (percentiles: connect)',
+  udp: 'UDP: new socket, request, answer',
+  'tcp-rr': 'TCP: request and answer on an open connection',
+  'udp-rr': 'UDP: request and answer on one socket',
+  stream: 'TCP: a stream of 64 MiB (us for each MiB)',
+};
+
+export const number = (value: number) =>
+  Number.isNaN(value) ? '-' : value >= 1000 ? value.toFixed(0) : value.toPrecision(3);
+
+/** Whether a ratio says anything: its interval and the noise's interval do not meet. */
+export function isWithinNoise(row: Ratio, noise: Ratio): boolean {
+  return row.low <= noise.high && row.high >= noise.low;
+}
+
+function dataTable(kind: DataKind, rows: readonly DataRow[], noise: Ratio): string {
+  const percentiles = kind !== 'stream';
+  const head = ['mode', 'services', 'to', '', 'IPv', 'us', 'ratio', '95%'];
+  const table = [[TITLES[kind], ...head.slice(1), ...(percentiles ? ['p50', 'p99', 'p99.9 us'] : [])]];
+  for (const row of rows) {
+    const interval = `${row.low.toFixed(3)}..${row.high.toFixed(3)}`;
+    const plain = row.mode === 'none';
+    const ratio = plain
+      ? row.ratio.toFixed(3)
+      : `${row.ratio.toFixed(3)}${isWithinNoise(row, noise) ? ' ~' : ''}`;
+    table.push([
+      plain ? 'plain routing' : row.mode,
+      plain ? '' : String(row.services),
+      row.target,
+      row.which,
+      String(row.family),
+      number(row.us),
+      ratio,
+      interval,
+      ...(percentiles ? [row.p50!, row.p99!, row.p999!].map(number) : []),
+    ]);
+  }
+  return formatTable(table);
+}
+
+function evennessTable({ evenness }: Result): string {
+  if (evenness.length === 0) return '';
+  const table = [['spread over backends', 'connections', 'each', 'chi-square', 'p', '']];
+  for (const { mode, calls, counts, chiSquare, probability } of evenness) {
+    const verdict = probability < 0.001 ? 'UNEVEN' : 'even';
+    table.push([
+      mode,
+      String(calls),
+      counts.join(' '),
+      chiSquare.toFixed(2),
+      probability.toFixed(3),
+      verdict,
+    ]);
+  }
+  return formatTable(table);
+}
+
+function controlTable({ control }: Result): string {
+  if (control.length === 0) return '';
+  const head = [
+    'control path',
+    'services',
+    'endpoints',
+    'cold, ms',
+    'change p50',
+    'p99',
+    'max, ms',
+    'resident, MiB',
+  ];
+  const table = [[...head, 'idle CPU', '100/s: lag, ms', 'CPU']];
+  for (const row of control) {
+    table.push([
+      row.mode,
+      String(row.services),
+      String(row.endpoints),
+      number(row.coldMs),
+      ...[row.changeMs.p50, row.changeMs.p99, row.changeMs.max].map(number),
+      row.residentMiB.toFixed(0),
+      `${(100 * row.idleCpu).toFixed(1)}%`,
+      row.stream ? number(row.stream.lagMs) : '',
+      row.stream ? `${(100 * row.stream.cpu).toFixed(0)}%` : '',
+    ]);
+  }
+  return `${formatTable(table)}cold: from starting the program to the first answer; change: from the file to the new answer\n`;
+}
+
+function rollingTable({ rolling }: Result): string {
+  if (rolling.length === 0) return '';
+  const table = [['rolling update', 'endpoints', 'requests', 'failed', 'seconds']];
+  for (const { mode, endpoints, requests, failed, seconds } of rolling)
+    table.push([mode, String(endpoints), String(requests), String(failed), seconds.toFixed(1)]);
+  return formatTable(table);
+}
+
+function growthTable({ growth }: Result): string {
+  if (growth.length === 0) return '';
+  const table = [['growth', '', 'at none', 'for each 1,000 services', '']];
+  for (const { mode, cost, unit, base, slope } of growth)
+    table.push([mode, cost, number(base), slope.toPrecision(2), unit]);
+  return formatTable(table);
+}
+
+export function resultText(result: Result): string {
+  const { noise } = result;
+  const parts = [
+    headline(result.machine, result.quietness),
+    result.skipped.map(({ mode, reason }) => `not measured: ${mode}: ${reason}\n`).join(''),
+  ];
+  if (result.data.length > 0) {
+    const band = `${noise.low.toFixed(3)}..${noise.high.toFixed(3)}`;
+    parts.push(
+      `Ratios are to the same call through plain routing in the same rounds. Plain routing against itself: ${band};\n~ marks what is within that noise. Both ends and the node share one processor, so time is work.\n`,
+    );
+    for (const kind of Object.keys(TITLES) as DataKind[]) {
+      const rows = result.data.filter((row) => row.kind === kind);
+      if (rows.length > 0) parts.push(dataTable(kind, rows, noise));
+    }
+  }
+  parts.push(evennessTable(result), controlTable(result), rollingTable(result), growthTable(result));
+  return parts.filter((part) => part !== '').join('\n');
+}

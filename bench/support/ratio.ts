@@ -1,0 +1,34 @@
+/** How much more one thing takes than another, from samples that were taken in turns. */
+import { quantile, repeatableRandom } from './stats.ts';
+
+export interface Ratio {
+  readonly ratio: number;
+  /** 95% of what the same rounds, drawn anew, would have given. */
+  readonly low: number;
+  readonly high: number;
+}
+
+const RESAMPLES = 400;
+
+/** Lower quartile: what others on the machine take away can only make a call slower. */
+export function typical(samples: readonly number[]): number {
+  return quantile(
+    samples.toSorted((a, b) => a - b),
+    0.25,
+  );
+}
+
+/**
+ * `took` over `base`, sample i of both being of the same round. The interval is a bootstrap over rounds, so that
+ * what hit both alike in a round does not widen it.
+ */
+export function ratioOf(base: readonly number[], took: readonly number[]): Ratio {
+  const rounds = Math.min(base.length, took.length);
+  const ratio = typical(took) / typical(base);
+  const random = repeatableRandom(rounds + 1);
+  const drawn = Array.from({ length: RESAMPLES }, () => {
+    const picks = Array.from({ length: rounds }, () => Math.floor(random() * rounds));
+    return typical(picks.map((at) => took[at]!)) / typical(picks.map((at) => base[at]!));
+  }).sort((a, b) => a - b);
+  return { ratio, low: quantile(drawn, 0.025), high: quantile(drawn, 0.975) };
+}

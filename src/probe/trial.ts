@@ -1,0 +1,61 @@
+/** One trial: something that works, or an error from which the remedy is made. */
+import type { Dataplane, Mode } from '../dataplane/dataplane.ts';
+import type { DesiredState } from '../model/desired.ts';
+import { TriplaneError } from '../model/errors.ts';
+import { type Feature, isSwitchedOff, SWITCH } from '../node/switches.ts';
+import type { ProbeRow } from './report.ts';
+
+export interface Need {
+  readonly mode: Mode;
+  readonly need: string;
+  readonly weight: ProbeRow['weight'];
+  /** What to do about a no. */
+  readonly remedy: string;
+  /** Switched off, the answer is no whatever the kernel can do. */
+  readonly features?: readonly Feature[];
+}
+
+/** Why something could not be tried. */
+export class Untried extends Error {}
+
+const NOT_ALLOWED = new Set(['TP_NO_PRIVILEGE', 'EPERM', 'EACCES']);
+const AS_ROOT = 'run as root to try it';
+
+function oneLine(error: unknown): string {
+  return (error instanceof Error ? error.message : String(error)).split('\n')[0]!;
+}
+
+function rowOf({ mode, need, weight }: Need, answer: ProbeRow['answer'], remedy: string): ProbeRow {
+  return { mode, need, weight, answer, remedy };
+}
+
+/** null: it worked. Lack of privilege is no answer. */
+export function answerOf(need: Need, error: unknown): ProbeRow {
+  if (error === null) return rowOf(need, 'yes', '');
+  const code = error instanceof TriplaneError ? error.code : (error as { code?: string }).code;
+  if (error instanceof Untried) return rowOf(need, 'unknown', error.message);
+  if (code !== undefined && NOT_ALLOWED.has(code)) return rowOf(need, 'unknown', AS_ROOT);
+  return rowOf(need, 'no', `${need.remedy}: ${oneLine(error)}`);
+}
+
+export async function attempt(need: Need, work: () => unknown): Promise<ProbeRow> {
+  const off = need.features?.find(isSwitchedOff);
+  if (off) return rowOf(need, 'no', `switched off by ${SWITCH}=${off}`);
+  try {
+    await work();
+    return answerOf(need, null);
+  } catch (error) {
+    return answerOf(need, error);
+  }
+}
+
+/** Brings a whole state into the kernel; what the kernel refuses is the error. */
+export async function carry(open: () => Dataplane, state: DesiredState): Promise<void> {
+  const dataplane = open();
+  try {
+    const { refusals } = await dataplane.start(state);
+    if (refusals.length > 0) throw new Error(refusals[0]!.reason);
+  } finally {
+    await dataplane.close();
+  }
+}

@@ -1,0 +1,198 @@
+/** The parts of the bench that compute; what it measures is no matter for a test. */
+import fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { parseArguments } from '../../bench/modes/arguments.ts';
+import { calledAmong, clusterIp, clusterObjects, fakeBackends } from '../../bench/modes/cluster.ts';
+import { compareResults, comparisonText, judge, parseResult } from '../../bench/modes/compare.ts';
+import { escapeText } from '../../bench/modes/escape.ts';
+import { chiSquareTail } from '../../bench/modes/evenness.ts';
+import { fitLine, growthOf } from '../../bench/modes/growth.ts';
+import { resultHtml } from '../../bench/modes/html.ts';
+import { barPlot, linePlot } from '../../bench/modes/plot.ts';
+import type { DataRow, Result } from '../../bench/modes/result.ts';
+import { resultText } from '../../bench/modes/text.ts';
+import { histogramQuantile, middleOf, parseHistogram } from '../../bench/support/histogram.ts';
+import { ratioOf } from '../../bench/support/ratio.ts';
+import { DECODERS } from '../../src/source/decode/object.ts';
+
+describe('arguments', () => {
+  test.each([
+    [['--sizes', '0'], '--sizes: "0" is no whole number from 1 to 100000'],
+    [['--sizes', '1,x'], '--sizes: "x" is no whole number from 1 to 100000'],
+    [['--modes', 'iptables'], '--modes: "iptables" is none of nft, ipvs, ebpf, ebpf-tc'],
+    [['--only', 'all'], '--only: "all" is none of data, control'],
+    [['--family', '5'], '--family: "5" is none of 4, 6'],
+    [['--compare', 'a.json'], '--compare takes two JSON files'],
+    [['what'], '"what" is not understood'],
+  ])('%j is refused by name', (args, message) => {
+    expect(() => parseArguments(args)).toThrow(new RangeError(message));
+  });
+
+  test('an unknown option is named in one line', () => {
+    expect(() => parseArguments(['--frobnicate'])).toThrow(/^[^\n]*--frobnicate[^\n]*$/);
+  });
+
+  test('--large adds 50,000 services, --quick takes fewer', () => {
+    expect(parseArguments(['--large'])).toMatchObject({ with: { sizes: [1, 100, 1000, 10_000, 50_000] } });
+    expect(parseArguments(['--quick'])).toMatchObject({ with: { sizes: [10, 1000] } });
+    expect(parseArguments(['--help'])).toEqual({ run: 'help' });
+  });
+});
+
+describe('latencies', () => {
+  test('buckets cover everything and are known to 3%', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 0, max: 2 ** 40 }), (ns) => {
+        // As bench/load/load.c counts it.
+        const power = ns < 32 ? 0 : Math.floor(Math.log2(ns));
+        const bucket = ns < 32 ? ns : (power - 4) * 32 + (Math.floor(ns / 2 ** (power - 5)) & 31);
+        expect(Math.abs(middleOf(bucket) - ns)).toBeLessThanOrEqual(Math.max(0.5, ns * 0.03));
+      }),
+    );
+  });
+
+  test('quantiles', () => {
+    const histogram = parseHistogram('10:90,20:9,30:1');
+    expect([0.5, 0.9, 0.98, 0.99, 1].map((share) => histogramQuantile(histogram, share))).toEqual([
+      10, 20, 20, 30, 30,
+    ]);
+    expect(histogramQuantile(parseHistogram('-'), 0.5)).toBeNaN();
+  });
+});
+
+describe('ratios', () => {
+  test('what hits both alike in a round does not widen the interval', () => {
+    const base = Array.from({ length: 20 }, (_, i) => 100 + 10 * (i % 5));
+    const { ratio, low, high } = ratioOf(
+      base,
+      base.map((us) => us * 1.2),
+    );
+    for (const value of [ratio, low, high]) expect(value).toBeCloseTo(1.2, 10);
+  });
+
+  test.each([
+    [{ ratio: 1.1, low: 1.05, high: 1.15 }, { ratio: 1.12, low: 1.08, high: 1.2 }, 'noise'],
+    [{ ratio: 1.1, low: 1.09, high: 1.11 }, { ratio: 1.14, low: 1.13, high: 1.15 }, 'noise'],
+    [{ ratio: 1.1, low: 1.05, high: 1.15 }, { ratio: 1.3, low: 1.25, high: 1.35 }, 'slower'],
+    [{ ratio: 1.3, low: 1.25, high: 1.35 }, { ratio: 1.1, low: 1.05, high: 1.15 }, 'faster'],
+  ] as const)('%j against %j is %s', (a, b, judgement) => {
+    expect(judge(a, b)).toBe(judgement);
+  });
+
+  test('the tail of chi-square, by its tables', () => {
+    for (const [value, degrees, tail] of [
+      [5.991, 2, 0.05],
+      [9.21, 2, 0.01],
+      [16.919, 9, 0.05],
+    ] as const)
+      expect(chiSquareTail(value, degrees)).toBeCloseTo(tail, 2);
+  });
+
+  test('a line through points that lie on one', () => {
+    const line = fitLine([1, 100, 1000].map((x) => [x, 5 + 0.25 * x] as const))!;
+    expect(line.base).toBeCloseTo(5, 8);
+    expect(line.slope).toBeCloseTo(0.25, 10);
+    expect(fitLine([[1, 2]])).toBeNull();
+  });
+});
+
+describe('clusters', () => {
+  test('every object is one that the program takes, and no address is used twice', () => {
+    const families = [4, 6] as const;
+    const backends = fakeBackends(0, 3);
+    for (const services of [1, 2, 70]) {
+      const objects = clusterObjects({ services, families, backends });
+      const decoded = objects.map((object) =>
+        DECODERS[(object as { kind: 'Service' | 'EndpointSlice' }).kind](object),
+      );
+      expect(decoded.filter(({ outcome }) => outcome !== 'record')).toEqual([]);
+      expect(objects.length).toBe(services * 3);
+    }
+    const ips = Array.from({ length: 70_000 }, (_, i) => [clusterIp(4, i), clusterIp(6, i)]).flat();
+    expect(new Set(ips).size).toBe(ips.length);
+    expect(calledAmong(1)).toEqual([0]);
+    expect(calledAmong(1000)).toEqual([0, 500, 999]);
+  });
+});
+
+const row = (over: Partial<DataRow>): DataRow => ({
+  ...{ mode: 'nft', services: 10, target: 'ClusterIP', which: 'last', family: 4, kind: 'tcp' },
+  ...{ ratio: 1.2, low: 1.1, high: 1.3, us: 36, p50: 20, p99: 30, p999: 40, curve: [[20, 0.5]] },
+  ...over,
+});
+
+const RESULT: Result = {
+  ...{ format: 1, program: '0.1.0', startedAt: '2026-01-01T00:00:00Z', seconds: 1 },
+  machine: { kernel: '6.18.0', cpus: 2, cpu: 'A <CPU> & "more"', memoryMiB: 1024, node: 'v20' },
+  quietness: { busy: 0, load1: 0, quiet: true },
+  skipped: [{ mode: 'ipvs', reason: 'no <ip_vs>' }],
+  noise: { ratio: 1, low: 0.98, high: 1.02 },
+  data: [
+    row({ mode: 'none', services: 0, target: 'pod', which: '', ratio: 1, low: 1, high: 1 }),
+    row({}),
+    row({ services: 1000, ratio: 1.01, low: 0.99, high: 1.03 }),
+    row({ kind: 'stream', p50: null, p99: null, p999: null }),
+  ],
+  evenness: [{ mode: 'nft', calls: 30, counts: [10, 10, 10], chiSquare: 0, probability: 1 }],
+  control: [10, 1000].map((services) => ({
+    ...{ mode: 'nft' as const, services, endpoints: 10, coldMs: services, residentMiB: 70, idleCpu: 0 },
+    changeMs: { p50: 1, p99: 2, max: 3, count: 4 },
+    stream: services === 10 ? null : { seconds: 1, lagMs: 1, cpu: 0.1 },
+  })),
+  rolling: [{ mode: 'nft', endpoints: 100, requests: 1000, failed: 0, seconds: 5 }],
+  growth: growthOf([], [row({}), row({ services: 1000 })]),
+};
+
+describe('what people see', () => {
+  test('the terminal shows every part, and marks what is noise', () => {
+    const text = resultText(RESULT);
+    expect(text).toContain('not measured: ipvs: no <ip_vs>');
+    expect(text).toMatch(/nft +1000 +ClusterIP +last +4 +36.0 +1.010 ~/);
+    expect(text).toMatch(/nft +10 +ClusterIP +last +4 +36.0 +1.200 +1.100/);
+    for (const title of ['spread over backends', 'control path', 'rolling update', 'growth'])
+      expect(text).toContain(title);
+  });
+
+  test('the page loads nothing and escapes every word', () => {
+    const html = resultHtml(RESULT);
+    expect(html).not.toMatch(/(src|href)=|url\(|@import/);
+    expect(html).not.toContain('<CPU>');
+    expect(html).not.toContain('<ip_vs>');
+    expect(html).toContain('A &lt;CPU&gt; &amp; &quot;more&quot;');
+    expect(escapeText(`<a b="c">'&`)).toBe('&lt;a b=&quot;c&quot;&gt;&#39;&amp;');
+    expect(html).toContain('<polyline');
+  });
+
+  test('plots hold numbers only', () => {
+    const series = [
+      {
+        name: 'nft',
+        points: [
+          [1, 1],
+          [10, 2],
+        ] as const,
+      },
+    ];
+    for (const svg of [
+      linePlot(series, { x: 'x', y: 'y', scale: 'log' }),
+      barPlot([{ label: 'nft', value: 1.2, low: 1.1, high: 1.3 }], 1),
+    ])
+      expect(svg).not.toMatch(/NaN|Infinity|undefined/);
+  });
+
+  test('two runs are compared row by row', () => {
+    const slower = {
+      ...RESULT,
+      data: RESULT.data.map((one) =>
+        one.services === 10 ? row({ ...one, ratio: 1.6, low: 1.5, high: 1.7 }) : one,
+      ),
+    };
+    const all = compareResults(RESULT, slower);
+    expect(all.map(({ judgement }) => judgement)).toEqual(['slower', 'noise', 'slower']);
+    expect(comparisonText(all)).toContain('3 compared: 2 slower, 0 faster, 1 within noise');
+  });
+
+  test.each(['', '[]', 'null', '{"format":2,"data":[]}'])('%j is no result', (text) => {
+    expect(() => parseResult(text, 'file')).toThrow(/^file is no /);
+  });
+});

@@ -1,0 +1,179 @@
+/** The dataplanes under test, each on a node of its own, and how their kernel state is compared with a fresh start. */
+import { closeSync, openSync } from 'node:fs';
+import type { Dataplane } from '../../../src/dataplane/dataplane.ts';
+import { cleanupEbpf } from '../../../src/dataplane/ebpf/cleanup.ts';
+import { withTables } from '../../../src/dataplane/ebpf/drain.ts';
+import { EbpfDataplane } from '../../../src/dataplane/ebpf/ebpf-dataplane.ts';
+import { Generation, generations } from '../../../src/dataplane/ebpf/pins.ts';
+import { cleanupNft, NftDataplane } from '../../../src/dataplane/nft/nft-dataplane.ts';
+import type { DesiredChange, DesiredState } from '../../../src/model/desired.ts';
+import { detectorSpeaks } from '../../../src/model/detector.ts';
+import { loadNative } from '../../../src/node/native.ts';
+import { SMALL } from '../../support/bpf-world.ts';
+import { type Bench, meaning, openBench, Subject as Tables, wipe } from '../../support/ebpf-tables.ts';
+import { FlowWorld } from '../../support/flow-world.ts';
+import { type Bare, bareNamespaces } from '../../support/namespaces.ts';
+import { tableLines } from '../../support/nft-table.ts';
+
+export type FuzzMode = 'nft' | 'ebpf';
+
+/** A dataplane that carries the traffic of a world. */
+export abstract class Subject {
+  readonly world: FlowWorld;
+  abstract readonly mode: FuzzMode;
+  protected dataplane: Dataplane | null = null;
+  /** How long some of a change may come after the rest. */
+  protected readonly settleMs: number = 0;
+
+  constructor(world: FlowWorld) {
+    this.world = world;
+  }
+
+  protected abstract open(): Dataplane;
+  /** What the kernel holds, and what it would hold after a fresh start from this state. */
+  protected abstract images(
+    state: DesiredState,
+  ): Promise<{ readonly lived: unknown; readonly fresh: unknown }>;
+  abstract remove(): Promise<void>;
+
+  /** Opens it where nothing or a predecessor was. Complaints, one line each. */
+  async start(state: DesiredState): Promise<string[]> {
+    await this.dataplane?.close();
+    this.dataplane = this.open();
+    const { refusals } = await this.dataplane.start(state);
+    return refusals.map(({ service, reason }) => `refused: ${service} ${reason}`);
+  }
+
+  /** As start(), where a predecessor left this very state: nothing is to be done. */
+  async restart(state: DesiredState): Promise<string[]> {
+    await this.dataplane?.close();
+    this.dataplane = this.open();
+    const { operations, refusals } = await this.dataplane.start(state);
+    const complaints = refusals.map(({ service, reason }) => `refused: ${service} ${reason}`);
+    if (operations !== 0) complaints.push(`a restart over the same state changed ${operations} objects`);
+    return complaints;
+  }
+
+  async apply(change: DesiredChange, state: DesiredState): Promise<string[]> {
+    const { refusals } = await this.dataplane!.apply(change, state);
+    return refusals.map(({ service, reason }) => `refused: ${service} ${reason}`);
+  }
+
+  /** The kernel holds exactly what a fresh start makes. */
+  async compare(state: DesiredState): Promise<string[]> {
+    const { repaired } = await this.dataplane!.verify(state);
+    const complaints = repaired.map((line) => `verify() repaired: ${line}`);
+    const end = performance.now() + this.settleMs;
+    for (;;) {
+      const { lived, fresh } = await this.images(state);
+      const [left, right] = [JSON.stringify(lived, null, 1), JSON.stringify(fresh, null, 1)];
+      if (left === right) return complaints;
+      if (performance.now() > end)
+        return [...complaints, `not what a fresh start makes:\n${firstDifference(left, right)}`];
+    }
+  }
+}
+
+function firstDifference(lived: string, fresh: string): string {
+  const [a, b] = [lived.split('\n'), fresh.split('\n')];
+  const at = a.findIndex((line, i) => line !== b[i]);
+  const window = (lines: string[]) => lines.slice(Math.max(0, at - 3), at + 6).join('\n');
+  return `after the history:\n${window(a)}\nafter a fresh start:\n${window(b)}`;
+}
+
+export class NftSubject extends Subject {
+  readonly mode = 'nft';
+  readonly #bare: Bare;
+
+  private constructor(world: FlowWorld, bare: Bare) {
+    super(world);
+    this.#bare = bare;
+  }
+
+  static async create(): Promise<NftSubject> {
+    const world = await FlowWorld.create('none');
+    return new NftSubject(world, await bareNamespaces(1));
+  }
+
+  protected open(): Dataplane {
+    return new NftDataplane({ netns: this.world.file('node') });
+  }
+
+  protected async images(state: DesiredState): Promise<{ lived: unknown; fresh: unknown }> {
+    const [netns = ''] = this.#bare.paths;
+    await cleanupNft(netns);
+    const other = new NftDataplane({ netns });
+    try {
+      await other.start(state);
+      return { lived: await tableLines(this.world.file('node')), fresh: await tableLines(netns) };
+    } finally {
+      await other.close();
+    }
+  }
+
+  async remove(): Promise<void> {
+    await this.dataplane?.close();
+    this.#bare.remove();
+    await this.world.remove();
+  }
+}
+
+const ROOT = `/sys/fs/bpf/tpfuzz${process.pid}`;
+const SIZES = { ...SMALL, connections: 65_536, affinities: 4096 };
+
+/** This process enters the node's namespace for good: the mode works where its process is. */
+export class EbpfSubject extends Subject {
+  readonly mode = 'ebpf';
+  /** What is made laxer comes a second after the pool (docs/ebpf.md). */
+  protected override readonly settleMs = 5000;
+  readonly #bench: Bench;
+  readonly #home = openSync('/proc/self/ns/net', 'r');
+  readonly #socketLb: 'all' | 'host' | 'off';
+
+  private constructor(world: FlowWorld, bench: Bench, socketLb: 'all' | 'host' | 'off') {
+    super(world);
+    this.#bench = bench;
+    this.#socketLb = socketLb;
+  }
+
+  static async create(socketLb: 'all' | 'host' | 'off'): Promise<EbpfSubject> {
+    const subject = new EbpfSubject(await FlowWorld.create('cgroup'), await openBench(), socketLb);
+    enter(subject.world.file('node'));
+    return subject;
+  }
+
+  protected open(): Dataplane {
+    const cgroup = this.world.cgroup ?? '';
+    return new EbpfDataplane({ root: ROOT, cgroup, sizes: SIZES, socketLb: this.#socketLb });
+  }
+
+  protected async images(state: DesiredState): Promise<{ lived: unknown; fresh: unknown }> {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    const number = generations(ROOT).at(-1)!;
+    const lived = withTables(new Generation(ROOT, number), meaning);
+    wipe(this.#bench);
+    const speaks = ([4, 6] as const).filter((family) => detectorSpeaks(state.node.detector, family));
+    const other = new Tables(this.#bench.maps, speaks);
+    other.bring(state);
+    const fresh = meaning(this.#bench.maps);
+    other.clock.close();
+    // Names and ranges of what went stay until nobody can refer to them; test/dataplane/ebpf-tables.test.ts waits.
+    return {
+      lived: { rows: lived?.rows, nodePorts: lived?.nodePorts },
+      fresh: { rows: fresh.rows, nodePorts: fresh.nodePorts },
+    };
+  }
+
+  async remove(): Promise<void> {
+    await this.dataplane?.close();
+    cleanupEbpf(ROOT);
+    this.#bench.close();
+    enter(`/proc/self/fd/${this.#home}`);
+    closeSync(this.#home);
+    await this.world.remove();
+  }
+}
+
+function enter(file: string): void {
+  (loadNative() as { netnsEnter(path: string): void }).netnsEnter(file);
+}
