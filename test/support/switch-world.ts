@@ -22,6 +22,7 @@ const KEPT_NODE_PORT = 30901;
 const WEB = 10;
 const KEPT = 12;
 const STICKY = 13;
+const SINGLE = 14;
 
 export interface SwitchSpec {
   readonly label: string;
@@ -98,7 +99,9 @@ export class SwitchWorld {
       { name: 'tcp', port: 80, protocol: 'TCP' as const },
       { name: 'udp', port: 80, protocol: 'UDP' as const },
     ];
-    const slices = (service: string) => sliceObjects({ service, families, ports, endpoints });
+    const slices = (service: string, some = endpoints) =>
+      sliceObjects({ service, families, ports, endpoints: some });
+    const one = endpoints.filter(({ name }) => name === 'c');
     const service = (name: string, host: number, nodePort: number, more: object = {}) =>
       serviceObject({
         ...{ name, clusterIPs: clusterIPs(host), type: 'NodePort' },
@@ -108,8 +111,42 @@ export class SwitchWorld {
     lab.manifests.write('services', [
       ...[service('web', WEB, NODE_PORT), ...slices('web')],
       ...[service('kept', KEPT, KEPT_NODE_PORT, { externalTrafficPolicy: 'Local' }), ...slices('kept')],
+      ...[service('single', SINGLE, NODE_PORT + 3), ...slices('single', one)],
       ...[service('sticky', STICKY, NODE_PORT + 2, { affinitySeconds: 600 }), ...slices('sticky')],
     ]);
+  }
+
+  /** Of a service with one backend, on the other node. */
+  single(): { address: string; port: number } {
+    return { address: this.node.addresses[4]!, port: NODE_PORT + 3 };
+  }
+
+  /** The annotation triplane.dev/proxy-mode of the node; null: none. */
+  async annotate(mode: Mode | null): Promise<void> {
+    const objects = this.lab.nodeObjects().map((object) => {
+      const { name } = object.metadata;
+      const annotations = name === 'n1' && mode !== null ? { 'triplane.dev/proxy-mode': mode } : {};
+      return { ...object, metadata: { ...object.metadata, annotations } };
+    });
+    this.lab.manifests.write('nodes', objects);
+  }
+
+  /** Somebody else's filter at clsact on the uplink, that counts and lets go on. */
+  async neighbour(): Promise<void> {
+    await this.#tc('qdisc', 'add', 'dev', 'eth0', 'clsact');
+    await this.#tc('filter', 'add', 'dev', 'eth0', 'ingress', 'prio', '9', 'matchall', 'action', 'continue');
+  }
+
+  /** Packets that it has seen. */
+  async neighbourSaw(): Promise<number> {
+    const text = await this.#tc('-s', 'filter', 'show', 'dev', 'eth0', 'ingress', 'prio', '9');
+    return Number(/Sent \d+ bytes (\d+) pkt/.exec(text)?.[1] ?? 0);
+  }
+
+  async #tc(...args: string[]): Promise<string> {
+    const { status, stdout, stderr } = await this.node.exec(['tc', ...args]);
+    if (status !== 0) throw new Error(`tc ${args.join(' ')}: ${stderr}`);
+    return stdout;
   }
 
   get node(): Place {
