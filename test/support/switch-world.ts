@@ -187,19 +187,29 @@ export class SwitchWorld {
     ].map((way) => ({ ...way, title: `IPv${family}, ${way.title}` }));
   }
 
+  /** What there was, for whoever wants to say how much it was. */
+  opened = 0;
+  exchanges = 0;
+  answered = 0;
+
   /** Open connections and datagram flows by every way, that go on until stop(). */
-  async open(connections: number): Promise<void> {
+  async open(
+    connections: number,
+    { datagrams = connections, intervalMs = 100 }: { datagrams?: number; intervalMs?: number } = {},
+  ): Promise<void> {
     const opened = this.lab.plan.families.flatMap((family) =>
       this.ways(family).flatMap(({ title, from, address, port }) =>
         (['tcp', 'udp', 'unconnected'] as const).map(async (kind) => {
           const protocol = kind === 'tcp' ? 'tcp' : 'udp';
+          const count = kind === 'tcp' ? connections : datagrams;
           const hold = await from.hold(protocol, address, port, {
-            ...{ connections, intervalMs: 100, durationMs: 170_000, timeoutMs: 8000 },
+            ...{ connections: count, intervalMs, durationMs: 170_000, timeoutMs: 8000 },
             ...(kind === 'unconnected' ? { socket: kind } : {}),
           });
           this.#holds.push({ title: `${title}, ${kind}`, hold });
           const { open } = await hold.established;
-          if (open !== connections) throw new Error(`${title}, ${kind}: ${open} of ${connections} opened`);
+          if (open !== count) throw new Error(`${title}, ${kind}: ${open} of ${count} opened`);
+          this.opened += open;
         }),
       ),
     );
@@ -230,7 +240,9 @@ export class SwitchWorld {
     const wrong: string[] = [];
     for (const { title, job } of jobs) {
       const { outcomes, moved, exchanges, total } = await job.stop();
-      const { ok: _, ...bad } = outcomes;
+      const { ok, ...bad } = outcomes;
+      this.exchanges += exchanges;
+      this.answered += exchanges > 0 ? 0 : ok;
       const failed = Object.entries(bad).filter(([, count]) => count > 0);
       if (failed.length > 0 || job.failures.length > 0)
         wrong.push(
