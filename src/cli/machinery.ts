@@ -65,7 +65,7 @@ export const MACHINERY: Machinery = {
     ipvs: async () => (await import('./read-ipvs.ts')).cleanIpvs,
     ebpf: async () => (await import('./read-ebpf.ts')).cleanEbpf,
   },
-  cleanKubeProxy: null,
+  cleanKubeProxy: async () => (await import('./kube-proxy.ts')).cleanKubeProxy,
   probe: async () => (await import('../probe/probe.ts')).probeKernel,
   bench: async () => (await import('./run-bench.ts')).runBench,
 };
