@@ -2,15 +2,7 @@
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
 import { createFlows } from '../../node/conntrack.ts';
 import { addPorts, parsePorts, readReservedPorts, writeReservedPorts } from '../../node/reserved-ports.ts';
-import type {
-  AffinityView,
-  ApplyResult,
-  Degree,
-  Refusal,
-  Remains,
-  Switchable,
-  VerifyResult,
-} from '../dataplane.ts';
+import type { AffinityView, ApplyResult, Degree, Remains, Switchable, VerifyResult } from '../dataplane.ts';
 import { Keeper } from '../nft/keeper.ts';
 import { ABI, COUNTERS, type CounterName } from './abi.ts';
 import { adoptTables } from './adopt.ts';
@@ -97,8 +89,11 @@ export class EbpfDataplane implements Switchable {
     prepareRoot(this.#options.root);
   }
 
+  /** Where others may have connections, prepare() is asked instead, and lead(). */
   async start(state: DesiredState): Promise<ApplyResult> {
+    const first = this.#running === null;
     const result = await this.prepare(state);
+    if (first && this.#must().loaded.origin === 'new') this.alone();
     this.lead();
     return result;
   }
@@ -395,6 +390,5 @@ export class EbpfDataplane implements Switchable {
 }
 
 function merge(a: ApplyResult, b: ApplyResult): ApplyResult {
-  const refusals: Refusal[] = [...a.refusals, ...b.refusals];
-  return { operations: a.operations + b.operations, refusals };
+  return { operations: a.operations + b.operations, refusals: [...a.refusals, ...b.refusals] };
 }
