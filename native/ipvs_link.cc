@@ -97,22 +97,30 @@ void PutRoute(nlmsghdr *nlh, const uint8_t *bytes, size_t size, uint32_t link) {
   mnl_attr_put_u32(nlh, RTA_OIF, link);
 }
 
-// ipvsAddress(netns, linkIndex, what, op, bytes): what 'address' or 'route', op 1 adds and 2 removes. '' or the errno.
-Napi::Value Address(const Napi::CallbackInfo &info) {
+// ipvsAddresses(netns, linkIndex, what, op, size, bytes): addresses of `size` bytes one behind the other; what
+// 'address' or 'route', op 1 adds and 2 removes. For each: '' or the errno.
+Napi::Value Addresses(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   uint32_t link = NumberArg(info, 1, INT32_MAX, "linkIndex");
   bool address = TextArg(info, 2, "what") == "address";
   bool add = NumberArg(info, 3, 2, "op") == kAdd;
-  Napi::Buffer<uint8_t> bytes = BytesArg(info, 4, "address");
-  AssertArg(env, bytes.Length() == 4 || bytes.Length() == 16, "address");
+  uint32_t size = NumberArg(info, 4, 16, "size");
+  Napi::Buffer<uint8_t> bytes = BytesArg(info, 5, "addresses");
+  AssertArg(env, (size == 4 || size == 16) && bytes.Length() % size == 0, "addresses");
   NetlinkSocket socket(env, NETLINK_ROUTE, TextArg(info, 0, "netns"));
-  Message message;
   uint16_t type = address ? (add ? RTM_NEWADDR : RTM_DELADDR) : (add ? RTM_NEWROUTE : RTM_DELROUTE);
-  nlmsghdr *nlh = message.Start(&socket, type, add ? NLM_F_CREATE | NLM_F_EXCL : 0);
-  if (address) PutAddress(nlh, bytes.Data(), bytes.Length(), link);
-  else PutRoute(nlh, bytes.Data(), bytes.Length(), link);
-  int err = Send(&socket, nlh);
-  return Napi::String::New(env, err ? ErrnoName(err) : "");
+  uint32_t count = static_cast<uint32_t>(bytes.Length() / size);
+  Napi::Array answers = Napi::Array::New(env, count);
+  for (uint32_t i = 0; i < count; i++) {
+    Message message;
+    nlmsghdr *nlh = message.Start(&socket, type, add ? NLM_F_CREATE | NLM_F_EXCL : 0);
+    const uint8_t *one = bytes.Data() + static_cast<size_t>(i) * size;
+    if (address) PutAddress(nlh, one, size, link);
+    else PutRoute(nlh, one, size, link);
+    int err = Send(&socket, nlh);
+    answers.Set(i, Napi::String::New(env, err ? ErrnoName(err) : ""));
+  }
+  return answers;
 }
 
 // netnsSysctl(netns, path below /proc/sys/net, value): writes unless value is undefined; returns what it was
@@ -144,6 +152,6 @@ Napi::Value Sysctl(const Napi::CallbackInfo &info) {
 void InitIpvsLink(Napi::Env env, Napi::Object exports) {
   exports.Set("ipvsLink", Napi::Function::New(env, Link));
   exports.Set("ipvsUnlink", Napi::Function::New(env, Unlink));
-  exports.Set("ipvsAddress", Napi::Function::New(env, Address));
+  exports.Set("ipvsAddresses", Napi::Function::New(env, Addresses));
   exports.Set("netnsSysctl", Napi::Function::New(env, Sysctl));
 }

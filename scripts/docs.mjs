@@ -1,8 +1,9 @@
-// Writes the pages of docs/ that are made from tables in src/. `node scripts/docs.mjs --check` writes nothing and
+// Writes the pages of docs/ that are made from tables in src/, and the plain manifests, from the chart. `node scripts/docs.mjs --check` writes nothing and
 // fails when a page is not what its table says.
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import process from 'node:process';
 import { build } from 'esbuild';
+import { renderChart } from './lib/chart.mjs';
 import { inRoot } from './lib/files.mjs';
 
 /** Node 20 cannot read TypeScript, so the module is bundled first, in memory. */
@@ -47,8 +48,28 @@ async function configurationPage() {
   return (await importTypeScript('src/config/reference.ts')).configurationReference();
 }
 
-/** Page in docs/ -> its text. */
-const PAGES = { 'docs/errors.md': errorsPage, 'docs/configuration.md': configurationPage };
+/** What the chart gives with nothing but an API server set: for those who do without Helm. */
+function plainManifests(values, except) {
+  const all = { apiServer: 'https://API-SERVER:6443', ...values };
+  const files = [...renderChart(inRoot('deploy/helm/triplane'), all)];
+  const parts = files
+    .filter(([name]) => name !== 'NOTES.txt' && !except.includes(name))
+    .map(([, text]) => text);
+  return `# Made from deploy/helm/triplane by scripts/docs.mjs. Do not edit.\n${parts.join('---\n')}`;
+}
+
+/** Page -> its text. */
+const PAGES = {
+  'docs/errors.md': errorsPage,
+  'docs/configuration.md': configurationPage,
+  'deploy/kubernetes/triplane.yaml': () => plainManifests({}, []),
+  'deploy/kubernetes/monitoring.yaml': () =>
+    plainManifests({ metrics: { serviceMonitor: true, rules: true } }, [
+      'configmap.yaml',
+      'daemonset.yaml',
+      'rbac.yaml',
+    ]),
+};
 
 const onlyCheck = process.argv.includes('--check');
 for (const [page, make] of Object.entries(PAGES)) {

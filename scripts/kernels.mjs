@@ -1,9 +1,9 @@
 // `npm run test:kernels [-- KERNEL...]`: every mode on a set of kernels, and a table of what came out.
 import process from 'node:process';
 import { KERNELS } from './kernels/catalog.mjs';
-import { runTestsInKernel, TESTS } from './kernels/suite.mjs';
+import { prepareKernel, runTestsInKernel, TESTS } from './kernels/suite.mjs';
 import { requireNode } from './lib/node-version.mjs';
-import { setup } from './lib/setup.mjs';
+import { say, setup } from './lib/setup.mjs';
 
 requireNode();
 
@@ -12,7 +12,6 @@ const TIME_BOUND_MS = 15 * MINUTE_MS;
 
 /** One cell: "271 passed" or what went wrong. */
 function summary(result) {
-  if ('skipped' in result) return `not run: ${result.skipped}`;
   const events = result.events
     .split('\n')
     .filter(Boolean)
@@ -31,10 +30,11 @@ async function main(names) {
   if (unknown.length > 0) throw new Error(`no such kernel: ${unknown.join(', ')}`);
   const rows = [];
   for (const name of chosen) {
+    const { kernel, skipped } = await prepareKernel(name, say);
     for (const [mode, tests] of Object.entries(TESTS)) {
-      const result = await runTestsInKernel(name, tests, { timeoutMs: TIME_BOUND_MS });
-      const cell = summary(result);
-      rows.push(`| ${name} | ${'version' in result ? result.version : '-'} | ${mode} | ${cell} |`);
+      const result = skipped ? {} : await runTestsInKernel(kernel, tests, { timeoutMs: TIME_BOUND_MS });
+      const cell = skipped ? `not run: ${skipped}` : summary(result);
+      rows.push(`| ${name} | ${kernel?.version ?? '-'} | ${mode} | ${cell} |`);
       process.stdout.write(`${rows.at(-1)}\n`);
       if (/FAILED|EARLY/.test(cell)) {
         process.stdout.write(`${result.output}\n`);

@@ -128,6 +128,12 @@ describe('what is not written here', () => {
       where: CODE,
       instead: 'spawn with a list of arguments',
     },
+    {
+      what: 'route_localnet',
+      pattern: /conf\/[^'"`\s]*route_localnet/,
+      where: /^(src|native|bpf|deploy)\//,
+      instead: 'nothing: NodePorts do not answer on loopback (CVE-2020-8558)',
+    },
     { what: 'eval', pattern: /\beval\(|new Function\(/, where: CODE, instead: 'a table of functions' },
     {
       what: 'process.exit()',

@@ -7,7 +7,7 @@ import process from 'node:process';
 import { runQuietly } from '../lib/run.mjs';
 
 /** Where Debian is to be had when this machine's own sources do not say so. */
-const MIRROR = 'http://deb.debian.org';
+const MIRROR = 'http://deb.debian.org/debian';
 const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
 
 /**
@@ -15,10 +15,10 @@ const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg';
  * for the newest image in the suite.
  */
 export const KERNELS = [
-  { name: '5.10', archive: 'debian', suite: 'bullseye', image: 'linux-image-amd64' },
-  { name: '6.1', archive: 'debian', suite: 'bookworm', image: 'linux-image-amd64' },
-  { name: '6.12', archive: 'debian', suite: 'trixie', image: 'linux-image-amd64' },
-  { name: 'newest', archive: 'debian', suite: 'sid', image: 'linux-image-amd64' },
+  { name: '5.10', suite: 'bullseye', image: 'linux-image-amd64' },
+  { name: '6.1', suite: 'bookworm', image: 'linux-image-amd64' },
+  { name: '6.12', suite: 'trixie', image: 'linux-image-amd64' },
+  { name: 'newest', suite: 'sid', image: 'linux-image-amd64' },
 ];
 
 /** The kernel that `npm test` boots. */
@@ -29,14 +29,21 @@ function cacheRoot() {
   return path.join(base, 'triplane', 'kernels');
 }
 
+/** The Debian mirror of this machine's own sources: where only that can be reached, it is the one to ask. */
+async function mirror() {
+  const { status, output } = await runQuietly('apt-get', ['indextargets', '--format', '$(REPO_URI)']);
+  const own = status === 0 ? output.split('\n').find((uri) => /^https?:.*\/debian\/?$/.test(uri)) : undefined;
+  return own?.replace(/\/$/, '') ?? MIRROR;
+}
+
 /** An apt that sees one suite only and keeps its lists in our folder, so that the machine's apt is not touched. */
-function aptArguments(folder, kernel) {
+async function aptArguments(folder, kernel) {
   const state = path.join(folder, 'apt');
   for (const part of ['lists/partial', 'cache/archives/partial'])
     mkdirSync(path.join(state, part), { recursive: true });
   const sources = path.join(state, 'sources.list');
   const signed = existsSync(KEYRING) ? ` signed-by=${KEYRING}` : '';
-  writeFileSync(sources, `deb [arch=amd64${signed}] ${MIRROR}/${kernel.archive} ${kernel.suite} main\n`);
+  writeFileSync(sources, `deb [arch=amd64${signed}] ${await mirror()} ${kernel.suite} main\n`);
   const options = [
     `Dir::Etc::SourceList=${sources}`,
     'Dir::Etc::SourceParts=-',
@@ -71,11 +78,14 @@ async function resolveImage(apt, kernel) {
 
 /**
  * Downloads and unpacks a kernel, once. Resolves to { name, version, image, modules }: the file to boot and the
- * folder that holds lib/modules/<version>. Throws an Error of one line when it cannot be had.
+ * folder that holds lib/modules/<version>. `say` is told what takes time. Throws an Error of one line when it cannot be had.
  */
-export async function ensureKernel(kernel) {
+export async function ensureKernel(kernel, say) {
   const folder = path.join(cacheRoot(), kernel.name);
-  return findUnpacked(folder, kernel) ?? (await download(folder, kernel));
+  const found = findUnpacked(folder, kernel);
+  if (found) return found;
+  say(`downloading Debian's package of Linux ${kernel.name}, to boot it`);
+  return download(folder, kernel);
 }
 
 function findUnpacked(folder, kernel) {
@@ -93,7 +103,7 @@ function findUnpacked(folder, kernel) {
 async function download(folder, kernel) {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
-  const apt = aptArguments(folder, kernel);
+  const apt = await aptArguments(folder, kernel);
   await must('apt-get', ['-q', ...apt, 'update']);
   const names = await resolveImage(apt, kernel);
   await must('apt-get', ['-q', ...apt, 'download', ...names], folder);

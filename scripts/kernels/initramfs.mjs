@@ -3,6 +3,7 @@
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
+import { root } from '../lib/files.mjs';
 import { runQuietly } from '../lib/run.mjs';
 
 const BUSYBOX = '/bin/busybox';
@@ -28,6 +29,9 @@ function moduleOrder(folder) {
   return order;
 }
 
+/** /tmp is new in there, unless this checkout stands in it: then it is this machine's, under the layer like all else. */
+const TMP = root.startsWith('/tmp/') ? '' : '$B mount -t tmpfs -o mode=1777 tmpfs tmp';
+
 /** The script that busybox runs as process 1. What it says goes to the console, which is read on failure only. */
 const INIT = `#!/bin/busybox sh
 B=/bin/busybox
@@ -49,7 +53,7 @@ $B mount -t devtmpfs dev dev
 $B mkdir -p dev/pts dev/shm
 $B mount -t devpts devpts dev/pts
 $B mount -t tmpfs shm dev/shm
-$B mount -t tmpfs -o mode=1777 tmpfs tmp
+${TMP}
 $B mount -t tmpfs tmpfs run
 $B mkdir -p sys/fs/cgroup run/lock
 $B mount -t cgroup2 cgroup2 sys/fs/cgroup

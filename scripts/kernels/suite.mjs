@@ -1,31 +1,49 @@
 // Vitest inside a booted kernel: which tests run there, and how what they found comes back.
+import { readdirSync, statSync } from 'node:fs';
+import path from 'node:path';
 import process from 'node:process';
-import { root } from '../lib/files.mjs';
+import { inRoot, root } from '../lib/files.mjs';
+import { ensureBootPackages } from '../lib/packages.mjs';
+import { bundleTests } from './bundle.mjs';
 import { ensureKernel, KERNELS } from './catalog.mjs';
-import { missingTools, runInKernel } from './machine.mjs';
+import { runInKernel } from './machine.mjs';
 
-/** Tests that need IPVS, by mode; nft and ebpf also run on the kernel that is there. */
+/** What runs in a booted kernel, by mode. */
 export const TESTS = {
-  ipvs: ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs', 'test/probe'],
-  nft: ['test/conformance/nft.test.ts'],
+  ipvs: ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs', 'test/agent/ipvs.test.ts', 'test/probe'],
+  nft: ['test/conformance/nft.test.ts', 'test/dataplane/nft/traffic.test.ts'],
 };
-/** Those of them that a kernel without IPVS skips whole. */
-export const ONLY_THERE = ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs/**'];
+/** Those that a kernel without IPVS skips whole. */
+export const ONLY_THERE = [
+  'test/conformance/ipvs.test.ts',
+  'test/dataplane/ipvs/**',
+  'test/agent/ipvs.test.ts',
+];
 const EVENTS = 'events';
 
 function quoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-function scriptFor(tests) {
+/** Test files below the given paths. */
+function filesOf(tests) {
+  return tests.flatMap((test) => {
+    if (statSync(inRoot(test)).isFile()) return [test];
+    const names = readdirSync(inRoot(test), { recursive: true }).sort();
+    return names.filter((name) => name.endsWith('.test.ts')).map((name) => path.join(test, name));
+  });
+}
+
+function scriptFor(files) {
   const vitest = [
     process.execPath,
     'node_modules/vitest/vitest.mjs',
     'run',
+    '--config=scripts/kernels/vitest.config.mjs',
     '--configLoader=runner',
     '--reporter=default',
     '--reporter=./scripts/lib/vitest-reporter.mjs',
-    ...tests,
+    ...files,
   ];
   return `cd ${quoted(root)} || exit 1
 export PATH=${quoted(process.env.PATH ?? '')}:/usr/sbin:/sbin HOME=/tmp NO_COLOR=1 CI=1
@@ -34,32 +52,43 @@ exec ${vitest.map(quoted).join(' ')}
 `;
 }
 
-/** Why no kernel can be booted here; '' when it can. */
-export function whyNot() {
-  if (process.platform !== 'linux' || process.arch !== 'x64')
-    return 'needs an x86-64 machine to boot its kernels';
-  const tools = missingTools();
-  return tools === '' ? '' : `needs packages to boot another kernel: ${tools}`;
+/**
+ * Sees that a kernel can be booted: packages and the kernel itself, which a fresh machine downloads.
+ * Resolves to { kernel }, or to { skipped } with the reason in one line.
+ * @param {string} name a kernel of catalog.mjs
+ * @param {(line: string) => void} say
+ */
+export async function prepareKernel(name, say) {
+  const reason = await ensureBootPackages(say);
+  if (reason) return { skipped: reason };
+  try {
+    return {
+      kernel: await ensureKernel(
+        KERNELS.find((one) => one.name === name),
+        say,
+      ),
+    };
+  } catch (error) {
+    return { skipped: `needs Debian's package of Linux ${name} (${error.message})` };
+  }
 }
 
 /**
  * Runs vitest files in a kernel.
- * @param {string} name a kernel of catalog.mjs
- * @param {readonly string[]} tests paths from the root
- * @returns {Promise<{ skipped: string } | { status: number, output: string, events: string, version: string }>}
+ * @param kernel what prepareKernel() found
+ * @param {readonly string[]} tests paths from the root, of files or folders
+ * @returns {Promise<{ status: number, output: string, events: string }>}
  */
-export async function runTestsInKernel(name, tests, options) {
-  const reason = whyNot();
-  if (reason) return { skipped: reason };
-  let kernel;
+export async function runTestsInKernel(kernel, tests, options) {
+  const { files, rename, remove } = await bundleTests(filesOf(tests));
   try {
-    kernel = await ensureKernel(KERNELS.find((one) => one.name === name));
-  } catch (error) {
-    return { skipped: `needs Debian's package of Linux ${name} (${error.message})` };
+    const result = await runInKernel(kernel, scriptFor(files), { ...options, wanted: [EVENTS] });
+    return {
+      status: result.status,
+      output: rename(result.output),
+      events: rename(result.files[EVENTS]),
+    };
+  } finally {
+    remove();
   }
-  const { status, output, files } = await runInKernel(kernel, scriptFor(tests), {
-    ...options,
-    wanted: [EVENTS],
-  });
-  return { status, output, events: files[EVENTS], version: kernel.version };
 }

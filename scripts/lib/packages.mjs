@@ -14,9 +14,11 @@ const LOCK_RETRY_MS = 3_000;
  * One row a package. `use`:
  *   build  the native addon cannot be compiled without it (not needed once the addon is built);
  *   run    Triplane cannot run without it;
- *   look   lab, tests and people look at the kernel with it; Triplane itself never calls it.
+ *   look   lab, tests and people look at the kernel with it; Triplane itself never calls it;
+ *   boot   tests boot other kernels with it (scripts/kernels/); only they install it.
  * `when` leaves a row out where it is of no use.
  */
+const onX64 = () => process.arch === 'x64';
 const hasBpf = () => existsSync(inRoot('bpf'));
 const lacksHeaders = () => nodeIsTheDistributions() && findNodeHeaders() === undefined;
 export const PACKAGES = [
@@ -37,7 +39,16 @@ export const PACKAGES = [
   { name: 'nftables', use: 'look', why: 'nft: tests assert that it can list our table' },
   { name: 'iproute2', use: 'look', why: 'ip and tc: namespaces and devices in tests' },
   { name: 'procps', use: 'look', why: 'ps and sysctl' },
+  { name: 'qemu-system-x86', use: 'boot', why: 'the machine', when: onX64 },
+  { name: 'busybox-static', use: 'boot', why: 'its first root', when: onX64 },
+  { name: 'cpio', use: 'boot', why: 'packs that root', when: onX64 },
+  { name: 'kmod', use: 'boot', why: "finds a kernel's modules", when: onX64 },
+  { name: 'xz-utils', use: 'boot', why: 'unpacks modules', when: onX64 },
+  { name: 'debian-archive-keyring', use: 'boot', why: "checks Debian's kernel packages", when: onX64 },
 ];
+
+/** What setup sees to; what boots kernels comes by ensureBootPackages(). */
+const USES = ['build', 'run', 'look'];
 
 /** What to tell people whose machine has no apt. */
 const ELSEWHERE =
@@ -50,9 +61,10 @@ export function isRoot() {
   return process.getuid() === 0;
 }
 
-/** The rows that are not installed, or undefined on a machine without dpkg. */
-function missingRows() {
-  const rows = PACKAGES.filter((row) => row.when?.() ?? true);
+/** The rows of the named uses that are not installed, or undefined on a machine without dpkg. */
+function missingRows(uses) {
+  const rows = PACKAGES.filter((row) => uses.includes(row.use) && (row.when?.() ?? true));
+  if (rows.length === 0) return [];
   const query = spawnSync('dpkg-query', ['-W', '-f', DPKG_FORMAT, ...rows.map((row) => row.name)], {
     encoding: 'utf8',
   });
@@ -100,7 +112,7 @@ function explain(rows) {
  * message with which setup must end; what is merely useful is reported through `say` and does not end it.
  */
 export async function ensurePackages(needsBuild, say) {
-  const missing = missingRows();
+  const missing = missingRows(USES);
   if (missing === undefined) {
     if (needsBuild) say(`no dpkg here, so packages are not checked; needed are ${ELSEWHERE}`);
     return undefined;
@@ -119,9 +131,29 @@ export async function ensurePackages(needsBuild, say) {
   say(`installing ${names.length} system packages through apt: ${names.join(' ')}`);
   const result = await install(names);
   if (result.status === 0) return undefined;
-  const stillMissing = missingRows().filter((row) => essential.includes(row));
+  const stillMissing = missingRows(USES).filter((row) => essential.includes(row));
   const text = `apt could not install them:\n${result.output.trim()}\n`;
   if (stillMissing.length > 0) return `${text}needed are:\n${explain(stillMissing)}`;
   say(`${text}setup goes on without: none of them is needed to build or to run`);
   return undefined;
+}
+
+/**
+ * Sees to what boots other kernels. Resolves to '' or to why it cannot be had, in one line: that is no reason to
+ * end anything else.
+ */
+export async function ensureBootPackages(say) {
+  if (!onX64()) return 'needs an x86-64 machine: the kernels that are booted are built for it';
+  const missing = missingRows(['boot']);
+  if (missing === undefined) return '';
+  const names = missing.map((row) => row.name);
+  if (names.length === 0) return '';
+  if (!isRoot()) return `needs packages that only root may install: ${names.join(' ')}`;
+  say(`installing ${names.length} system packages through apt, to boot another kernel: ${names.join(' ')}`);
+  const { status, output } = await install(names);
+  return status === 0 ? '' : `apt could not install ${names.join(' ')}: ${lastLine(output)}`;
+}
+
+function lastLine(text) {
+  return text.trim().split('\n').at(-1);
 }

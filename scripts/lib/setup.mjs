@@ -4,7 +4,7 @@ import { buildAll, nativeIsStale } from './build-steps.mjs';
 import { ensureNodeModules } from './node-modules.mjs';
 import { ensurePackages } from './packages.mjs';
 
-function say(line) {
+export function say(line) {
   process.stdout.write(`setup: ${line}\n`);
 }
 

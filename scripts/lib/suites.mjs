@@ -1,21 +1,27 @@
 // The suites of `npm test`, in order. A suite is a child process that is watched until it ends, and adds what it
 // found to the results.
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
+import { DEFAULT_KERNEL } from '../kernels/catalog.mjs';
+import { ONLY_THERE, runTestsInKernel, TESTS } from '../kernels/suite.mjs';
 import { inRoot, root } from './files.mjs';
 import { privilegedPrefix, privilegeNotice } from './privilege.mjs';
 import { endProcessesOf } from './processes.mjs';
-import { npmCommand } from './run.mjs';
+import { lastLines, npmCommand } from './run.mjs';
 
 /** How long a child's own children may take to end after it. */
 const PATIENCE_MS = 3_000;
 
+/** Booting another kernel and all that runs in it. */
+const KERNEL_TIME_MS = 6 * 60_000;
+
 /**
  * Runs a program that shares our output. Resolves to { status, timedOut, stragglers }. `watch` is
- * { run, deadlineMs, stop }: the run's name, when all must be over, and a signal that ends it early.
+ * { run, deadlineMs, stop, kernel }: the run's name, when all must be over, a signal that ends it early, and what
+ * prepareKernel() found ({} in a run that boots none).
  */
 async function runWatched(argv, env, watch) {
   const child = spawn(argv[0], argv.slice(1), {
@@ -62,6 +68,30 @@ async function runCheck(results, watch) {
     );
 }
 
+/** What this kernel may lack, on one that has it: booted under emulation, with this machine's files as its root. */
+async function runKernel(results, watch) {
+  const name = `the ipvs mode, in a booted Linux ${DEFAULT_KERNEL}`;
+  const { kernel, skipped } = watch.kernel;
+  if (skipped) {
+    results.skip({ name, reason: skipped });
+    return;
+  }
+  process.stdout.write(`${name}\n`);
+  const timeoutMs = Math.min(KERNEL_TIME_MS, watch.deadlineMs - Date.now());
+  const result = await runTestsInKernel(kernel, TESTS.ipvs, { timeoutMs, signal: watch.stop });
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'triplane-test-'));
+  try {
+    const events = path.join(folder, 'events');
+    writeFileSync(events, result.events);
+    const before = results.failures.length;
+    const outcome = { status: result.status, timedOut: result.status < 0, stragglers: [] };
+    judgeVitest(name, outcome, readEvents(events, results, false), results);
+    if (results.failures.length > before) process.stdout.write(`${lastLines(result.output, 60)}\n`);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
 /** Reads what lib/vitest-reporter.mjs wrote. Returns what had begun and not ended, and whether vitest came to its end. */
 function readEvents(file, results, selectsByName) {
   const running = new Set();
@@ -89,6 +119,11 @@ function reasonOfSelection(event) {
 /** vitest would otherwise write the compiled configuration into node_modules, which may belong to root. */
 const LOADER = ['--configLoader=runner'];
 
+/** A whole run leaves to the booted kernel what only makes sense there, so that it is not skipped by name here. */
+function elsewhere({ kernel }) {
+  return kernel ? ONLY_THERE.map((pattern) => `--exclude=${pattern}`) : [];
+}
+
 async function runVitest(results, watch, args) {
   const prefix = privilegedPrefix();
   const notice = privilegeNotice(prefix);
@@ -104,24 +139,25 @@ async function runVitest(results, watch, args) {
       ...LOADER,
       ...reporters,
       ...args,
+      ...elsewhere(watch),
     ];
     const outcome = await runWatched([...(prefix ?? []), ...vitest], { TRIPLANE_TEST_REPORT: events }, watch);
     const selectsByName = args.some((arg) => /^(-t|--testNamePattern)/.test(arg));
-    judgeVitest(outcome, readEvents(events, results, selectsByName), results);
+    judgeVitest('vitest', outcome, readEvents(events, results, selectsByName), results);
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
 }
 
-function judgeVitest({ status, timedOut, stragglers }, { running, finished, ran }, results) {
-  reportStragglers('vitest', stragglers, results);
+function judgeVitest(name, { status, timedOut, stragglers }, { running, finished, ran }, results) {
+  reportStragglers(name, stragglers, results);
   if (timedOut || !finished) {
     const why = timedOut ? 'ran into the time bound' : `ended before its end (${status})`;
-    results.fail('vitest', `${why}; running: ${running.join('; ') || 'nothing'}`);
+    results.fail(name, `${why}; running: ${running.join('; ') || 'nothing'}`);
   } else if (ran === 0) {
-    results.fail('vitest', 'not a single test ran');
+    results.fail(name, 'not a single test ran');
   } else if (status !== 0 && results.failures.length === 0) {
-    results.fail('vitest', `ended with status ${status} and named no failed test`);
+    results.fail(name, `ended with status ${status} and named no failed test`);
   }
 }
 
@@ -132,4 +168,5 @@ function judgeVitest({ status, timedOut, stragglers }, { running, finished, ran 
 export const SUITES = [
   { name: 'check', always: true, run: runCheck },
   { name: 'vitest', always: true, run: runVitest },
+  { name: 'kernel', always: false, run: runKernel },
 ];

@@ -5,7 +5,7 @@
 import type { Config } from '../config/config.ts';
 import type { Dataplane } from '../dataplane/dataplane.ts';
 import { familyOf } from '../model/address.ts';
-import type { ModelChange, ModelConfig } from '../model/change.ts';
+import type { ModelChange } from '../model/change.ts';
 import { ClusterModel } from '../model/cluster.ts';
 import type { StaleFlow } from '../model/conntrack.ts';
 import { decide } from '../model/decide.ts';
@@ -15,11 +15,13 @@ import { same } from '../model/same.ts';
 import type { Flow } from '../node/conntrack.ts';
 import type { AutoChoice } from '../probe/report.ts';
 import type { Source, SourceListener } from '../source/source.ts';
+import { configWarnings } from './config-warnings.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
-import { healthCheckAddresses, type MachineAddresses, nodeFacts } from './facts.ts';
+import { healthCheckAddresses, type MachineAddresses, modelConfig, nodeFacts } from './facts.ts';
 import type { Handover } from './handover.ts';
 import { MODE_SETTING, ModeControl } from './mode-control.ts';
+import { ModeNews } from './mode-news.ts';
 import { chooseDataplane } from './modes.ts';
 import { ProblemLog } from './problem-log.ts';
 import {
@@ -39,6 +41,7 @@ import {
   type NodeStatus,
   type Problem,
   type RepairEvent,
+  type RequestEvent,
   Signal,
   type SourceHealth,
   type SwitchResult,
@@ -46,6 +49,7 @@ import {
 } from './status.ts';
 import { makeHandover } from './succession.ts';
 import { SyncLoop } from './sync-loop.ts';
+import { ThisNode } from './this-node.ts';
 
 /** What the agent uses of the machine; src/agent/start.ts makes the real ones. */
 export interface AgentParts {
@@ -75,6 +79,8 @@ export class Agent implements AgentStatus, AgentControl {
   private readonly modes: ModeControl;
   private readonly loop: SyncLoop;
   private readonly problemLog: ProblemLog;
+  private readonly news: ModeNews;
+  private readonly thisNode: ThisNode;
   private pendingServices = 0;
   private pendingEndpoints = 0;
   private readonly signals = {
@@ -84,6 +90,7 @@ export class Agent implements AgentStatus, AgentControl {
     onRepair: new Signal<RepairEvent>(),
     onMode: new Signal<ModeStatus>(),
     onHealthChecks: new Signal<HealthCheckPlan>(),
+    onRequest: new Signal<RequestEvent>(),
   };
   readonly events: AgentEvents = this.signals;
   private counted: DesiredCounts | null = null;
@@ -95,6 +102,13 @@ export class Agent implements AgentStatus, AgentControl {
     this.config = parts.config;
     this.problemLog = new ProblemLog(parts.log);
     const { config } = parts;
+    this.news = new ModeNews(parts.log, parts.source);
+    const isAwaited = config.manifests === '' ? 'yes' : 'no';
+    const onReady = () => this.begin();
+    this.thisNode = new ThisNode(
+      { name: parts.nodeName, log: parts.log, isAwaited, onReady },
+      config.detectLocalMode,
+    );
     this.model = new ClusterModel(
       modelConfig(config, parts.nodeName),
       nodeFacts(config, null, parts.machine()),
@@ -147,6 +161,8 @@ export class Agent implements AgentStatus, AgentControl {
   }
 
   async stop(): Promise<void> {
+    this.news.close();
+    this.thisNode.stop();
     try {
       await this.parts.source.stop();
     } finally {
@@ -161,18 +177,29 @@ export class Agent implements AgentStatus, AgentControl {
       onChanges: (changes) => this.onChanges(changes),
       onSynced: () => {
         this.parts.log.info({}, 'the first full state of the cluster is known');
-        this.machineChanged();
-        this.followAnnotation();
-        this.loop.begin();
+        this.thisNode.synced();
       },
       onProblem: (problem) => this.problemLog.report('source', problem),
       onProblemGone: (object) => this.problemLog.gone('source', object),
+      onRequest: (request) => this.signals.onRequest.emit(request),
     };
+  }
+
+  private begin(): void {
+    this.machineChanged();
+    this.warn();
+    this.loop.begin();
+  }
+
+  private warn(): void {
+    for (const line of configWarnings(this.config, this.model.thisNode, this.parts.machine()))
+      this.parts.log.warn({}, line);
   }
 
   private onChanges(changes: readonly RecordChange[]): void {
     const nodeBefore = this.model.thisNode;
     this.model.apply(changes);
+    this.thisNode.note(changes);
     let services = 0;
     let endpoints = 0;
     for (const change of changes) {
@@ -186,6 +213,7 @@ export class Agent implements AgentStatus, AgentControl {
     if (this.model.thisNode !== nodeBefore) {
       this.machineChanged();
       this.followAnnotation();
+      this.thisNode.look();
     }
     if (this.model.isDirty) this.loop.changed();
   }
@@ -221,22 +249,11 @@ export class Agent implements AgentStatus, AgentControl {
         { mode: event.mode, operations, refusals, ms: Math.round(event.durationMs) },
         'the kernel holds the full state',
       );
-      this.tellDegrees();
+      this.news.tell(this.mode());
     } else {
       this.parts.log.debug({ operations, refusals, ms: event.durationMs }, 'changes applied');
     }
     this.signals.onSync.emit({ ...event, triggersMs: event.triggersMs.filter((ms) => ms >= this.startedMs) });
-  }
-
-  private told = '';
-
-  /** What is less than the best there is, when that has changed. */
-  private tellDegrees(): void {
-    const lesser = this.mode().degrees.filter(({ reason }) => reason !== '');
-    const text = JSON.stringify(lesser);
-    if (text === this.told || (this.told === '' && lesser.length === 0)) return;
-    this.told = text;
-    this.parts.log.info({ degrees: lesser }, 'the mode does without');
   }
 
   private afterRepair(repaired: readonly string[]): void {
@@ -298,7 +315,7 @@ export class Agent implements AgentStatus, AgentControl {
     const node = this.model.thisNode;
     return {
       name: this.parts.nodeName,
-      known: node !== null,
+      known: this.thisNode.known,
       deleting: node?.deleting ?? false,
       taints: node?.taints ?? [],
       zone: node?.zone ?? '',
@@ -372,17 +389,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.loop.setTimes(config);
     this.model.setConfig(modelConfig(config, this.parts.nodeName));
     this.machineChanged();
+    this.thisNode.look(config.detectLocalMode);
+    this.warn();
   }
-}
-
-function modelConfig(config: Config, nodeName: string): ModelConfig {
-  return {
-    nodeName,
-    masqueradeAll: config.masqueradeAll,
-    serviceCIDRs: config.serviceCIDRs,
-    detectMode: config.detectLocalMode,
-    clusterCIDRs: config.clusterCIDRs,
-    bridge: config.podBridgeInterface,
-    prefix: config.podInterfaceNamePrefix,
-  };
 }

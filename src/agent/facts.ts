@@ -1,6 +1,6 @@
 /** From configuration, this node's record and the machine's addresses to what the model wants to know. */
 import type { Config } from '../config/config.ts';
-import type { NodeFacts } from '../model/change.ts';
+import type { ModelConfig, NodeFacts } from '../model/change.ts';
 import type { Address, Family, NodeRecord } from '../model/records.ts';
 import type { NodeAddress } from '../node/addresses.ts';
 import { detectNodeIPs, type NodeIPs, nodePortAddresses, nodePortCidrs } from '../node/node-ips.ts';
@@ -16,7 +16,11 @@ type Settings = Pick<Config, 'bindAddress' | 'nodePortAddresses'>;
 
 const ANY: Readonly<Record<Family, Address>> = { 4: '0.0.0.0' as Address, 6: '::' as Address };
 
-function nodeIPsOf(config: Settings, node: NodeRecord | null, machine: MachineAddresses): NodeIPs {
+export function nodeIPsOf(
+  config: Pick<Config, 'bindAddress'>,
+  node: NodeRecord | null,
+  machine: MachineAddresses,
+): NodeIPs {
   return detectNodeIPs({
     bindAddress: config.bindAddress,
     nodeAddresses: node?.addresses ?? [],
@@ -55,4 +59,18 @@ export function healthCheckAddresses(
     const everywhere = cidrs[family].some((cidr) => cidr.endsWith('/0'));
     return everywhere || ports[family].length === 0 ? [ANY[family]] : ports[family];
   });
+}
+
+/** The part of the configuration that the model goes by. */
+export function modelConfig(config: Config, nodeName: string): ModelConfig {
+  return {
+    nodeName,
+    masqueradeAll: config.masqueradeAll,
+    serviceCIDRs: config.serviceCIDRs,
+    externalIPCidrs: config.externalIPCidrs,
+    detectMode: config.detectLocalMode,
+    clusterCIDRs: config.clusterCIDRs,
+    bridge: config.podBridgeInterface,
+    prefix: config.podInterfaceNamePrefix,
+  };
 }

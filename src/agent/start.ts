@@ -1,5 +1,4 @@
 /** Puts an agent together for this machine: the one place where the agent meets sockets, files and the kernel. */
-import { writeFileSync } from 'node:fs';
 import os from 'node:os';
 import type { Config } from '../config/config.ts';
 import type { StaleFlow } from '../model/conntrack.ts';
@@ -9,7 +8,6 @@ import { deleteFlows, type FlowMatch, listFlows } from '../node/conntrack.ts';
 import { takeLock } from '../node/lock.ts';
 import { requireCapability } from '../node/privilege.ts';
 import { FEATURES, SWITCH, switchedOff } from '../node/switches.ts';
-import { applyConntrackSettings, forwardingWarnings } from '../node/sysctls.ts';
 import { probeForAuto } from '../probe/probe.ts';
 import { createKubernetesSource } from '../source/kubernetes/source.ts';
 import { createManifestSource } from '../source/manifests/source.ts';
@@ -17,6 +15,7 @@ import type { Source } from '../source/source.ts';
 import { Agent, type AgentParts } from './agent.ts';
 import type { MachineAddresses } from './facts.ts';
 import { explainMissing, lacking } from './missing.ts';
+import { prepareNode, settingsChanged } from './prepare.ts';
 import type { Log, RunningAgent, StartAgent } from './status.ts';
 
 /** One agent serves a network namespace, whatever its mode. */
@@ -46,20 +45,26 @@ export const startAgent: StartAgent = async (config, log) => {
     watchStart(agent, ending);
     machine.onChange(() => agent.machineChanged());
     await agent.start();
-    return running(agent, ending, async () => {
-      try {
-        await agent.stop();
-      } finally {
-        addresses.close();
-        await lock.release();
-      }
-    });
+    announceStart(source, nodeName);
+    const release = async () => {
+      addresses.close();
+      await lock.release();
+    };
+    return running({ agent, source, ending, config, log, release });
   } catch (error) {
     book?.close();
     await lock.release();
     throw error;
   }
 };
+
+/** The event by which runbooks tell that a node's proxy was restarted, word for word kube-proxy's. */
+function announceStart(source: Source, nodeName: string): void {
+  source.announce({
+    about: { kind: 'Node', name: nodeName },
+    ...{ type: 'Normal', reason: 'Starting', action: 'StartKubeProxy', note: '' },
+  });
+}
 
 /** A mode that cannot run is worth a look at the kernel, to say what it lacks and which ones could. */
 async function openAgent(parts: AgentParts): Promise<Agent> {
@@ -99,13 +104,35 @@ class Ending {
   }
 }
 
-function running(agent: Agent, ending: Ending, close: () => Promise<void>): RunningAgent {
+interface RunningParts {
+  readonly agent: Agent;
+  readonly source: Source;
+  readonly ending: Ending;
+  readonly config: Config;
+  readonly log: Log;
+  readonly release: () => Promise<void>;
+}
+
+function running({ agent, source, ending, config, log, release }: RunningParts): RunningAgent {
   let closing: Promise<void> | null = null;
+  let inForce = config;
+  const close = async () => {
+    try {
+      await agent.stop();
+    } finally {
+      await release();
+    }
+  };
   return {
     status: agent,
     control: agent,
     ended: ending.ended,
-    reconfigure: async (config) => agent.reconfigure(config),
+    announce: (event) => source.announce(event),
+    reconfigure: async (next) => {
+      if (settingsChanged(inForce, next)) prepareNode(next, log);
+      inForce = next;
+      agent.reconfigure(next);
+    },
     stop: () => {
       closing ??= close().finally(ending.end);
       return closing;
@@ -121,26 +148,6 @@ function nodeNameOf(config: Config): string {
 function sourceOf(config: Config, nodeName: string): Source {
   if (config.manifests !== '') return createManifestSource(config.manifests);
   return createKubernetesSource({ kubeconfigPath: config.kubeconfig, master: config.master, nodeName });
-}
-
-/** What needs full privileges: sysctls and the OOM score. All of --init-only. */
-export function prepareNode(config: Config, log: Log): void {
-  const { changed, warnings } = applyConntrackSettings({
-    maxPerCore: config.conntrackMaxPerCore,
-    min: config.conntrackMin,
-    tcpEstablishedMs: config.conntrackTcpEstablishedMs,
-    tcpCloseWaitMs: config.conntrackTcpCloseWaitMs,
-    tcpBeLiberal: config.conntrackTcpBeLiberal,
-    udpMs: config.conntrackUdpMs,
-    udpStreamMs: config.conntrackUdpStreamMs,
-  });
-  for (const line of changed) log.info({}, `set ${line}`);
-  for (const line of [...warnings, ...forwardingWarnings([4])]) log.warn({}, line);
-  try {
-    writeFileSync('/proc/self/oom_score_adj', String(config.oomScoreAdj));
-  } catch (error) {
-    log.warn({}, `oom_score_adj could not be set to ${config.oomScoreAdj}: ${(error as Error).message}`);
-  }
 }
 
 /** The machine's addresses with what needs a route look-up, kept ready for synchronous readers. */

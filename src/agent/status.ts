@@ -7,9 +7,9 @@ import type { Config } from '../config/config.ts';
 import type { Degree, Mode } from '../dataplane/dataplane.ts';
 import type { ErrorCode } from '../model/errors.ts';
 import type { Address, Family, ObjectKey, Protocol } from '../model/records.ts';
-import type { Problem, SourceHealth } from '../source/source.ts';
+import type { ClusterEvent, Problem, RequestEvent, SourceHealth } from '../source/source.ts';
 
-export type { Degree, Mode, Problem, SourceHealth };
+export type { ClusterEvent, Degree, Mode, Problem, RequestEvent, SourceHealth };
 
 /** Anything that can be listened to. The function returned ends the subscription. */
 export interface Subscribable<T> {
@@ -152,6 +152,7 @@ export interface AgentEvents {
   readonly onRepair: Subscribable<RepairEvent>;
   readonly onMode: Subscribable<ModeStatus>;
   readonly onHealthChecks: Subscribable<HealthCheckPlan>;
+  readonly onRequest: Subscribable<RequestEvent>;
 }
 
 /** Everything that can be read from a running agent. */
@@ -234,6 +235,8 @@ export interface RunningAgent {
    * with a TriplaneError when it cannot go on.
    */
   readonly ended: Promise<void>;
+  /** Tells the users of the cluster, as an Event about the Node or a Service. In the background; never throws. */
+  announce(event: ClusterEvent): void;
   /** Takes over what can be changed live (options.ts, `change`); the rest of the new Config is not looked at. */
   reconfigure(config: Config): Promise<void>;
   /** Ends the agent; traffic goes on by what the kernel holds. Safe to call twice. */

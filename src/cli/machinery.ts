@@ -54,7 +54,7 @@ export interface Machinery {
 
 export const MACHINERY: Machinery = {
   startAgent: async () => (await import('../agent/start.ts')).startAgent,
-  prepareNode: async () => (await import('../agent/start.ts')).prepareNode,
+  prepareNode: async () => (await import('../agent/prepare.ts')).initializeNode,
   readers: {
     nft: async () => (await import('./read-nft.ts')).NFT_READER,
     ipvs: async () => (await import('./read-ipvs.ts')).IPVS_READER,
@@ -65,7 +65,7 @@ export const MACHINERY: Machinery = {
     ipvs: async () => (await import('./read-ipvs.ts')).cleanIpvs,
     ebpf: async () => (await import('./read-ebpf.ts')).cleanEbpf,
   },
-  cleanKubeProxy: async () => (await import('./kube-proxy.ts')).cleanKubeProxy,
+  cleanKubeProxy: async () => (await import('./clean-kube-proxy.ts')).cleanKubeProxy,
   probe: async () => (await import('../probe/probe.ts')).probeKernel,
   bench: async () => (await import('./run-bench.ts')).runBench,
 };

@@ -1,7 +1,8 @@
 /** The servers beside an agent: health, health checks of services, metrics, admin socket. */
-import type { Log, RunningAgent } from '../agent/status.ts';
+import type { HealthCheckPlan, Log, RunningAgent } from '../agent/status.ts';
 import type { Config } from '../config/config.ts';
 import { TriplaneError } from '../model/errors.ts';
+import type { ObjectKey } from '../model/records.ts';
 import { serveAdmin } from '../observe/admin.ts';
 import { assess, serveHealth } from '../observe/health.ts';
 import type { ListenFailure } from '../observe/http.ts';
@@ -37,10 +38,15 @@ export async function startServers(context: ServerContext): Promise<Servers> {
     fail = reject;
   });
   failed.catch(() => {});
-  const onFailure = ({ message, next }: ListenFailure): void => {
-    log.error({}, next === 'again' ? `${message}; trying again every 5 s` : message);
-    if (next === 'final') fail(new TriplaneError('TP_BAD_FLAG', `${message} (--bind-address-hard-fail)`));
-  };
+  const onFailureOf =
+    (reason: 'FailedToStartProxierHealthcheck' | 'FailedToStartMetricServer') =>
+    ({ message, next }: ListenFailure): void => {
+      log.error({}, next === 'again' ? `${message}; trying again every 5 s` : message);
+      if (next === 'again') return;
+      const about = { kind: 'Node', name: status.node().name } as const;
+      agent.announce({ about, type: 'Warning', reason, action: 'StartKubeProxy', note: message });
+      fail(new TriplaneError('TP_BAD_FLAG', `${message} (--bind-address-hard-fail)`));
+    };
   const onBusy = bindAddressHardFail ? 'fail' : 'retry';
   // kube-proxy: a change that waits longer than two sync periods is late.
   const timeoutMs = (): number => 2 * context.config().syncPeriodMs;
@@ -54,6 +60,7 @@ export async function startServers(context: ServerContext): Promise<Servers> {
   closers.push(async () => metrics.close());
   if (healthzBind !== null) {
     const onAnswer = metrics.countProbe;
+    const onFailure = onFailureOf('FailedToStartProxierHealthcheck');
     closers.push(serveHealth({ bind: healthzBind, status, timeoutMs, onBusy, onFailure, onAnswer }).close);
   }
   if (metricsBind !== null) {
@@ -66,7 +73,7 @@ export async function startServers(context: ServerContext): Promise<Servers> {
       timeoutMs,
       onVerbosity,
       onBusy,
-      onFailure,
+      onFailure: onFailureOf('FailedToStartMetricServer'),
       profiling: profiling ? 'on' : 'off',
     });
     closers.push(server.close);
@@ -82,11 +89,24 @@ export async function startServers(context: ServerContext): Promise<Servers> {
 
 function startHealthChecks({ agent, log }: ServerContext, timeoutMs: () => number): () => Promise<void> {
   const { status } = agent;
+  /** What was said last of a service: a port is tried again every 5 s, the cluster hears of it once. */
+  const said = new Map<ObjectKey, string>();
   const servers = new ServiceHealthServers({
     proxyHealthy: () => assess(status, timeoutMs(), Date.now()).healthy,
-    onFailure: (service, { message }) => log.error({ service }, message),
+    onFailure: (service, { message }) => {
+      log.error({ service }, message);
+      if (said.get(service) === message) return;
+      said.set(service, message);
+      agent.announce({
+        about: { kind: 'Service', key: service },
+        ...{ type: 'Warning', reason: 'FailedToStartServiceHealthcheck', action: 'Listen' },
+        note: `node ${status.node().name} failed to start ${message}`,
+      });
+    },
   });
-  const apply = (plan: Parameters<ServiceHealthServers['apply']>[0]): void => {
+  const apply = (plan: HealthCheckPlan): void => {
+    const planned = new Set(plan.services.map(({ service }) => service));
+    for (const service of said.keys()) if (!planned.has(service)) said.delete(service);
     servers.apply(plan).catch((error: Error) => log.error({}, `health checks of services: ${error.message}`));
   };
   const end = status.events.onHealthChecks.on(apply);

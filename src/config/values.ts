@@ -41,7 +41,8 @@ export function valueFromText(spec: OptionSpec, text: string): unknown {
     case 'gates':
       return gatesFromText(text);
     case 'choice':
-      return choiceFromText(spec, text);
+      // kube-proxy takes a blank mode as its default; a file's blank is "not given" by the general rule.
+      return choiceFromText(spec, text === '' && spec.zero !== 'kept' ? spec.default : text);
     case 'opaque':
       return text;
   }

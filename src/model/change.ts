@@ -12,6 +12,8 @@ export interface ModelConfig extends DetectConfig {
   readonly masqueradeAll: boolean;
   /** Configured ServiceCIDRs; those of ServiceCIDR records are added. */
   readonly serviceCIDRs: readonly Cidr[];
+  /** The ranges that external IPs must be in; absent: they may be any. */
+  readonly externalIPCidrs?: readonly Cidr[];
 }
 
 /** What the agent finds out about this machine, and tells anew when it changes. */

@@ -10,6 +10,7 @@ import { type StaleFlow, staleFlows } from './conntrack.ts';
 import type { DesiredNode, DesiredPort, DesiredService, DesiredState, Frontend } from './desired.ts';
 import { makeDetector } from './detector.ts';
 import { type Entry, frontendsOf, newEntry, sameClaims } from './entry.ts';
+import { admitExternalIPs } from './external-ips.ts';
 import { listSome, type ModelProblem } from './problem.ts';
 import {
   type Cidr,
@@ -147,8 +148,12 @@ export class ClusterModel {
   /** Takes another configuration of the same node. Takes effect at the next produce(). */
   setConfig(config: ModelConfig): void {
     const masquerade = config.masqueradeAll !== this.#config.masqueradeAll;
+    const external = !same(config.externalIPCidrs, this.#config.externalIPCidrs);
     this.#config = config;
     this.#nodeIsDirty = true;
+    if (external)
+      for (const entry of this.#entries.values())
+        if ((entry.record?.externalIPs.length ?? 0) > 0) this.#dirty.add(entry);
     if (!masquerade) return;
     this.#context = { ...this.#context, masqueradeAll: config.masqueradeAll };
     for (const entry of this.#entries.values()) if (entry.record !== null) this.#dirty.add(entry);
@@ -285,7 +290,9 @@ export class ClusterModel {
 
   /** Works out what a service claims. Returns the others whose outcome may be another now. */
   #recompute(entry: Entry): readonly Entry[] {
-    const { record } = entry;
+    const admitted = entry.record && admitExternalIPs(entry.record, this.#config.externalIPCidrs);
+    const record = admitted?.record ?? null;
+    entry.refused = admitted?.refused ?? NONE;
     const before = frontendsOf(entry.claimed);
     const result = record === null ? null : computeService(record, entry.slices, this.#context);
     entry.claimed = shareService(result?.desired ?? null, entry.claimed);
@@ -365,15 +372,17 @@ export class ClusterModel {
 
   #publishProblem(entry: Entry, lost: readonly string[], harvest: Harvest): void {
     const object = `Service ${entry.key}`;
-    const reason = listSome(lost);
+    const outside = entry.refused.map((address) => `external IP ${address} is in none of the allowed ranges`);
+    const reason = listSome([...outside, ...lost]);
     if (reason === entry.problem) return;
     entry.problem = reason;
-    if (lost.length === 0) {
+    if (reason === '') {
       this.#problems.delete(object);
       harvest.problemsGone.push(object);
       return;
     }
-    const problem: ModelProblem = { code: 'TP_FRONTEND_TAKEN', object, reason, origin: '' };
+    const code = outside.length > 0 ? 'TP_EXTERNAL_IP' : 'TP_FRONTEND_TAKEN';
+    const problem: ModelProblem = { code, object, reason, origin: '' };
     this.#problems.set(object, problem);
     harvest.problems.push(problem);
   }

@@ -1,6 +1,6 @@
 /** Everything that is known of one service: what ClusterModel keeps. */
 import type { DesiredService, Frontend } from './desired.ts';
-import type { ObjectKey, ServiceRecord, SliceRecord } from './records.ts';
+import type { Address, ObjectKey, ServiceRecord, SliceRecord } from './records.ts';
 import type { ServiceHealth, ServiceResult, ServingPort } from './service.ts';
 
 const NONE: readonly never[] = [];
@@ -23,6 +23,8 @@ export interface Entry {
   /** 0: none. */
   triggerMs: number;
   shadowed: ServiceResult['shadowed'];
+  /** External IPs that it may not have. */
+  refused: readonly Address[];
   /** The reason of its problem; '': none. */
   problem: string;
 }
@@ -40,6 +42,7 @@ export function newEntry(key: ObjectKey): Entry {
     servedBefore: NONE,
     triggerMs: 0,
     shadowed: NONE,
+    refused: NONE,
     problem: '',
   };
 }

@@ -20,9 +20,14 @@ export const ERRORS = {
     means: 'Two services claim the same address, protocol and port; the older one keeps it.',
     remedy: 'Change one of the two services.',
   },
+  TP_EXTERNAL_IP: {
+    means:
+      'A Service asks for an external IP that --external-ip-cidrs does not allow; the rest of it is served.',
+    remedy: 'Take the address out of spec.externalIPs, or allow its range.',
+  },
   TP_NO_PRIVILEGE: {
     means: 'The process may not change the network of this node.',
-    remedy: 'Run as root or with CAP_NET_ADMIN.',
+    remedy: 'Run as root, or with the capabilities that the mode needs (docs/deployment.md).',
   },
   TP_NO_FEATURE: {
     means: 'The kernel lacks something that the chosen mode needs.',

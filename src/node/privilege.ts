@@ -39,13 +39,18 @@ export function readPrivilege(): Privilege {
   );
 }
 
+/** capabilities(7): what was split off CAP_SYS_ADMIN in Linux 5.8 is still had with it. */
+const HAD_WITH_SYS_ADMIN: ReadonlySet<Capability> = new Set(['CAP_BPF', 'CAP_PERFMON']);
+
 /** Throws TP_NO_PRIVILEGE when the capability is missing. `purpose`: "change the network of this node". */
 export function requireCapability(
   capability: Capability,
   purpose: string,
   privilege: Privilege = readPrivilege(),
 ): void {
-  if (privilege.effective.has(capability)) return;
+  const { effective } = privilege;
+  if (effective.has(capability)) return;
+  if (HAD_WITH_SYS_ADMIN.has(capability) && effective.has('CAP_SYS_ADMIN')) return;
   throw new TriplaneError(
     'TP_NO_PRIVILEGE',
     `cannot ${purpose}: ${capability} is missing; run as root or add the capability`,

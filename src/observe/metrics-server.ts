@@ -78,8 +78,10 @@ async function route(
     }
     case '/configz':
       return replyJson(response, 200, { 'kubeproxy.config.k8s.io': options.configuration() });
-    // As in kube-proxy: that the process answers.
+    // As in kube-proxy (k8s.io/apiserver/pkg/server/healthz): that the process answers, and no more.
     case '/healthz':
+      return reply(response, 200, TEXT, isVerbose(request) ? '[+]ping ok\nhealthz check passed\n' : 'ok');
+    case '/healthz/ping':
       return reply(response, 200, TEXT, 'ok');
     case '/livez': {
       const { code, body } = answerLivez(status, options.timeoutMs(), Date.now());
@@ -88,6 +90,10 @@ async function route(
   }
   if (options.profiling === 'off' || !path.startsWith('/debug/')) return replyNotFound(response);
   return routeDebug(options, path, request, response);
+}
+
+function isVerbose(request: IncomingMessage): boolean {
+  return new URL(request.url ?? '/', 'http://agent').searchParams.has('verbose');
 }
 
 async function routeDebug(

@@ -3,8 +3,9 @@
  * mean the same here, so that its dashboards go on working; our own begin with triplane_.
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import type { AgentStatus, ConntrackEvent, SyncEvent } from '../agent/status.ts';
+import type { AgentStatus, ConntrackEvent, RequestEvent, SyncEvent } from '../agent/status.ts';
 import type { Family } from '../model/records.ts';
+import { countFlows } from '../node/conntrack.ts';
 import { nodeEligible } from './health.ts';
 
 export interface Metrics {
@@ -28,6 +29,9 @@ const PROGRAMMING_BUCKETS = [
   ...series(120, 30, 7),
 ];
 
+/** client-go's (component-base/metrics/prometheus/restclient). */
+const REQUEST_BUCKETS = [0.005, 0.025, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60];
+
 /** Metrics of one agent. `version` is shown by triplane_build_info. */
 export function createMetrics(status: AgentStatus, version: string): Metrics {
   const registry = new Registry();
@@ -39,6 +43,7 @@ export function createMetrics(status: AgentStatus, version: string): Metrics {
     status.events.onConntrack.on((event) => countConntrack(counters, event)),
     status.events.onRepair.on(({ mode, repaired }) => counters.repairs.inc({ mode }, repaired.length)),
     status.events.onMode.on(({ mode }) => counters.switches.inc({ mode: mode === '' ? 'none' : mode })),
+    status.events.onRequest.on((event) => countRequest(counters, event)),
     status.events.onChanges.on(({ services, endpoints }) => {
       counters.serviceChanges.inc(services);
       counters.endpointChanges.inc(endpoints);
@@ -184,6 +189,18 @@ const GAUGES: readonly GaugeRow[] = [
     read: (status) => status.sources().map(({ what, lastContactMs }) => [{ what }, lastContactMs / 1000]),
   },
   {
+    name: 'triplane_conntrack_entries',
+    help: 'Connections in the table of the kernel: at the limit, new ones are dropped',
+    labels: [],
+    read: () => conntrackUse('entries'),
+  },
+  {
+    name: 'triplane_conntrack_entries_limit',
+    help: 'Connections that the table of the kernel holds at most',
+    labels: [],
+    read: () => conntrackUse('entriesMax'),
+  },
+  {
     name: 'triplane_source_failures',
     help: 'Failures of a watch since the start',
     labels: ['what'],
@@ -276,11 +293,31 @@ function addCounters(registry: Registry) {
       'Differences between kernel and desired state that were found and repaired',
       'mode',
     ),
+    ...addRequestMetrics(registers),
     switches: counter(
       'triplane_mode_changes_total',
       'Changes of mode, by the new mode; the first one included',
       'mode',
     ),
+  };
+}
+
+/** What client-go counts, for the dashboards that every Kubernetes component shares. */
+function addRequestMetrics(registers: Registry[]) {
+  return {
+    requests: new Counter({
+      name: 'rest_client_requests_total',
+      help: 'Number of HTTP requests, partitioned by status code, method, and host.',
+      labelNames: ['code', 'method', 'host'],
+      registers,
+    }),
+    requestDuration: new Histogram({
+      name: 'rest_client_request_duration_seconds',
+      help: 'Request latency in seconds. Broken down by verb, and host.',
+      labelNames: ['verb', 'host'],
+      buckets: REQUEST_BUCKETS,
+      registers,
+    }),
   };
 }
 
@@ -310,6 +347,21 @@ function countConntrack(counters: Counters, { family, deleted, durationMs }: Con
   const labels = { ip_family: label(family) };
   counters.conntrackDuration.observe(labels, durationMs / 1000);
   counters.conntrackDeleted.inc(labels, deleted);
+}
+
+/** As client-go counts: a request without an answer has the code <error>, and watches have no latency. */
+function countRequest(counters: Counters, { method, verb, status, host, durationMs }: RequestEvent): void {
+  counters.requests.inc({ code: status === 0 ? '<error>' : String(status), method, host });
+  if (verb !== 'watch') counters.requestDuration.observe({ verb: method, host }, durationMs / 1000);
+}
+
+/** No sample where there is no connection tracking (in this mode, on this kernel). */
+function conntrackUse(what: 'entries' | 'entriesMax'): Sample[] {
+  try {
+    return [[{}, countFlows()[what]]];
+  } catch {
+    return [];
+  }
 }
 
 function perFamily(

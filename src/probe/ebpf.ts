@@ -8,7 +8,7 @@ import { type Part, partsSwitchedOff } from '../dataplane/ebpf/parts.ts';
 import { ebpfNeed, probeFacts, probeKernelParts } from './ebpf-kernel.ts';
 import { probePlaces, probeUplinks } from './ebpf-places.ts';
 import type { ProbeRow } from './report.ts';
-import { attempt } from './trial.ts';
+import { attempt, Untried } from './trial.ts';
 
 /** Enough for the verifier, which does not look at sizes. */
 const SIZES: Sizes = {
@@ -55,20 +55,26 @@ async function probePrograms(): Promise<ProbeRow[]> {
 
 const allowed = () => attempt(ebpfNeed('BPF', 'required', 'a kernel with CONFIG_BPF_SYSCALL'), requireBpf);
 
-/** What can be told by looking alone. */
-export async function probeEbpfUnprivileged(): Promise<ProbeRow[]> {
-  return Promise.all([allowed(), ...probeFacts(), ...(await probeUplinks())]);
+async function probeWith(places: () => Promise<ProbeRow>[]): Promise<ProbeRow[]> {
+  const bpf = await allowed();
+  const facts = [...probeFacts(), ...(await probeUplinks())];
+  // What can be told by looking alone.
+  if (bpf.answer !== 'yes') return [bpf, ...(await Promise.all(facts))];
+  const parts = await Promise.all([...facts, ...probeKernelParts(), ...places()]);
+  return [bpf, ...parts, ...(await probePrograms())];
 }
 
 /** @param netns of a namespace in which anything may be attached */
-export async function probeEbpf(netns: string): Promise<ProbeRow[]> {
-  const bpf = await allowed();
-  if (bpf.answer !== 'yes') return probeEbpfUnprivileged();
-  const parts = await Promise.all([
-    ...probeFacts(),
-    ...probeKernelParts(),
-    ...probePlaces(netns),
-    ...(await probeUplinks()),
+export function probeEbpf(netns: string): Promise<ProbeRow[]> {
+  return probeWith(() => probePlaces(netns));
+}
+
+/** @param why there is no namespace to try attaching in */
+export function probeEbpfWithoutPlace(why: string): Promise<ProbeRow[]> {
+  const place = ebpfNeed('a place at tc', 'required', '');
+  return probeWith(() => [
+    attempt(place, () => {
+      throw new Untried(why);
+    }),
   ]);
-  return [bpf, ...parts, ...(await probePrograms())];
 }

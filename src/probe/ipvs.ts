@@ -41,8 +41,10 @@ export function probeIpvsFamily(): Promise<ProbeRow> {
       try {
         openIpvsSocket('').close();
       } catch (error) {
+        const { code } = error as { code?: string };
+        if (code === 'TP_NO_FEATURE') throw new Error('there is no such netlink family', { cause: error });
         // The family answered: it is there, and may not be used by us.
-        if ((error as { code?: string }).code !== 'TP_NO_PRIVILEGE') throw error;
+        if (code !== 'TP_NO_PRIVILEGE') throw error;
       }
     },
   );

@@ -1,4 +1,6 @@
 /** What the nft mode needs: its own rules and elements, tried as they are. */
+import { TABLE } from '../dataplane/nft/layout.ts';
+import { NFPROTO, openNftSocket } from '../dataplane/nft/native.ts';
 import { NftDataplane } from '../dataplane/nft/nft-dataplane.ts';
 import type { Feature } from '../node/switches.ts';
 import type { ProbeRow } from './report.ts';
@@ -9,6 +11,18 @@ const AFFINITY_SECONDS = 60;
 
 function need(text: string, weight: Need['weight'], remedy: string, ...features: Feature[]): Need {
   return { mode: 'nft', need: text, weight, remedy, features: ['nft', ...features] };
+}
+
+/** Whether this process may use nftables where it is: all that can be told without a place to try its rules. */
+export function probeNftHere(): Promise<ProbeRow> {
+  return attempt(need('nftables', 'required', 'load nf_tables'), async () => {
+    const socket = openNftSocket('');
+    try {
+      await socket.dumpNames(NFPROTO[4], TABLE);
+    } finally {
+      socket.close();
+    }
+  });
 }
 
 export async function probeNft(netns: string): Promise<ProbeRow[]> {

@@ -4,9 +4,9 @@
  */
 import os from 'node:os';
 import type { Mode } from '../dataplane/dataplane.ts';
-import { probeEbpf, probeEbpfUnprivileged } from './ebpf.ts';
+import { probeEbpf, probeEbpfWithoutPlace } from './ebpf.ts';
 import { probeIpvs, probeIpvsFamily } from './ipvs.ts';
-import { probeNft } from './nft.ts';
+import { probeNft, probeNftHere } from './nft.ts';
 import { autoOf, canRun, PREFERENCE, type ProbeReport, type ProbeRow } from './report.ts';
 import { inThrowawayNamespace, NoNamespace } from './throwaway.ts';
 import { rowsOfUserNamespace } from './user-namespace.ts';
@@ -23,11 +23,11 @@ const unknown = (mode: Mode, need: string, why: string): ProbeRow => {
 
 async function probeNftAsSomebody(why: string): Promise<ProbeRow[]> {
   const rows = await rowsOfUserNamespace('nft');
-  return rows ?? [unknown('nft', 'a service of both families', why)];
+  return rows ?? [await probeNftHere(), unknown('nft', 'a service of both families', why)];
 }
 
 const PROBERS: Readonly<Record<Mode, Prober>> = {
-  ebpf: { inside: probeEbpf, outside: probeEbpfUnprivileged },
+  ebpf: { inside: probeEbpf, outside: probeEbpfWithoutPlace },
   nft: { inside: probeNft, outside: probeNftAsSomebody },
   ipvs: {
     inside: probeIpvs,

@@ -47,20 +47,36 @@ export function canRun(rows: readonly ProbeRow[], mode: Mode): boolean {
   return needs.length > 0 && needs.every(({ answer }) => answer === 'yes');
 }
 
+/** Nothing is known to be missing, and it may be used; some of it could not be tried. */
+function mayRun(rows: readonly ProbeRow[], mode: Mode): boolean {
+  const needs = required(rows, mode);
+  // The first row of each mode is whether this process may use it at all.
+  return needs[0]?.answer === 'yes' && needs.every(({ answer }) => answer !== 'no');
+}
+
 export function modesThatRun(rows: readonly ProbeRow[], preference: readonly Mode[] = PREFERENCE): Mode[] {
   return preference.filter((mode) => canRun(rows, mode));
 }
 
 /** What `auto` takes, and what spoke against the modes before it. */
 export function autoOf(rows: readonly ProbeRow[], preference: readonly Mode[] = PREFERENCE): AutoChoice {
+  const whyUntried = (mode: Mode) => {
+    const untried = required(rows, mode).find(({ answer }) => answer === 'unknown');
+    return untried ? ` (${untried.remedy})` : '';
+  };
   const against = (mode: Mode) => {
     const missing = missingOf(rows, mode);
     if (missing.length > 0) return `${mode} lacks ${missing.join(', ')}`;
-    const untried = required(rows, mode).filter(({ answer }) => answer === 'unknown');
-    return `${mode} could not be tried${untried.length > 0 ? `: ${untried[0]!.remedy}` : ''}`;
+    return `${mode} could not be tried${whyUntried(mode)}`;
   };
-  const [mode] = modesThatRun(rows, preference);
-  if (!mode) return { mode: '', reason: preference.map(against).join('; ') };
-  const passed = preference.slice(0, preference.indexOf(mode)).map(against);
-  return { mode, reason: ['the best mode that can run', ...passed].join('; ') };
+  const take = (mode: Mode, why: string): AutoChoice => {
+    const passed = preference.slice(0, preference.indexOf(mode)).map(against);
+    return { mode, reason: [why, ...passed].join('; ') };
+  };
+  const [able] = modesThatRun(rows, preference);
+  if (able) return take(able, 'the best mode that can run');
+  const untried = preference.find((mode) => mayRun(rows, mode));
+  if (untried)
+    return take(untried, `nothing speaks against it, and not all of it could be tried${whyUntried(untried)}`);
+  return { mode: '', reason: preference.map(against).join('; ') };
 }

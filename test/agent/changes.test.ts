@@ -1,5 +1,5 @@
 /** What changes under a running agent: addresses, manifests, endpoints of UDP services, its own configuration. */
-import { appendFileSync, truncateSync, writeFileSync } from 'node:fs';
+import { appendFileSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { stringify } from 'yaml';
@@ -146,6 +146,27 @@ kernel.describe('changes under a running agent', () => {
     expect(await seen()).toBe(primary());
     configure({});
     await eventually(seen).toBe(pod().addresses[4]);
+  });
+
+  test('so are the settings of conntrack and the OOM score', async (context) => {
+    const closeWait = async () =>
+      (
+        await lab.node('cp').exec(['cat', '/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait'])
+      ).stdout.trim();
+    const oomScore = () => readFileSync(`/proc/${agent.child.pid}/oom_score_adj`, 'utf8').trim();
+    if ((await closeWait()) !== '3600') context.skip('needs a conntrack of its own in each namespace');
+    configure({ conntrack: { tcpCloseWaitTimeout: '77s' }, oomScoreAdj: 321 });
+    await eventually(closeWait).toBe('77');
+    await eventually(oomScore).toBe('321');
+    // An administrator's own value stays while the file says nothing new of it.
+    await lab
+      .node('cp')
+      .exec(['sh', '-c', 'echo 99 > /proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait']);
+    configure({ conntrack: { tcpCloseWaitTimeout: '77s' }, oomScoreAdj: 321, logging: { verbosity: 1 } });
+    await eventually(() => logged(agent.text, 'taking it over').at(-1)?.fields).toEqual([
+      'logging.verbosity',
+    ]);
+    expect(await closeWait()).toBe('99');
   });
 
   test('a file that is broken, cut off or emptied keeps what it said, and is named', async () => {

@@ -24,6 +24,8 @@ net.createServer((client) => {
 /** The way from a node's namespace to whichever API server there is at the moment, or to none. */
 class ApiRoad {
   api: FakeApiServer | null = null;
+  /** All that there were. */
+  readonly apis: FakeApiServer[] = [];
   readonly socket: string;
   readonly #server: net.Server;
 
@@ -54,6 +56,7 @@ class ApiRoad {
     api.set('services', webService(lab));
     api.set('endpointslices', ...slicesOf(lab, pods));
     this.api = api;
+    this.apis.push(api);
     return api;
   }
 
@@ -176,6 +179,12 @@ kernel.describe('an agent on the Kubernetes API', () => {
     const summary = await calls.stop();
     expect(calls.failures).toEqual([]);
     expect(summary.outcomes.ok).toBe(summary.total);
+  });
+
+  test('the Node got its event, once, although there was no server at first', async () => {
+    const told = () => road.apis.flatMap(({ created }) => created);
+    await eventually(() => told().length).toBe(1);
+    expect(told()).toMatchObject([{ reason: 'Starting', regarding: { kind: 'Node', name: 'cp' } }]);
   });
 
   test('a service that went while the server was away goes', async () => {

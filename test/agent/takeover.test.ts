@@ -64,7 +64,8 @@ root.describe('taking over from kube-proxy', () => {
       for (const hold of holds) expect((await hold.established).pods).toEqual({ c: 3 });
       await world.startAgent(mode);
       const { status, stdout } = await triplane(world.node, 'cleanup', '--kube-proxy');
-      expect([status, stdout]).toEqual([0, 'kube-proxy: removed nftables table ip kube-proxy\n']);
+      expect(status).toBe(0);
+      expect(stdout).toContain('nftables table ip kube-proxy');
       // New ones go to all backends, by our rules.
       for (const way of ways) {
         const { outcomes, pods } = await way.from.call('tcp', way.address, way.port, { count: 40 });

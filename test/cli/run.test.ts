@@ -3,7 +3,7 @@ import { createServer } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import type { RunningAgent } from '../../src/agent/status.ts';
+import type { ClusterEvent, RunningAgent } from '../../src/agent/status.ts';
 import { askAgent } from '../../src/cli/admin-client.ts';
 import { followFile } from '../../src/cli/follow.ts';
 import { MACHINERY } from '../../src/cli/machinery.ts';
@@ -29,7 +29,12 @@ async function freePort(): Promise<number> {
 /** Runs `triplane run` in this process around an agent that does nothing but answer. */
 function start(args: readonly string[]) {
   const status = new TestAgent();
-  const seen = { started: [] as Config[], reconfigured: [] as Config[], stopped: 0 };
+  const seen = {
+    started: [] as Config[],
+    reconfigured: [] as Config[],
+    announced: [] as ClusterEvent[],
+    stopped: 0,
+  };
   let fail: (error: Error) => void = () => {};
   const ended = new Promise<void>((_, reject) => {
     fail = reject;
@@ -38,6 +43,7 @@ function start(args: readonly string[]) {
     status,
     control: refusingControl,
     ended,
+    announce: (event) => void seen.announced.push(event),
     reconfigure: async (config) => void seen.reconfigured.push(config),
     stop: async () => void seen.stopped++,
   };

@@ -822,6 +822,66 @@ const CONTESTED: readonly Scene[] = [
   },
 ];
 
+const sticky = (masquerade: 'yes' | 'no' | 'hairpin', ...to: string[]): Expectation => ({
+  to,
+  masquerade,
+  sticky: true,
+});
+
+const AFFINITY: readonly Scene[] = [
+  {
+    title: 'affinity',
+    rule: 'affinity',
+    records: [exposed({ affinitySeconds: 10_800 }), THREE],
+    lines: [
+      ['a pod by ClusterIP', 'pod', CLUSTER_IP, sticky('no', L, R2, R3)],
+      ...onEachExternal([
+        ['pod', sticky('yes', L, R2, R3)],
+        ['outside', sticky('yes', L, R2, R3)],
+        ['other outside', sticky('yes', L, R2, R3)],
+      ]),
+    ],
+  },
+  {
+    title: 'affinity, UDP',
+    rule: 'affinity',
+    records: [
+      exposed({ affinitySeconds: 60, ports: [{ name: '', protocol: 'UDP', port: 9000, nodePort: 30000 }] }),
+      slice(['10.10.1.1', '10.10.2.2', '10.10.2.3'], { ports: [{ name: '', protocol: 'UDP', port: 80 }] }),
+    ],
+    lines: [
+      ['a pod by ClusterIP', 'pod', `${CLUSTER_IP}/UDP`, sticky('no', L, R2, R3)],
+      ['a pod by NodePort', 'pod', `${NODE_PORT}/UDP`, sticky('yes', L, R2, R3)],
+      ['an outside client', 'outside', `${NODE_PORT}/UDP`, sticky('yes', L, R2, R3)],
+    ],
+  },
+  {
+    title: 'affinity, IPv6',
+    rule: 'affinity',
+    records: [dual({ affinitySeconds: 60 }), SIX],
+    lines: [
+      ['a pod by ClusterIP', 'pod', 'fd00:10:200::10 9000', sticky('no', L6, R6)],
+      ['a pod by NodePort', 'pod', '2001:db8::11 30000', sticky('yes', L6, R6)],
+    ],
+  },
+  {
+    title: 'affinity with externalTrafficPolicy: Local',
+    rule: 'affinity',
+    records: [exposed({ externalPolicy: 'Local', affinitySeconds: 60 }), THREE],
+    lines: [
+      ['outside', 'outside', LB_IP, sticky('no', L)],
+      ['a pod', 'pod', EXTERNAL_IP, sticky('no', L, R2, R3)],
+      ['the same pod by ClusterIP', 'pod', CLUSTER_IP, sticky('no', L, R2, R3)],
+    ],
+  },
+  {
+    title: 'affinity to a backend that is gone',
+    rule: 'affinity',
+    records: [exposed({ externalPolicy: 'Local', affinitySeconds: 60 }), REMOTE],
+    lines: [['is forgotten', 'pod', CLUSTER_IP, sticky('no', R2, R3)]],
+  },
+];
+
 const SCENES = [
   ...BASICS,
   ...EXTERNAL,
@@ -830,6 +890,7 @@ const SCENES = [
   ...FAMILIES,
   ...DETECTION,
   ...CONTESTED,
+  ...AFFINITY,
 ];
 
 /** The table: scenes written by hand, the grid, scenes that begin from objects, and what the fuzzer has found. */

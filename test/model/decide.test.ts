@@ -15,6 +15,7 @@ function inWords(verdict: Verdict, packet: Packet): Expectation {
   return {
     to: backends.map((backend) => `${backend.address} ${backend.port}`).sort(),
     masquerade: isHairpin ? 'hairpin' : whole ? 'yes' : 'no',
+    ...(verdict.affinitySeconds > 0 ? { sticky: true } : {}),
   };
 }
 

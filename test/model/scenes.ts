@@ -10,6 +10,8 @@ export type Expectation =
       readonly to: readonly string[];
       /** 'hairpin': only when the backend is the source itself. */
       readonly masquerade: 'yes' | 'no' | 'hairpin';
+      /** All flows of this client to this service port get one and the same of them, whichever address they use. */
+      readonly sticky?: true;
     }
   | 'tcp-reset'
   | 'port-unreachable'

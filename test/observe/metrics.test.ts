@@ -71,6 +71,10 @@ describe('metrics', () => {
     agent.events.onChanges.emit({ services: 4, endpoints: 6 });
     agent.events.onConntrack.emit({ family: 6, deleted: 8, durationMs: 1 });
     agent.events.onRepair.emit({ mode: 'nft', repaired: ['a', 'b'] });
+    const request = { method: 'GET', verb: 'list', host: 'a:1', durationMs: 90 } as const;
+    agent.events.onRequest.emit({ ...request, status: 200 });
+    agent.events.onRequest.emit({ ...request, status: 0 });
+    agent.events.onRequest.emit({ ...request, verb: 'watch', status: 200 });
     metrics.countProbe('healthz', 503);
     const found = samples(await metrics.text());
     const expected: Record<string, number> = {
@@ -94,6 +98,10 @@ describe('metrics', () => {
       'triplane_problems{code="TP_BAD_OBJECT"}': 1,
       'triplane_source_last_contact_timestamp_seconds{what="Service"}': 5,
       'triplane_source_failures{what="Service"}': 3,
+      'rest_client_requests_total{code="200",method="GET",host="a:1"}': 2,
+      'rest_client_requests_total{code="<error>",method="GET",host="a:1"}': 1,
+      'rest_client_request_duration_seconds_bucket{le="0.1",verb="GET",host="a:1"}': 2,
+      'rest_client_request_duration_seconds_count{verb="GET",host="a:1"}': 2,
       triplane_synced: 1,
       triplane_node_eligible: 1,
       triplane_backends: 7,

@@ -35,6 +35,15 @@ describe('auto', () => {
     });
   }
 
+  test('where nothing could be tried to its end, the first that may be used and lacks nothing is taken', () => {
+    const rows = [row('ebpf', 'unknown'), row('nft', 'yes'), row('nft', 'unknown'), row('ipvs', 'no')];
+    const auto = autoOf(rows, ['ebpf', 'ipvs', 'nft']);
+    expect(auto.mode).toBe('nft');
+    expect(auto.reason).toMatch(
+      /^nothing speaks against it, and not all of it could be tried \(.*\); ebpf could not be .*; ipvs lacks/,
+    );
+  });
+
   test('what a mode lacks is said with what to do about it', () => {
     expect(missingOf([row('ipvs', 'no'), row('ipvs', 'no', 'better')], 'ipvs')).toEqual([
       'a ipvs thing (get ipvs)',

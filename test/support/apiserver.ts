@@ -36,11 +36,26 @@ const LIST_KINDS: Record<ResourceName, string> = {
   servicecidrs: 'ServiceCIDRList',
 };
 
+/** As RBAC names it: resources of the core group have no group behind a dot. */
+export type ApiVerb = 'list' | 'watch' | 'create';
+
+const GROUPS: Record<ResourceName | 'events', string> = {
+  services: '',
+  nodes: '',
+  endpointslices: 'discovery.k8s.io',
+  servicecidrs: 'networking.k8s.io',
+  events: 'events.k8s.io',
+};
+
 export interface ApiRequest {
-  readonly resource: ResourceName;
-  readonly verb: 'list' | 'watch';
+  readonly resource: ResourceName | 'events';
+  readonly verb: ApiVerb;
   readonly query: URLSearchParams;
   readonly headers: IncomingMessage['headers'];
+}
+
+interface ReadRequest extends ApiRequest {
+  readonly resource: ResourceName;
 }
 
 /** What happens to a request in place of a good answer. */
@@ -66,6 +81,37 @@ interface Rule {
   readonly matches: (request: ApiRequest) => boolean;
   readonly fault: Fault;
   left: number;
+}
+
+/** A created events.k8s.io/v1 Event. */
+export interface CreatedEvent {
+  readonly metadata: { readonly name: string; readonly namespace: string };
+  readonly eventTime: string;
+  readonly regarding: { readonly kind: string; readonly name: string; readonly namespace?: string };
+  readonly type: string;
+  readonly reason: string;
+  readonly action: string;
+  readonly note: string;
+  readonly reportingController: string;
+  readonly reportingInstance: string;
+}
+
+const EVENTS_PATH = /^\/apis\/events\.k8s\.io\/v1\/namespaces\/([^/]+)\/events$/;
+
+/** What the real one refuses (pkg/apis/core/validation/events.go); '' when nothing. */
+function faultOfEvent(event: CreatedEvent, namespace: string): string {
+  if (!/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$/.test(event.eventTime ?? ''))
+    return 'eventTime is no MicroTime';
+  if (!/^[A-Za-z0-9][A-Za-z0-9._/-]*$/.test(event.reportingController ?? '')) return 'reportingController';
+  for (const field of ['reportingInstance', 'action', 'reason'] as const)
+    if (!event[field] || event[field].length > 128) return `${field} must have 1 to 128 characters`;
+  if ((event.note ?? '').length > 1024) return 'note is longer than 1024';
+  if (!['Normal', 'Warning'].includes(event.type)) return 'type';
+  if (event.metadata.namespace !== namespace) return 'metadata.namespace is not that of the path';
+  if ((event.regarding.namespace ?? 'default') !== namespace) return 'regarding.namespace is another one';
+  if (!/^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/.test(event.metadata.name) || event.metadata.name.length > 253)
+    return 'metadata.name';
+  return '';
 }
 
 interface Event {
@@ -95,6 +141,8 @@ export interface FakeApiOptions {
   readonly gzip?: 'yes' | 'no';
   /** Bearer token that every request must show. */
   token?: string;
+  /** RBAC: what is not allowed is refused with 403, as the real one words it. Default: everything is. */
+  readonly mayDo?: (verb: ApiVerb, group: string, resource: string) => boolean;
 }
 
 function idOf(object: ApiObject): string {
@@ -146,6 +194,8 @@ export class FakeApiServer {
   #version: number;
   #oldest = 0;
   #tokens = 0;
+  /** Events that were created, in order. */
+  readonly created: CreatedEvent[] = [];
   /** All requests so far. */
   readonly requests: ApiRequest[] = [];
   token: string | undefined;
@@ -262,6 +312,8 @@ export class FakeApiServer {
 
   #handle(message: IncomingMessage, response: ServerResponse): void {
     const url = new URL(message.url ?? '/', 'http://fake');
+    const events = EVENTS_PATH.exec(url.pathname);
+    if (events && message.method === 'POST') return void this.#create(message, response, events[1]!);
     const resource = (Object.keys(PATHS) as ResourceName[]).find((name) => PATHS[name] === url.pathname);
     const exists = resource && (this.#options.resources ?? Object.keys(PATHS)).includes(resource);
     if (!exists) {
@@ -269,19 +321,48 @@ export class FakeApiServer {
       return;
     }
     const verb = url.searchParams.get('watch') === 'true' ? 'watch' : 'list';
-    const request: ApiRequest = { resource, verb, query: url.searchParams, headers: message.headers };
+    const request: ReadRequest = { resource, verb, query: url.searchParams, headers: message.headers };
+    if (!this.#admits(request, response)) return;
+    if (verb === 'watch') this.#watch(request, response);
+    else this.#list(request, response);
+  }
+
+  /** Faults, then who asks, then whether he may. */
+  #admits(request: ApiRequest, response: ServerResponse): boolean {
+    const { resource, verb, headers } = request;
     this.requests.push(request);
     const rule = this.#rules.find(({ left, matches }) => left > 0 && matches(request));
     if (rule) {
       rule.left--;
-      if (this.#fails(rule.fault, response)) return;
+      if (this.#fails(rule.fault, response)) return false;
     }
-    if (this.token !== undefined && message.headers.authorization !== `Bearer ${this.token}`) {
+    if (this.token !== undefined && headers.authorization !== `Bearer ${this.token}`) {
       this.#refuse(response, 401, 'Unauthorized', 'Unauthorized');
-      return;
+      return false;
     }
-    if (verb === 'watch') this.#watch(request, response);
-    else this.#list(request, response);
+    const group = GROUPS[resource];
+    if (this.#options.mayDo?.(verb, group, resource) ?? true) return true;
+    this.#refuse(
+      response,
+      403,
+      'Forbidden',
+      `${resource}${group === '' ? '' : `.${group}`} is forbidden: User "system:serviceaccount:kube-system:triplane" cannot ${verb} resource "${resource}" in API group "${group}" at the cluster scope`,
+    );
+    return false;
+  }
+
+  async #create(message: IncomingMessage, response: ServerResponse, namespace: string): Promise<void> {
+    const query = new URLSearchParams();
+    if (!this.#admits({ resource: 'events', verb: 'create', query, headers: message.headers }, response))
+      return;
+    let text = '';
+    for await (const chunk of message) text += String(chunk);
+    const event = JSON.parse(text) as CreatedEvent;
+    const fault = faultOfEvent(event, namespace);
+    if (fault !== '') return this.#refuse(response, 422, 'Invalid', `Event is invalid: ${fault}`);
+    this.created.push(event);
+    response.writeHead(201, { 'content-type': 'application/json' });
+    response.end(text);
   }
 
   #refuse(
@@ -342,7 +423,7 @@ export class FakeApiServer {
     }) as typeof response.end;
   }
 
-  #list(request: ApiRequest, response: ServerResponse): void {
+  #list(request: ReadRequest, response: ServerResponse): void {
     const { query, resource } = request;
     const token = query.get('continue');
     const asked = query.get('resourceVersion') ?? '';
@@ -369,7 +450,7 @@ export class FakeApiServer {
   }
 
   #page(
-    { query, resource, headers }: ApiRequest,
+    { query, resource, headers }: ReadRequest,
     response: ServerResponse,
     objects: readonly ApiObject[],
   ): void {
@@ -394,7 +475,7 @@ export class FakeApiServer {
     } else response.end(body);
   }
 
-  #watch(request: ApiRequest, response: ServerResponse): void {
+  #watch(request: ReadRequest, response: ServerResponse): void {
     const { query, resource } = request;
     const from = Number(query.get('resourceVersion') || 0);
     const wantsInitial = query.get('sendInitialEvents') === 'true';

@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { TriplaneError } from '../../model/errors.ts';
+import { type Capability, requireCapability } from '../../node/privilege.ts';
 import { isSwitchedOff } from '../../node/switches.ts';
 import { ABI, LAYOUTS } from './abi.ts';
 import { kernelHz } from './clock.ts';
@@ -23,6 +24,8 @@ import { Generation, generations } from './pins.ts';
 import { mapArray } from './tables.ts';
 
 /** Numbers of linux/bpf.h. */
+/** What loading, attaching and reading takes; test/agent/capabilities.test.ts runs with exactly these. */
+const CAPABILITIES: readonly Capability[] = ['CAP_NET_ADMIN', 'CAP_BPF', 'CAP_PERFMON'];
 const SCHED_CLS = 3;
 const CGROUP_SOCK_ADDR = 18;
 const HELPERS = {
@@ -194,6 +197,7 @@ function newMeta({ root, sizes, natPorts }: LoadOptions, before: Meta | null): M
 
 /** Throws TP_NO_FEATURE or TP_NO_PRIVILEGE where no program of any kind can be loaded. */
 export function requireBpf(): void {
+  for (const capability of CAPABILITIES) requireCapability(capability, 'load BPF programs');
   readHz();
 }
 

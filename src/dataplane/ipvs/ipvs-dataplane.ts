@@ -47,7 +47,7 @@ export class IpvsDataplane implements Dataplane, Companion {
     this.socket = openIpvsSocket(netns);
     this.nftSocket = openNftSocket(netns);
     this.services = new VirtualServices(this.socket, options.graceMs ?? GRACE_MS);
-    this.device = new ServiceDevice(netns, this.nftSocket);
+    this.device = new ServiceDevice(netns, this.nftSocket, options.deviceKinds);
     const { onForeignChange } = options;
     this.table = new NftDataplane({
       netns,
@@ -127,7 +127,11 @@ export class IpvsDataplane implements Dataplane, Companion {
   ): WantedPool[] {
     return portsOf(state).flatMap(({ port, cluster, local }) => {
       const base = this.options.scheduler ?? DEFAULT_SCHEDULER;
-      const wanted = schedulingOf(port, this.usable(base), refuse);
+      const wanted = schedulingOf(port, base, refuse);
+      if (this.refusedSchedulers.has(wanted.scheduler))
+        refuse(
+          `this kernel has no IPVS scheduler ${wanted.scheduler}; ${this.usable(wanted.scheduler)} stays`,
+        );
       const scheduling = { ...wanted, scheduler: this.usable(wanted.scheduler) };
       return [cluster, local].flatMap((pool) =>
         pool
@@ -156,34 +160,34 @@ export class IpvsDataplane implements Dataplane, Companion {
 
   /** Companion of the table: virtual services are there before an element leads to them. */
   async before(family: Family, segments: readonly Segment[], result: FamilyResult): Promise<void> {
-    const pools = (refuse: (owner: string, reason: string) => void) =>
-      segments.flatMap(({ owner, after }) =>
+    const refuse = (service: string, reason: string) => {
+      if (!result.refusals.some((one) => one.service === service && one.reason === reason))
+        result.refusals.push({ service, reason });
+    };
+    const provide = async () => {
+      const pools = segments.flatMap(({ owner, after }) =>
         this.poolsOf(family, owner, after, (reason) => refuse(owner, reason)),
       );
-    const first = await this.services.provide(
-      pools((service, reason) => {
-        if (!result.refusals.some((one) => one.service === service && one.reason === reason))
-          result.refusals.push({ service, reason });
-      }),
-    );
-    result.operations += first.operations;
-    const lost = this.refuse(first, result);
-    if (!lost) return;
+      const answer = await this.services.provide(pools);
+      result.operations += answer.operations;
+      return this.refuse(answer, result);
+    };
     // A scheduler that this kernel does not have took its services with it: once more without.
-    const again = await this.services.provide(pools(() => {}));
-    result.operations += again.operations;
-    this.refuse(again, result);
+    if (await provide()) await provide();
   }
 
-  /** Notes refusals; true when a scheduler was among them. */
+  /** Notes refusals; true when a scheduler was among them, which the services' next look is told by name. */
   private refuse(answer: CommitResult, result: FamilyResult): boolean {
     let scheduler = false;
     for (const { owner, what, errno } of answer.refused) {
       const [kind, name] = what.split(' ');
-      if (kind === 'scheduler' && errno === 'ENOENT' && !this.refusedSchedulers.has(name!)) {
+      if (kind === 'scheduler' && errno === 'ENOENT' && name !== DEFAULT_SCHEDULER) {
         this.refusedSchedulers.add(name!);
         scheduler = true;
-      } else if (kind !== 'scheduler' && errno === 'ESRCH') continue;
+        continue;
+      }
+      // Its service was refused: what is to be said was said of that.
+      if (kind !== 'scheduler' && errno === 'ESRCH') continue;
       result.refusals.push({ service: owner, reason: `the kernel refused its IPVS ${what} (${errno})` });
     }
     return scheduler;
@@ -253,10 +257,10 @@ export class IpvsDataplane implements Dataplane, Companion {
       const known = this.table.tables();
       const result = await this.table.apply(change, state);
       // The table was made anew (another detector): so is what hangs on it.
-      if (this.table.tables() !== known) {
-        await this.meetDevice();
-        await this.settle();
-      }
+      const anew = this.table.tables() !== known;
+      if (anew) await this.meetDevice();
+      // Elements that were refused leave pools behind to which nothing leads.
+      if (anew || result.refusals.length > 0) await this.settle();
       return result;
     });
   }

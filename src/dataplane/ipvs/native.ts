@@ -25,7 +25,15 @@ interface IpvsNative {
   IpvsSocket: new (netns: string) => IpvsSocket;
   ipvsLink(netns: string, name: string, kind: string): string;
   ipvsUnlink(netns: string, name: string): string;
-  ipvsAddress(netns: string, link: number, what: 'address' | 'route', op: number, bytes: Buffer): string;
+  /** `bytes`: addresses of `size` bytes each. For each '' or the errno. */
+  ipvsAddresses(
+    netns: string,
+    link: number,
+    what: 'address' | 'route',
+    op: number,
+    size: 4 | 16,
+    bytes: Buffer,
+  ): readonly string[];
   netnsSysctl(netns: string, name: string, value?: string): string | null;
 }
 

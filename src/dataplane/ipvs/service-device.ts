@@ -9,6 +9,7 @@ import { readAddresses, readLinks, readRoutes } from '../../node/rtnetlink.ts';
 import { SERVICE_LINK } from '../../node/service-link.ts';
 import { isSwitchedOff } from '../../node/switches.ts';
 import { readSet } from '../nft/kernel-image.ts';
+import { addressSize } from '../nft/layout.ts';
 import { NFPROTO, type NftSocket } from '../nft/native.ts';
 import { NO_OWNER, OP, PackedWriter } from '../nft/packed.ts';
 import { ipvsNative } from './native.ts';
@@ -33,34 +34,37 @@ function familyOfBytes(address: Address): Family {
 }
 
 /** A new one, or the one that is there. '' : no kind of link can be had. */
-function makeLink(netns: string): string {
+function makeLink(netns: string, kinds: readonly string[]): string {
   const { ipvsLink } = ipvsNative();
   const existing = readLinks(netns).find((link) => link.name === SERVICE_LINK);
   if (existing) {
     ipvsLink(netns, SERVICE_LINK, '');
     return existing.type;
   }
-  const kinds = KINDS.filter((kind) => kind !== 'dummy' || !isSwitchedOff('dummy'));
-  return kinds.find((kind) => ipvsLink(netns, SERVICE_LINK, kind) === '') ?? '';
+  const usable = kinds.filter((kind) => kind !== 'dummy' || !isSwitchedOff('dummy'));
+  return usable.find((kind) => ipvsLink(netns, SERVICE_LINK, kind) === '') ?? '';
 }
 
 export class ServiceDevice {
   private readonly netns: string;
   private readonly socket: NftSocket;
+  private readonly kinds: readonly string[];
   private readonly bound = new Set<Address>();
   private readonly guarded = new Set<Address>();
   private index = 0;
   /** What carries the addresses: a link's kind, or "routes". */
   carrier = '';
 
-  constructor(netns: string, socket: NftSocket) {
+  /** @param kinds of links to try, best first; none: local routes */
+  constructor(netns: string, socket: NftSocket, kinds: readonly string[] = KINDS) {
     this.netns = netns;
+    this.kinds = kinds;
     this.socket = socket;
   }
 
   /** Sees that there is a device, and reads which addresses it and the table's set hold. */
   async read(): Promise<void> {
-    const kind = makeLink(this.netns);
+    const kind = makeLink(this.netns, this.kinds);
     this.carrier = kind || 'routes';
     this.index = kind === '' ? LOOPBACK : readLinks(this.netns).find((l) => l.name === SERVICE_LINK)!.index;
     this.bound.clear();
@@ -86,7 +90,7 @@ export class ServiceDevice {
     this.index = LOOPBACK;
     await this.readGuarded();
     const routed = (await this.onCarrier()).filter((address) => this.guarded.has(address));
-    for (const address of routed) this.bind(OP_REMOVE, address);
+    this.bind(OP_REMOVE, routed);
     return routed.map((address) => `local route of ${address}`);
   }
 
@@ -144,8 +148,11 @@ export class ServiceDevice {
       ours.filter((one) => !this.guarded.has(one)),
     );
     const problems: DeviceProblem[] = [];
-    for (const address of ours) {
-      const errno = this.bound.has(address) ? '' : this.bind(OP_ADD, address);
+    const answers = this.bind(
+      OP_ADD,
+      ours.filter((one) => !this.bound.has(one)),
+    );
+    for (const [address, errno] of answers) {
       if (errno === '' || errno === 'EEXIST') this.bound.add(address);
       else problems.push({ address, reason: `${address} could not be bound to ${SERVICE_LINK} (${errno})` });
     }
@@ -154,10 +161,11 @@ export class ServiceDevice {
 
   async remove(addresses: Iterable<Address>): Promise<number> {
     const list = [...addresses].filter((one) => this.bound.has(one) || this.guarded.has(one));
-    for (const address of list) {
-      if (this.bound.has(address)) this.bind(OP_REMOVE, address);
-      this.bound.delete(address);
-    }
+    this.bind(
+      OP_REMOVE,
+      list.filter((one) => this.bound.has(one)),
+    );
+    for (const address of list) this.bound.delete(address);
     await this.guard(
       OP.delElement,
       list.filter((one) => this.guarded.has(one)),
@@ -165,9 +173,22 @@ export class ServiceDevice {
     return list.length;
   }
 
-  private bind(op: number, address: Address): string {
+  /** Each address with '' or the kernel's error. */
+  private bind(op: number, addresses: readonly Address[]): [Address, string][] {
     const what = this.carrier === 'routes' ? 'route' : 'address';
-    return ipvsNative().ipvsAddress(this.netns, this.index, what, op, Buffer.from(addressBytes(address)));
+    const answers: [Address, string][] = [];
+    for (const family of [4, 6] as const) {
+      const own = addresses.filter((one) => familyOfBytes(one) === family);
+      if (own.length === 0) continue;
+      const bytes = Buffer.concat(own.map(addressBytes));
+      const size = addressSize(family);
+      ipvsNative()
+        .ipvsAddresses(this.netns, this.index, what, op, size, bytes)
+        .forEach((errno, at) => {
+          answers.push([own[at]!, errno]);
+        });
+    }
+    return answers;
   }
 
   private async guard(op: number, addresses: readonly Address[]): Promise<void> {

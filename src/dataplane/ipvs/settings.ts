@@ -15,6 +15,8 @@ export interface IpvsOptions {
   readonly tcpMs?: number;
   readonly tcpFinMs?: number;
   readonly udpMs?: number;
+  /** Kinds of links for the device, best first; none: local routes. Default: what a node may have. */
+  readonly deviceKinds?: readonly string[];
   /** How long connections of a backend that left may go on. */
   readonly graceMs?: number;
 }

@@ -372,7 +372,6 @@ export async function cleanupNft(netns = '', scheme: Scheme = NFT_SCHEME): Promi
         removed.push(`${family === 4 ? 'ip' : 'ip6'} ${table}`);
       }
     }
-    if (await new Keeper(netns).remove()) removed.push(KEEPER_TABLE);
     return removed;
   } finally {
     socket.close();

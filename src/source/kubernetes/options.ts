@@ -15,6 +15,8 @@ export interface ReflectorOptions {
   readonly backoffMaxMs?: number;
   /** How often to look whether the server has got an optional resource. Default 300,000. */
   readonly absentRetryMs?: number;
+  /** Between two tries to send an event. Default 10,000. */
+  readonly eventRetryMs?: number;
   /** Bytes of one object. Default 64 MiB. */
   readonly objectBytesMax?: number;
 }
@@ -31,6 +33,7 @@ export function limitsOf(options: ReflectorOptions): ReflectorLimits {
     backoffMinMs: options.backoffMinMs ?? 800,
     backoffMaxMs: options.backoffMaxMs ?? 30_000,
     absentRetryMs: options.absentRetryMs ?? 300_000,
+    eventRetryMs: options.eventRetryMs ?? 10_000,
     objectBytesMax: options.objectBytesMax ?? 64 * 1024 * 1024,
   };
 }

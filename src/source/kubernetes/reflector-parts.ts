@@ -12,6 +12,7 @@ export interface ReflectorParts {
   readonly store: RecordStore;
   readonly problems: ProblemBook;
   readonly limits: ReflectorLimits;
+  readonly onAnswer: (verb: 'list' | 'watch', status: number, durationMs: number) => void;
   readonly deliver: (changes: readonly RecordChange[]) => void;
   /** Called once, when everything that there is has been delivered (or the resource does not exist). */
   readonly onSynced: () => void;

@@ -49,6 +49,8 @@ export class Reflector {
   /** The version up to which the store is complete; '' before the first list. */
   #version = '';
   #mustList = true;
+  /** What was asked for last: RBAC has a right for each, and a watch-list is a watch. */
+  #verb: 'list' | 'watch' = 'list';
   /** The server has told that it no longer (or not yet) knows #version: ask for the newest state. */
   #versionLost = false;
   #watchListWorks = true;
@@ -294,11 +296,16 @@ export class Reflector {
   // ---- both ----
 
   #get(query: Record<string, string>, silenceMs: number): Promise<Answer> {
-    const { resource, cluster } = this.#parts;
+    const { resource, cluster, onAnswer } = this.#parts;
     const all = new URLSearchParams(query);
+    const verb = query.watch === 'true' ? 'watch' : 'list';
+    this.#verb = verb;
     if (resource.labelSelector !== '') all.set('labelSelector', resource.labelSelector);
     if (resource.fieldSelector !== '') all.set('fieldSelector', resource.fieldSelector);
-    return get(cluster, `${resource.path}?${all}`, { silenceMs, signal: this.#abort.signal });
+    return get(cluster, `${resource.path}?${all}`, {
+      ...{ silenceMs, signal: this.#abort.signal },
+      onAnswer: (status, durationMs) => onAnswer(verb, status, durationMs),
+    });
   }
 
   #contact(): void {
@@ -378,7 +385,7 @@ export class Reflector {
 
   #report(api: ApiError | null): void {
     const { resource, cluster, problems } = this.#parts;
-    const verb = this.#mustList ? 'list' : 'watch';
+    const verb = this.#verb;
     const hint = api?.status === 403 ? `; RBAC must grant list and watch on ${resource.name}` : '';
     problems.report({
       code: 'TP_API',

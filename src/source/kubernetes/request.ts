@@ -1,6 +1,6 @@
-/** One GET to the API server, answered as a stream of bytes. */
-import http, { type IncomingMessage } from 'node:http';
-import https from 'node:https';
+/** One request to the API server, answered as a stream of bytes. */
+import http, { type ClientRequest, type IncomingMessage, type OutgoingHttpHeaders } from 'node:http';
+import https, { type RequestOptions } from 'node:https';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream';
 import { createGunzip } from 'node:zlib';
@@ -22,6 +22,8 @@ export interface RequestLimits {
   /** Silence that ends the request, from the start on. */
   readonly silenceMs: number;
   readonly signal: AbortSignal;
+  /** Called once, with the status (0: there was no answer) and the time until then. */
+  readonly onAnswer?: (status: number, durationMs: number) => void;
 }
 
 /** The server has said nothing for too long. */
@@ -110,40 +112,76 @@ async function* bodyOf(response: IncomingMessage, silence: SilenceTimer): AsyncG
   }
 }
 
-/**
- * Sends the request and waits for the head of the answer. Throws ApiError for every status but 200, and an
- * Error for what happens on the way.
- */
-export async function get(cluster: Cluster, pathAndQuery: string, limits: RequestLimits): Promise<Answer> {
-  const options = await unlessAborted(cluster.authorize(), limits.signal);
+/** A patch is a merge patch (RFC 7386): what it does not name stays. */
+const CONTENT_TYPES = {
+  GET: 'application/json',
+  POST: 'application/json',
+  PATCH: 'application/merge-patch+json',
+} as const;
+
+export interface RequestBody {
+  readonly method: 'GET' | 'POST' | 'PATCH';
+  /** JSON; '' for none. */
+  readonly body: string;
+}
+
+function sendRequest(
+  cluster: Cluster,
+  pathAndQuery: string,
+  options: RequestOptions,
+  { method, body }: RequestBody,
+): ClientRequest {
   const url = new URL(cluster.url + pathAndQuery);
-  const headers = {
+  const headers: Record<string, unknown> = {
     ...options.headers,
     Accept: 'application/json',
     'Accept-Encoding': 'gzip',
     'User-Agent': 'triplane',
   };
-  const request = (url.protocol === 'http:' ? http : https).request(url, {
-    ...options,
-    headers,
-    method: 'GET',
-    signal: limits.signal,
-  });
+  if (body !== '') headers['Content-Type'] = CONTENT_TYPES[method];
+  if (body !== '') headers['Content-Length'] = Buffer.byteLength(body);
+  const all = { ...options, headers: headers as OutgoingHttpHeaders, method };
+  const request = (url.protocol === 'http:' ? http : https).request(url, all);
+  request.on('socket', (socket) => socket.setKeepAlive(true, KEEPALIVE_MS));
+  return request;
+}
+
+/**
+ * Sends the request and waits for the head of the answer. Throws ApiError for every status but 200 and 201, and
+ * an Error for what happens on the way.
+ */
+async function send(
+  cluster: Cluster,
+  pathAndQuery: string,
+  what: RequestBody,
+  limits: RequestLimits,
+): Promise<Answer> {
+  const options = await unlessAborted(cluster.authorize(), limits.signal);
+  const request = sendRequest(cluster, pathAndQuery, { ...options, signal: limits.signal }, what);
   let end = (error: Error): void => void request.destroy(error);
   const silence = new SilenceTimer(limits.silenceMs, (error) => end(error));
-  request.on('socket', (socket) => socket.setKeepAlive(true, KEEPALIVE_MS));
+  const startedAt = performance.now();
+  let isAnswered = false;
+  const answered = (status: number): void => {
+    if (!isAnswered) limits.onAnswer?.(status, performance.now() - startedAt);
+    isAnswered = true;
+  };
   try {
     const response = await new Promise<IncomingMessage>((resolve, reject) => {
       request.on('response', resolve);
-      request.on('error', reject);
-      request.end();
+      request.on('error', (error) => {
+        answered(0);
+        reject(error);
+      });
+      request.end(what.body);
     });
+    answered(response.statusCode ?? 0);
     silence.touch();
     // Once there is an answer, only its stream still tells anybody about an error.
     end = (error) => void response.destroy(error);
     request.on('error', end);
     const chunks = bodyOf(response, silence);
-    if (response.statusCode !== 200) throw await readError(response, chunks);
+    if (response.statusCode !== 200 && response.statusCode !== 201) throw await readError(response, chunks);
     return {
       chunks,
       allowSilence: (silenceMs) => silence.set(silenceMs),
@@ -158,4 +196,31 @@ export async function get(cluster: Cluster, pathAndQuery: string, limits: Reques
     request.destroy();
     throw error;
   }
+}
+
+/** A GET. Throws ApiError for every status but 200, and an Error for what happens on the way. */
+export function get(cluster: Cluster, pathAndQuery: string, limits: RequestLimits): Promise<Answer> {
+  return send(cluster, pathAndQuery, { method: 'GET', body: '' }, limits);
+}
+
+/** Creates an object; what the server makes of it is not looked at. Throws like get(). */
+export async function post(
+  cluster: Cluster,
+  path: string,
+  object: object,
+  limits: RequestLimits,
+): Promise<void> {
+  const answer = await send(cluster, path, { method: 'POST', body: JSON.stringify(object) }, limits);
+  answer.close();
+}
+
+/** Changes what `object` names of an object; what the server makes of it is not looked at. Throws like get(). */
+export async function patch(
+  cluster: Cluster,
+  path: string,
+  object: object,
+  limits: RequestLimits,
+): Promise<void> {
+  const answer = await send(cluster, path, { method: 'PATCH', body: JSON.stringify(object) }, limits);
+  answer.close();
 }

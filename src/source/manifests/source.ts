@@ -107,6 +107,10 @@ class ManifestWatcher implements ManifestSource {
     return [...this.#memory.values()].reduce((sum, { foreign }) => sum + foreign, 0);
   }
 
+  announce(): void {
+    // Files have no events; whatever there is to say stands in the log, too.
+  }
+
   async stop(): Promise<void> {
     this.#stopped = true;
     this.#watch?.close();

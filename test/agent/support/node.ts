@@ -77,10 +77,17 @@ export class OwnAgent {
   readonly adminSocket: string;
   text = '';
 
-  constructor(lab: Lab, node: string, args: readonly string[], env: NodeJS.ProcessEnv = {}) {
+  /** `under`: a command that starts ours, such as setpriv with its arguments. */
+  constructor(
+    lab: Lab,
+    node: string,
+    args: readonly string[],
+    env: NodeJS.ProcessEnv = {},
+    under: readonly string[] = [],
+  ) {
     this.adminSocket = path.join(path.dirname(lab.manifests.path), `own-${node}.sock`);
     const own = ['--hostname-override', node, '--admin-socket', this.adminSocket];
-    this.child = lab.node(node).spawn([...PROGRAM, 'run', ...own, ...args], {
+    this.child = lab.node(node).spawn([...under, ...PROGRAM, 'run', ...own, ...args], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, ...env },
     });

@@ -2,9 +2,10 @@
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { cleanupIpvs } from '../../../src/dataplane/ipvs/cleanup.ts';
 import { IpvsDataplane } from '../../../src/dataplane/ipvs/ipvs-dataplane.ts';
-import { openIpvsSocket } from '../../../src/dataplane/ipvs/native.ts';
-import { readServices } from '../../../src/dataplane/ipvs/packed-ipvs.ts';
+import { type IpvsSocket, openIpvsSocket } from '../../../src/dataplane/ipvs/native.ts';
+import { readServices, writeDestination, writeService } from '../../../src/dataplane/ipvs/packed-ipvs.ts';
 import { readIpvs } from '../../../src/dataplane/ipvs/readback.ts';
+import { PackedWriter } from '../../../src/dataplane/nft/packed.ts';
 import { applyBatch } from '../../../src/lab/run.ts';
 import type { DesiredPort, DesiredService, DesiredState } from '../../../src/model/desired.ts';
 import { changeBetween, stateOf } from '../../support/desired.ts';
@@ -62,6 +63,15 @@ ipvs.describe('ipvs, traffic', () => {
     return result;
   }
 
+  async function withSocket<T>(work: (socket: IpvsSocket) => Promise<T>, netns = world.netns): Promise<T> {
+    const socket = openIpvsSocket(netns);
+    try {
+      return await work(socket);
+    } finally {
+      socket.close();
+    }
+  }
+
   const proc = async () => (await world.run('node', ['cat', '/proc/net/ip_vs'])).stdout;
   const bound = async () =>
     (await world.run('node', ['ip', '-o', 'addr', 'show', 'dev', 'triplane-ipvs0'])).stdout
@@ -104,11 +114,10 @@ ipvs.describe('ipvs, traffic', () => {
     await bring([
       withSettings(web(10, [L1, R2]), { 'ipvs-scheduler': 'mh', 'ipvs-scheduler-flags': 'port,fallback' }),
     ]);
-    const socket = openIpvsSocket(world.netns);
-    const flags = readServices(await socket.dump())
+    const rows = await withSocket(async (socket) => readServices(await socket.dump()));
+    const flags = rows
       .filter(({ scheduler }) => scheduler === 'mh')
       .map((service) => service.flags & IP_VS_SVC_F_SCHEDS);
-    socket.close();
     expect(flags).toContain(IP_VS_SVC_F_SCHED1 | IP_VS_SVC_F_SCHED2);
   });
 
@@ -306,6 +315,110 @@ ipvs.describe('ipvs, traffic', () => {
       expect((await runIn(bare.names[0]!, ['cat', '/proc/net/ip_vs'])).stdout).not.toMatch(/FWM/);
     } finally {
       bare.remove();
+    }
+  });
+
+  test('a start reconciles weights, and brings back who was on the way out', async () => {
+    await bring([web(10, [L1, R2])]);
+    await dataplane.close();
+    // As a predecessor may have left it: one backend on its way out, one with a weight of before.
+    const rows = await withSocket(async (socket) => {
+      const held = readServices(await socket.dump()).filter((row) => row.destinations.length === 2);
+      const out = new PackedWriter();
+      for (const row of held)
+        row.destinations.forEach((to, at) => {
+          writeDestination(out, 'setDestination', row, { ...to, weight: at === 0 ? 0 : 7 });
+        });
+      expect(await socket.commit(Buffer.from(out.take()))).toEqual([]);
+      return held;
+    });
+    expect(rows.length).toBeGreaterThan(0);
+    expect(await proc()).toMatch(/Masq +7 /);
+    dataplane = new IpvsDataplane({ netns: world.netns, graceMs: 3_000 });
+    await dataplane.start(state);
+    expect(await proc()).not.toMatch(/Masq +[07] /);
+    const { requests } = await world.place('pod').call('tcp', CLUSTER_IP, 9000, { timeoutMs: ANSWER_MS });
+    expect(requests[0]!.outcome).toBe('ok');
+  });
+
+  test('IPVS services of others are left alone, through start, repair and cleanup', async () => {
+    const foreign = { family: 4, mark: 5 } as const;
+    const bare = await bareNamespaces(1);
+    const [netns] = bare.paths;
+    const socket = openIpvsSocket(netns!);
+    try {
+      const out = new PackedWriter();
+      writeService(out, 'newService', foreign, { scheduler: 'rr', flags: 0, timeoutSeconds: 0 });
+      expect(await socket.commit(Buffer.from(out.take()))).toEqual([]);
+      const other = new IpvsDataplane({ netns: netns! });
+      const full = stateOf([web(10, [L1, R2])], NODE);
+      await other.start(full);
+      await other.verify(full);
+      await other.close();
+      await cleanupIpvs(netns);
+      expect(readServices(await socket.dump())).toMatchObject([foreign]);
+    } finally {
+      socket.close();
+      bare.remove();
+    }
+  });
+
+  test('the flags: default scheduler, time-outs, strict ARP; one that this kernel lacks leaves rr, and says so', async () => {
+    const bare = await bareNamespaces(1);
+    const [netns] = bare.paths;
+    try {
+      const full = stateOf(
+        [web(10, [L1, R2]), withSettings(web(11, [L1]), { 'ipvs-scheduler': 'sh' })],
+        NODE,
+      );
+      const flagged = new IpvsDataplane({
+        netns: netns!,
+        ...{ scheduler: 'lc', arp: 'strict', tcpMs: 3_600_000, tcpFinMs: 60_000, udpMs: 30_000 },
+      });
+      expect((await flagged.start(full)).refusals).toEqual([]);
+      await flagged.close();
+      const text = (await runIn(bare.names[0]!, ['cat', '/proc/net/ip_vs'])).stdout;
+      expect(text.match(/^FWM {2}\w+ lc /gm)).toHaveLength(2);
+      expect(text.match(/^FWM {2}\w+ sh /gm)).toHaveLength(2);
+      expect(await withSocket(async (socket) => socket.timeouts(), netns)).toEqual([3600, 60, 30]);
+      const arp = [
+        'cat',
+        '/proc/sys/net/ipv4/conf/all/arp_ignore',
+        '/proc/sys/net/ipv4/conf/all/arp_announce',
+      ];
+      expect((await runIn(bare.names[0]!, arp)).stdout).toBe('1\n2\n');
+      // "ovf-not" is no kernel's; the flag's own check is the configuration's.
+      const lacking = new IpvsDataplane({ netns: netns!, scheduler: 'none-such' });
+      const { refusals } = await lacking.start(full);
+      await lacking.close();
+      expect(refusals).toContainEqual({
+        service: 'test/web-10',
+        reason: 'this kernel has no IPVS scheduler none-such; rr stays',
+      });
+      expect((await runIn(bare.names[0]!, ['cat', '/proc/net/ip_vs'])).stdout.match(/ rr /g)).toHaveLength(2);
+    } finally {
+      bare.remove();
+    }
+  });
+
+  test('where no device can be had, local routes carry the addresses', async () => {
+    const small = await NodeWorld.create(['pod', 'L1']);
+    const routed = new IpvsDataplane({ netns: small.netns, deviceKinds: [] });
+    try {
+      const full = stateOf([web(10, [L1]), web(16, ['fd00:10:10:1::1 80'])], NODE);
+      expect((await routed.start(full)).refusals).toEqual([]);
+      expect((await small.run('node', ['ip', 'link', 'show', 'triplane-ipvs0'])).status).not.toBe(0);
+      const { requests } = await small.place('pod').call('tcp', CLUSTER_IP, 9000, { timeoutMs: ANSWER_MS });
+      expect(requests[0]!.outcome).toBe('ok');
+      expect((await routed.verify(full)).repaired).toEqual([]);
+      await routed.close();
+      const removed = await cleanupIpvs(small.netns);
+      expect(removed).toContain(`local route of ${CLUSTER_IP}`);
+      const { stdout } = await small.run('node', ['ip', 'route', 'show', 'table', 'local']);
+      expect(stdout).not.toContain(CLUSTER_IP);
+    } finally {
+      await routed.close();
+      await small.remove();
     }
   });
 

@@ -11,6 +11,7 @@ import {
   type NodeStatus,
   type Problem,
   type RepairEvent,
+  type RequestEvent,
   Signal,
   type SourceHealth,
   type SyncEvent,
@@ -25,6 +26,7 @@ export class TestAgent implements AgentStatus {
     onRepair: new Signal<RepairEvent>(),
     onMode: new Signal<ModeStatus>(),
     onHealthChecks: new Signal<HealthCheckPlan>(),
+    onRequest: new Signal<RequestEvent>(),
   };
   isSynced = true;
   families: Record<4 | 6, FamilyProgress | null> = {

@@ -1,0 +1,16 @@
+import { defineConfig } from 'vitest/config';
+
+/** For the bundled tests in a booted kernel: one file after another, and time-outs for an emulated processor. */
+export default defineConfig({
+  test: {
+    include: ['build/kernel-tests-*/*.test.mjs'],
+    pool: 'forks',
+    fileParallelism: false,
+    maxWorkers: 1,
+    allowOnly: false,
+    retry: 0,
+    testTimeout: 180_000,
+    hookTimeout: 180_000,
+    teardownTimeout: 20_000,
+  },
+});

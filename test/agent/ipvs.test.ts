@@ -1,0 +1,66 @@
+/** The agent in ipvs mode, from a manifest to an answer, and what its commands say of the kernel. */
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { WEB_NODE_PORT, WEB_PORT, webNodePort, webSlices } from '../../src/lab/examples.ts';
+import { createLab, type Lab } from '../../src/lab/lab.ts';
+import { serviceAddress } from '../../src/lab/plan.ts';
+import { ipvs } from '../support/ipvs.ts';
+import { buildProgram, eventually, json, OwnAgent, triplane } from './support/node.ts';
+
+const WEB = serviceAddress(4, 10);
+
+ipvs.describe('an agent in ipvs mode', () => {
+  let lab: Lab;
+  let agent: OwnAgent;
+
+  beforeAll(async () => {
+    buildProgram();
+    lab = await createLab({
+      name: `ipvs-${process.pid}`,
+      nodes: [{ name: 'cp' }, { name: 'worker1' }],
+      pods: [
+        { name: 'net-pod', node: 'cp' },
+        ...['webpod1', 'webpod2'].map((name) => ({ name, node: 'worker1', labels: { app: 'web' } })),
+      ],
+    });
+    lab.manifests.write('web', [webNodePort(lab, 'Cluster'), ...webSlices(lab)]);
+    agent = await new OwnAgent(lab, 'cp', [
+      ...['--proxy-mode=ipvs', '--cluster-cidr=10.10.0.0/16,fd00:10::/48'],
+      ...['--manifests', lab.manifests.path, '--ipvs-scheduler=lc'],
+    ]).ready();
+  });
+  afterAll(async () => {
+    await agent?.stop();
+    lab?.down();
+  });
+
+  const reached = async () => {
+    const { pods } = await lab.pod('net-pod').call('tcp', WEB, WEB_PORT, { count: 8, timeoutMs: 5000 });
+    return Object.keys(pods).sort();
+  };
+  const endpoints = async () =>
+    new Set((await json<{ address: string }[]>(lab.node('cp'), 'get', 'endpoints')).map((e) => e.address));
+
+  test('serves, follows its manifests, and shows what the kernel holds', async () => {
+    await eventually(reached).toEqual(['webpod1', 'webpod2']);
+    const fromOutside = await lab.client.call('tcp', lab.node('cp').addresses[4]!, WEB_NODE_PORT, {
+      count: 4,
+      timeoutMs: 5000,
+    });
+    expect(fromOutside.requests.map(({ outcome }) => outcome)).toEqual(Array(4).fill('ok'));
+    const services = await json<{ address: string; inside: string }[]>(lab.node('cp'), 'get', 'services');
+    expect(services.find(({ address }) => address === WEB)).toMatchObject({ inside: '2 backends' });
+    const one = lab.plan.pods.filter(({ name }) => name === 'webpod2');
+    lab.manifests.write('web', [webNodePort(lab, 'Cluster'), ...webSlices(lab, one)]);
+    await eventually(reached).toEqual(['webpod2']);
+    expect(await endpoints()).toEqual(new Set(Object.values(one[0]!.addresses)));
+  });
+
+  test('goes on without the agent, and cleanup leaves nothing', async () => {
+    await agent.stop();
+    expect(await reached()).toEqual(['webpod2']);
+    expect((await triplane(lab.node('cp'), 'cleanup')).stdout).toContain('ipvs: removed');
+    expect((await triplane(lab.node('cp'), 'cleanup')).stdout).toContain('there was nothing to remove');
+    const left = await lab.node('cp').exec(['sh', '-c', 'cat /proc/net/ip_vs; ip link; nft list tables']);
+    expect(left.stdout).not.toMatch(/FWM|triplane/);
+  });
+});
