@@ -174,7 +174,7 @@ TP_RARE int skb_avoid_kernel_port(struct __sk_buff *skb, __u32 conn)
 		answer.dport = c->nat_port;
 		if (!skb_kernel_has(skb, &answer))
 			return 0;
-		port = nat_claim(conn, c->backend, 0, c->proto, c->family);
+		port = nat_claim_any(conn, tp_hash_nat(tp_knobs.seed, &b->addr, b->port, c->proto, c->family));
 		if (!port)
 			break;
 		nat_release(c, conn, b, c->family);
