@@ -1,15 +1,17 @@
 /**
- * `node scripts/bench.mjs control-plane [--services N --endpoints N] [--changes N] [--json FILE]`: what the
+ * `node scripts/bench.mjs control-plane [--mode nft|ebpf] [--services N --endpoints N] [--changes N]
+ * [--json FILE]`: what the
  * control plane costs against the real kernel, in a network namespace that it makes and removes. Without
  * --services: the sizes that the targets name.
  */
 import { fork } from 'node:child_process';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import process from 'node:process';
 import { parseArgs } from 'node:util';
 import type { Size } from './control-plane/cluster.ts';
-import { type ControlPlaneFigures, checkTargets, figureTables } from './control-plane/report.ts';
+import { type ControlPlaneFigures, checkTargets, figureTables, TARGETS } from './control-plane/report.ts';
+import type { BenchMode, Task } from './control-plane/worker.ts';
 import { makeNamespace, removeNamespaces, removeNamespacesAtExit } from './support/namespace.ts';
 import { describeMachine, headline, lookForQuiet } from './support/quiet.ts';
 
@@ -28,10 +30,10 @@ const SIZES: readonly Size[] = [
   { name: '1 x 1000', services: 1, endpoints: 1000, ...PLAIN },
 ];
 
-function work<T>(phase: string, size: Size, netns: string, changes: number): Promise<T> {
+function work<T>(task: Task): Promise<T> {
+  const { size, phase } = task;
   return new Promise((resolve, reject) => {
-    const task = JSON.stringify({ phase, size, netns, changes });
-    const child = fork(WORKER, [task], {
+    const child = fork(WORKER, [JSON.stringify(task)], {
       execArgv: ['--expose-gc', ...process.execArgv],
       timeout: WORKER_MS_MAX,
     });
@@ -47,25 +49,27 @@ function work<T>(phase: string, size: Size, netns: string, changes: number): Pro
   });
 }
 
-async function measure(size: Size, changes: number): Promise<ControlPlaneFigures> {
+async function measure(size: Size, changes: number, mode: BenchMode): Promise<ControlPlaneFigures> {
   const netns = makeNamespace('control');
+  const root = `/sys/fs/bpf/tpbench${process.pid}`;
+  const task = { size, netns, mode, root, changes };
   try {
-    const life = await work<Omit<ControlPlaneFigures, 'size' | 'restart' | 'changed'>>(
-      'cold',
-      size,
-      netns,
-      changes,
-    );
-    const restart = await work<ControlPlaneFigures['restart']>('restart', size, netns, changes);
-    const changed = await work<ControlPlaneFigures['changed']>('restart-changed', size, netns, changes);
+    const life = await work<Omit<ControlPlaneFigures, 'size' | 'restart' | 'changed'>>({
+      ...task,
+      phase: 'cold',
+    });
+    const restart = await work<ControlPlaneFigures['restart']>({ ...task, phase: 'restart' });
+    const changed = await work<ControlPlaneFigures['changed']>({ ...task, phase: 'restart-changed' });
     return { size, ...life, restart, changed };
   } finally {
     removeNamespaces();
+    rmSync(root, { recursive: true, force: true });
   }
 }
 
 const { values } = parseArgs({
   options: {
+    mode: { type: 'string', default: 'nft' },
     services: { type: 'string' },
     endpoints: { type: 'string', default: '10' },
     size: { type: 'string', multiple: true },
@@ -84,6 +88,8 @@ const sizes = values.services
     ]
   : SIZES.filter((size) => !values.size || values.size.includes(size.name));
 
+if (values.mode !== 'nft' && values.mode !== 'ebpf') throw new Error('--mode: nft or ebpf');
+const { mode } = values;
 removeNamespacesAtExit();
 const machine = describeMachine();
 const quietness = await lookForQuiet(QUIET_PATIENCE_MS);
@@ -91,9 +97,9 @@ process.stdout.write(`${headline(machine, quietness)}\n`);
 const all: ControlPlaneFigures[] = [];
 for (const size of sizes) {
   process.stderr.write(`${size.name} ...\n`);
-  all.push(await measure(size, Number(values.changes)));
+  all.push(await measure(size, Number(values.changes), mode));
 }
-process.stdout.write(`${figureTables(all)}\n${checkTargets(all)}`);
+process.stdout.write(`${figureTables(all)}\n${checkTargets(all, TARGETS[mode])}`);
 if (values.json) {
   mkdirSync(path.dirname(path.resolve(values.json)), { recursive: true });
   writeFileSync(values.json, `${JSON.stringify({ machine, quietness, figures: all }, null, 1)}\n`);

@@ -12,7 +12,7 @@
 #include "limits.h"
 
 /* Advanced whenever a layout below changes its meaning: maps of another layout are not adopted. */
-#define TP_LAYOUT 1
+#define TP_LAYOUT 2
 
 #ifdef __cplusplus
 #define TP_STATIC_ASSERT static_assert
@@ -35,13 +35,15 @@ enum tp_answer {
 };
 
 /* A pool in one word, so that one 8-byte store flips all of it: base of its range in tp_pool_slots, number of
- * backends, answer. */
+ * backends, answer, and whether everybody who gets it is masqueraded. */
 #define TP_POOL_BASE(pool) ((__u32)(pool))
 #define TP_POOL_COUNT(pool) ((__u32)((pool) >> 32) & 0xffffff)
-#define TP_POOL_ANSWER(pool) ((__u32)((pool) >> 56))
+#define TP_POOL_ANSWER(pool) ((__u32)((pool) >> 56) & 0x7f)
+#define TP_POOL_MASQ(pool) ((__u32)((pool) >> 63))
 
 enum tp_frontend_flag {
 	TP_F_MASQ_STRANGERS = 1 << 0,
+	/* For readers: programs go by the pool's word. */
 	TP_F_MASQ_ALWAYS = 1 << 1,
 	/* Source ranges apply: tp_ranges under `guard`. */
 	TP_F_GUARDED = 1 << 2,
@@ -52,6 +54,8 @@ enum tp_frontend_flag {
 	TP_F_SOCK_NODE = 1 << 5,
 	/* No port: says that the address belongs to a service, so other ports of it are rejected. */
 	TP_F_ADDRESS = 1 << 6,
+	/* What the node's own processes send is masqueraded. */
+	TP_F_MASQ_NODE = 1 << 7,
 	/* Two bits at 8: kind (0 ClusterIP, 1 NodePort, 2 ExternalIP, 3 LoadBalancer), for user space only. */
 };
 
@@ -128,6 +132,9 @@ enum tp_conn_flag {
 	TP_C_NODE = 1 << 2,
 	/* Registered in tp_pairs. */
 	TP_C_PAIR = 1 << 3,
+	/* Another connection has the same client, client port and backend: this one goes to the backend from nat_port,
+	 * from ingress on, so that nothing behind it takes the two for one. */
+	TP_C_REMAP = 1 << 4,
 };
 
 /* What one direction has shown: tp_conn.seen_forward, seen_reply. */

@@ -296,6 +296,12 @@ static __always_inline void conn_saw_reply(struct tp_conn *c, const struct packe
 	conn_touch(c);
 }
 
+/* The client's port as the backend and everything before it know it. */
+static __always_inline __u16 conn_inner_port(const struct tp_conn *c)
+{
+	return c->flags & TP_C_REMAP ? c->nat_port : c->client_port;
+}
+
 static __always_inline int is_opening(const struct packet *p)
 {
 	return (p->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN;

@@ -178,7 +178,7 @@ static __always_inline int icmp_to_nat(struct __sk_buff *skb, struct packet *p, 
 		return TC_ACT_UNSPEC;
 	if (at_once && reported_by(p, &q->dst))
 		set_outer(skb, p, SIDE_SRC, &f->addr);
-	set_quoted(skb, p, q, SIDE_SRC, &c->client, c->client_port);
+	set_quoted(skb, p, q, SIDE_SRC, &c->client, at_once ? c->client_port : conn_inner_port(c));
 	set_outer(skb, p, SIDE_DST, &c->client);
 	if (!at_once)
 		return TC_ACT_UNSPEC;
@@ -198,6 +198,8 @@ static __always_inline int icmp_to_frontend(struct __sk_buff *skb, struct packet
 		return TC_ACT_UNSPEC;
 	set_quoted(skb, p, q, SIDE_SRC, &b->addr, b->port);
 	set_outer(skb, p, SIDE_DST, &b->addr);
+	if (c->flags & TP_C_REMAP)
+		set_quoted(skb, p, q, SIDE_DST, &c->client, c->nat_port);
 	if (!(c->flags & TP_C_WHOLE))
 		return TC_ACT_UNSPEC;
 	set_quoted(skb, p, q, SIDE_DST, &c->nat_addr, c->nat_port);
@@ -274,6 +276,8 @@ int tp_out_icmp(struct __sk_buff *skb)
 		if (reported_by(&p, &q.dst))
 			set_outer(skb, &p, SIDE_SRC, &f->addr);
 		set_quoted(skb, &p, &q, SIDE_DST, &f->addr, f->port);
+		if (ref.conn->flags & TP_C_REMAP)
+			set_quoted(skb, &p, &q, SIDE_SRC, &ref.conn->client, ref.conn->client_port);
 		count(TP_N_ICMP_TRANSLATED);
 	} else if (direction == REPLY && (ref.conn->flags & TP_C_MASQ) && !no_addr(&ref.conn->nat_addr)) {
 		/* On its way to the backend, which knows the NAT address only. */

@@ -14,8 +14,6 @@
 #define TP_CONN_TRIES 8
 /* NAT ports tried before a new connection is refused: at 15/16 full, 64 tries fail for 1 in 60. */
 #define TP_NAT_TRIES 64
-/* Backends tried when the first one would give two connections the same reply tuple. */
-#define TP_PICK_TRIES 3
 /* Records tried when a next hop is remembered. */
 #define TP_HOP_TRIES 8
 /* Prefixes of one kind and family in the settings: service CIDRs, pod CIDRs. */

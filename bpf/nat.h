@@ -158,10 +158,10 @@ enum direction {
 static __always_inline int pair_direction(const struct tp_conn *c, const struct tp_backend *b,
 					  const struct packet *p, int family)
 {
-	if (c->client_port == p->sport && b->port == p->dport && same_addr(&c->client, &p->src, family) &&
+	if (conn_inner_port(c) == p->sport && b->port == p->dport && same_addr(&c->client, &p->src, family) &&
 	    same_addr(&b->addr, &p->dst, family))
 		return FORWARD;
-	if (c->client_port == p->dport && b->port == p->sport && same_addr(&c->client, &p->dst, family) &&
+	if (conn_inner_port(c) == p->dport && b->port == p->sport && same_addr(&c->client, &p->dst, family) &&
 	    same_addr(&b->addr, &p->src, family))
 		return REPLY;
 	return NO_DIRECTION;
@@ -286,7 +286,7 @@ TP_RARE __u64 conn_pair_hash(__u32 index)
 	b = backend_at(c->backend);
 	if (!b)
 		return 0;
-	return tp_hash_pair(tp_knobs.seed, &c->client, c->client_port, &b->addr, b->port, c->proto, c->family);
+	return tp_hash_pair(tp_knobs.seed, &c->client, conn_inner_port(c), &b->addr, b->port, c->proto, c->family);
 }
 
 /* Takes the connection's keys out of both indexes, before its backend or its entry changes. */

@@ -67,18 +67,22 @@ static __always_inline int node_answer(struct __sk_buff *skb, struct packet *p, 
 SEC("tc")
 int tp_node(struct __sk_buff *skb)
 {
+	const struct tp_settings *set = settings();
 	struct conn_ref ref = {};
 	struct packet p = {};
 	__u32 frontend = 0;
 	int verdict;
 
-	if (skb_parse_rare(skb, &p) != PACKET_FLOW)
+	if (!set || skb_parse_rare(skb, &p) != PACKET_FLOW)
 		return TC_ACT_UNSPEC;
 	if (!frontend_find(&p, p.family, &frontend)) {
 		nat_find(&ref, &p.src, p.sport, &p.dst, p.dport, p.proto, p.family);
-		if (!ref.conn || !(ref.conn->flags & TP_C_NODE))
-			return TC_ACT_UNSPEC;
-		return node_answer(skb, &p, ref.conn);
+		if (ref.conn && (ref.conn->flags & TP_C_NODE))
+			return node_answer(skb, &p, ref.conn);
+		if (in_cluster_span(set, &p.dst, p.family))
+			return refuse(skb, cluster_verdict(&p));
+		/* A client's own port may look like one of ours. */
+		return egress_pair(skb, &p, p.family);
 	}
 	verdict = tc_connection(skb, &p, frontend, &ref, p.family, FROM_NODE);
 	if (verdict != GO_ON || !ref.conn)

@@ -21,6 +21,8 @@ struct opening {
 	__u32 hop;
 	/* An entry of the same client and frontend that is to be used again, as index + 1. */
 	__u32 retake;
+	/* Another connection has the same two ends toward the backend. */
+	__u32 shared;
 	struct nat_wish nat;
 };
 
@@ -102,7 +104,6 @@ static __always_inline int open_nat_port(struct tp_conn *c, const struct opening
 		return V_DROP;
 	}
 	c->nat_port = port;
-	c->flags |= TP_C_MASQ;
 	return GO_ON;
 }
 
@@ -114,6 +115,22 @@ static __always_inline int open_pair(struct tp_conn *c, const struct opening *o)
 	}
 	c->flags |= TP_C_PAIR;
 	return GO_ON;
+}
+
+/* The source of a split connection. A process of this node has a NAT port in any case: both translations of its
+ * answers happen at once, before netfilter. Where it is not masqueraded it keeps its address. */
+static __always_inline int open_source(struct tp_conn *c, const struct opening *o, const struct packet *p,
+				       int masqueraded)
+{
+	if (o->shared)
+		c->flags |= TP_C_REMAP;
+	if (masqueraded || o->origin == FROM_NODE)
+		c->flags |= TP_C_MASQ;
+	if (!(c->flags & (TP_C_MASQ | TP_C_REMAP)))
+		return GO_ON;
+	if (!masqueraded && o->origin == FROM_NODE)
+		copy_addr(&c->nat_addr, &p->src);
+	return open_nat_port(c, o);
 }
 
 /* The way back to a split connection. A process of this node gets both translations at once, by its NAT port. */
@@ -162,7 +179,7 @@ TP_RARE __u32 tuple_holder(const struct packet *p, __u32 backend, __u32 except)
 			continue;
 		c = conn_at(SLOT_INDEX(*slot));
 		theirs = c ? backend_at(c->backend) : NULL;
-		if (!theirs || c->proto != p->proto || c->family != p->family || c->client_port != p->sport)
+		if (!theirs || c->proto != p->proto || c->family != p->family || conn_inner_port(c) != p->sport)
 			continue;
 		/* The same pod may be a backend of several services. */
 		if (theirs->port == b->port && same_addr(&theirs->addr, &b->addr, p->family) &&
@@ -184,33 +201,19 @@ static __always_inline int open_pick(struct opening *o, const struct packet *p)
 	return GO_ON;
 }
 
-/* Whether the holder of the two ends gives way: if it is over, and with UDP always, because the client's port is then
- * in most cases another socket's by now, and the first one's next datagram takes the two ends back. */
-static __always_inline int holder_yields(__u32 holder, const struct packet *p)
+/* Whether a connection that is not over has the two ends that this one would have. One that is over gives way. */
+static __always_inline int open_shares(const struct opening *o, const struct packet *p)
 {
-	struct tp_conn *c = conn_at(holder - 1);
+	__u32 holder = tuple_holder(p, o->backend, o->retake);
+	struct tp_conn *c = holder ? conn_at(holder - 1) : NULL;
 
-	if (!c || (p->proto != IPPROTO_UDP && !conn_is_over(c)))
+	if (!c || (p->proto != IPPROTO_UDP && conn_is_over(c) && conn_evict(holder - 1)))
 		return 0;
-	return conn_evict(holder - 1);
-}
-
-/* Picks again while the backend would give two connections the same tuple. */
-static __always_inline int open_untaken(struct opening *o, const struct packet *p)
-{
-	for (int try = 0; try < TP_PICK_TRIES; try++) {
-		__u32 holder = tuple_holder(p, o->backend, o->retake);
-
-		if (!holder || holder_yields(holder, p))
-			return GO_ON;
-		if (open_pick(o, p) != GO_ON)
-			return V_DROP;
-	}
 	count(TP_N_TUPLE_TAKEN);
-	return V_DROP;
+	return 1;
 }
 
-/* A split connection to the backend already picked, or to another one if need be. */
+/* A split connection to the backend already picked. */
 TP_RARE int open_split(struct opening *o, const struct packet *p)
 {
 	const struct tp_settings *set = settings();
@@ -219,19 +222,20 @@ TP_RARE int open_split(struct opening *o, const struct packet *p)
 	struct tp_conn *c;
 	int masquerade;
 
-	if (!o || !p || !set || (o->origin != FROM_NODE && open_untaken(o, p) != GO_ON))
+	if (!o || !p || !set)
 		return V_DROP;
 	f = frontend_at(o->frontend);
 	b = backend_at(o->backend);
 	if (!f || !b)
 		return V_DROP;
-	masquerade = masquerades(set, f, b, p, o->origin);
-	if (masquerade)
-		nat_wish(&o->nat, b, p->sport, p->proto, p->family);
+	masquerade = masquerades(set, f, o->pool, b, p, o->origin);
+	o->shared = o->origin != FROM_NODE && open_shares(o, p);
+	if (masquerade || o->shared || o->origin == FROM_NODE)
+		nat_wish(&o->nat, b, o->shared ? 0 : p->sport, p->proto, p->family);
 	c = open_entry(o, p);
 	if (!c)
 		return V_DROP;
-	if ((masquerade && open_nat_port(c, o) != GO_ON) || open_ends(c, o) != GO_ON) {
+	if (open_source(c, o, p, masquerade) != GO_ON || open_ends(c, o) != GO_ON) {
 		conn_unlink(c, o->conn);
 		open_abandon(o, c);
 		return V_DROP;
@@ -256,7 +260,7 @@ static __always_inline int open_whole(struct opening *o, const struct packet *p,
 		open_abandon(o, c);
 		return V_DROP;
 	}
-	c->flags |= TP_C_WHOLE;
+	c->flags |= TP_C_WHOLE | TP_C_MASQ;
 	c->hop_forward = o->hop;
 	c->hop_gen = set->route_gen;
 	conn_publish(c, o->hash);

@@ -11,6 +11,8 @@ enum verdict {
 	V_PASS,
 	V_DROP,
 	V_REJECT,
+	/* The frontend was withdrawn: to a new connection its address and port are those of none. */
+	V_GONE,
 	/* Source ranges say no; dropped like V_DROP, but XDP may do it too. */
 	V_GUARDED,
 };
@@ -86,7 +88,7 @@ static __always_inline int answer_new(const struct tp_settings *set, const struc
 		return V_PASS;
 	*pool = *(const volatile __u64 *)(origin == FROM_STRANGER ? &f->outside : &f->inside);
 	if (TP_POOL_ANSWER(*pool) == TP_GONE)
-		return V_PASS;
+		return V_GONE;
 	if ((f->flags & TP_F_GUARDED) && !guard_allows(f, p)) {
 		count(TP_N_GUARDED);
 		return V_GUARDED;
@@ -159,9 +161,16 @@ TP_RARE __u32 pick_sticky(const struct tp_addr *client, __u32 frontend, __u64 po
 }
 
 static __always_inline int masquerades(const struct tp_settings *set, const struct tp_frontend *f,
-				       const struct tp_backend *b, const struct packet *p, int origin)
+				       __u64 pool, const struct tp_backend *b, const struct packet *p,
+				       int origin)
 {
-	if ((f->flags & TP_F_MASQ_ALWAYS) || origin == FROM_NODE)
+	const int which = FAMILY_INDEX(p->family);
+
+	if (TP_POOL_MASQ(pool))
+		return 1;
+	/* An address of the node's own may lie among the pods'. */
+	if (origin == FROM_NODE && (f->flags & TP_F_MASQ_NODE) &&
+	    !prefixes_have(set->pod_cidrs[which], set->pod_cidr_count[which], &p->src, p->family))
 		return 1;
 	if ((f->flags & TP_F_MASQ_STRANGERS) && (set->flags & TP_S_DETECTOR) && origin == FROM_STRANGER)
 		return 1;

@@ -80,6 +80,8 @@ TP_RARE int tc_open(const struct packet *p, struct opening *o, __u32 ifindex)
 	return open_pick(o, p) == GO_ON ? open_split(o, p) : V_DROP;
 }
 
+TP_RARE int cluster_verdict(const struct packet *p);
+
 /* The connection of a packet to a frontend, made if need be; ref->conn is set if GO_ON is returned. */
 static __always_inline int tc_connection(struct __sk_buff *skb, struct packet *p, __u32 frontend,
 					 struct conn_ref *ref, int family, int origin)
@@ -109,6 +111,8 @@ static __always_inline int tc_connection(struct __sk_buff *skb, struct packet *p
 	if (!o.retake && origin != FROM_NODE && set && asks_kernel(set) && skb_kernel_owns(skb, p))
 		return V_PASS;
 	verdict = tc_open(p, &o, skb->ifindex);
+	if (verdict == V_GONE)
+		return cluster_verdict(p);
 	if (verdict != GO_ON)
 		return verdict;
 	ref->index = o.conn;
@@ -134,6 +138,8 @@ static __always_inline int to_frontend_tc(struct __sk_buff *skb, struct packet *
 		make_end(&dst, SIDE_DST, &b->addr, b->port);
 		return skb_send(skb, p, &src, &dst);
 	}
+	if ((ref.conn->flags & TP_C_REMAP) && set_end(skb, p, SIDE_SRC, &ref.conn->client, ref.conn->nat_port))
+		return TC_ACT_SHOT;
 	return set_end(skb, p, SIDE_DST, &b->addr, b->port) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
@@ -168,8 +174,8 @@ static __always_inline int to_nat_port_tc(struct __sk_buff *skb, struct packet *
 	if (!ref.conn)
 		return TC_ACT_UNSPEC;
 	if (!(ref.conn->flags & (TP_C_WHOLE | TP_C_NODE)))
-		return set_end(skb, p, SIDE_DST, &ref.conn->client, ref.conn->client_port) ? TC_ACT_SHOT :
-											      TC_ACT_UNSPEC;
+		return set_end(skb, p, SIDE_DST, &ref.conn->client, conn_inner_port(ref.conn)) ? TC_ACT_SHOT :
+												 TC_ACT_UNSPEC;
 	f = frontend_at(ref.conn->frontend);
 	if (!f)
 		return TC_ACT_UNSPEC;
@@ -243,8 +249,8 @@ static __always_inline int ingress_flow(struct __sk_buff *skb, struct packet *p,
 	return refuse(skb, cluster_verdict(p));
 }
 
-/* Protocols that no frontend has. */
-static __always_inline int ingress_other(const struct packet *p)
+/* Protocols that no frontend has: of what comes in, and of what the node's own processes send. */
+static __always_inline int verdict_other(const struct packet *p)
 {
 	const struct tp_settings *set = settings();
 
@@ -279,7 +285,7 @@ static __always_inline int leave_masqueraded(struct __sk_buff *skb, struct packe
 }
 
 /* Whether the packet was sent by a process of this node (forwarded ones have come by a device) to one of our
- * frontends or, by a server of this node, to one of our NAT ports. */
+ * frontends, where cluster IPs are or, by a server of this node, to one of our NAT ports. */
 static __always_inline int is_for_node(struct __sk_buff *skb, const struct packet *p, int family)
 {
 	const struct tp_settings *set;
@@ -290,18 +296,24 @@ static __always_inline int is_for_node(struct __sk_buff *skb, const struct packe
 	set = settings();
 	if (!set || !(set->flags & TP_S_NODE_EGRESS))
 		return 0;
-	return is_nat_port(p->dport) || frontend_find(p, family, &frontend);
+	return is_nat_port(p->dport) || frontend_find(p, family, &frontend) ||
+	       in_cluster_span(set, &p->dst, family);
 }
 
-static __always_inline int egress_flow(struct __sk_buff *skb, struct packet *p, int family)
+/* What goes between a client and a backend. */
+static __always_inline int egress_pair(struct __sk_buff *skb, struct packet *p, int family)
 {
 	struct tp_frontend *f;
 	struct conn_ref ref;
 	int direction;
 
-	if (is_for_node(skb, p, family))
-		bpf_tail_call(skb, &tp_tails, TAIL_NODE);
 	direction = pair_find(&ref, p, family);
+	if (direction == FORWARD && is_opening(p) && conn_is_over(ref.conn)) {
+		/* One by way of the frontend would have been made anew at ingress: this one goes straight to the
+		 * backend, from the port that the connection before it had, and its answers are not ours. */
+		conn_evict(ref.index);
+		return TC_ACT_UNSPEC;
+	}
 	if (direction == FORWARD)
 		return ref.conn->flags & TP_C_MASQ ? leave_masqueraded(skb, p, &ref) : TC_ACT_UNSPEC;
 	if (direction != REPLY)
@@ -310,7 +322,16 @@ static __always_inline int egress_flow(struct __sk_buff *skb, struct packet *p, 
 	if (!f)
 		return TC_ACT_UNSPEC;
 	conn_saw_reply(ref.conn, p);
+	if ((ref.conn->flags & TP_C_REMAP) && set_end(skb, p, SIDE_DST, &ref.conn->client, ref.conn->client_port))
+		return TC_ACT_SHOT;
 	return set_end(skb, p, SIDE_SRC, &f->addr, f->port) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+
+static __always_inline int egress_flow(struct __sk_buff *skb, struct packet *p, int family)
+{
+	if (is_for_node(skb, p, family))
+		bpf_tail_call(skb, &tp_tails, TAIL_NODE);
+	return egress_pair(skb, p, family);
 }
 
 SEC("tc")
@@ -326,7 +347,7 @@ int tp_ingress(struct __sk_buff *skb)
 	if (kind == PACKET_FRAGMENT || kind == PACKET_EXTENDED)
 		bpf_tail_call(skb, &tp_tails, TAIL_INGRESS_RARE);
 	if (kind == PACKET_OTHER)
-		return ingress_other(&p);
+		return verdict_other(&p);
 	return TC_ACT_UNSPEC;
 }
 
@@ -342,6 +363,8 @@ int tp_egress(struct __sk_buff *skb)
 		bpf_tail_call(skb, &tp_tails, TAIL_EGRESS_ICMP);
 	if (kind == PACKET_FRAGMENT || kind == PACKET_EXTENDED)
 		bpf_tail_call(skb, &tp_tails, TAIL_EGRESS_RARE);
+	if (kind == PACKET_OTHER && !skb->ingress_ifindex)
+		return verdict_other(&p);
 	return TC_ACT_UNSPEC;
 }
 
@@ -354,7 +377,7 @@ int tp_in_rare(struct __sk_buff *skb)
 
 	if (kind == PACKET_FLOW)
 		return ingress_flow(skb, &p, p.family);
-	return kind == PACKET_OTHER ? ingress_other(&p) : TC_ACT_UNSPEC;
+	return kind == PACKET_OTHER ? verdict_other(&p) : TC_ACT_UNSPEC;
 }
 
 SEC("tc")

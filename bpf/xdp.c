@@ -275,7 +275,7 @@ TP_RARE int xdp_open(struct xdp_md *ctx, struct packet *p, struct opening *o)
 	verdict = answer_new(set, f, p, o->origin, &o->pool);
 	if (verdict == V_GUARDED)
 		return XDP_DROP;
-	if (verdict != GO_ON || !(f->flags & TP_F_XDP) || !(f->flags & TP_F_MASQ_ALWAYS))
+	if (verdict != GO_ON || !(f->flags & TP_F_XDP) || !TP_POOL_MASQ(o->pool))
 		return XDP_PASS;
 	if (open_pick(o, p) != GO_ON)
 		return XDP_PASS;

@@ -86,7 +86,8 @@ void Unlink(const Tables &t, const tp_conn &c, uint32_t index) {
     Swap32(&t.nat[(static_cast<uint32_t>(hash) + port) & t.nat_mask], tag << 24 | (index + 1), 0);
   }
   if (!(c.flags & TP_C_PAIR)) return;
-  const uint64_t hash = tp_hash_pair(t.seed, &c.client, c.client_port, &b.addr, b.port, c.proto, c.family);
+  const uint16_t inner_port = c.flags & TP_C_REMAP ? c.nat_port : c.client_port;
+  const uint64_t hash = tp_hash_pair(t.seed, &c.client, inner_port, &b.addr, b.port, c.proto, c.family);
   const uint64_t word = SlotWord(static_cast<uint32_t>(hash >> 32), index);
   for (uint32_t i = 0; i < TP_BUCKET_TRIES * TP_BUCKET_SLOTS; i++) {
     const uint32_t bucket = (static_cast<uint32_t>(hash) + i / TP_BUCKET_SLOTS) & t.pair_mask;

@@ -159,7 +159,7 @@ bool ReadItems(const uint8_t *data, size_t size, FlowMatcher *matcher) {
     item.family = in.U8();
     item.protocol = in.U8();
     const uint8_t reply = in.U8();
-    in.U8();
+    item.unanswered = in.U8() != 0;
     memcpy(&item.port, in.Bytes(2), 2);
     memcpy(&item.backend_port, in.Bytes(2), 2);
     memcpy(item.destination.data(), in.Bytes(16), 16);
@@ -288,7 +288,7 @@ class ConntrackDump : public Napi::ObjectWrap<ConntrackDump> {
     filter.family = in.U8();
     filter.protocol = in.U8();
     filter.by_destination = in.U8() != 0;
-    in.U8();
+    filter.unanswered = in.U8() != 0;
     memcpy(&filter.destination_port, in.Bytes(2), 2);
     in.Bytes(2);
     memcpy(filter.destination.data(), in.Bytes(16), 16);

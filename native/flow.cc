@@ -19,6 +19,9 @@ constexpr uint32_t kFilterIpDst = 1 << 1;
 constexpr uint32_t kFilterProtoNum = 1 << 3;
 constexpr uint32_t kFilterSrcPort = 1 << 4;
 constexpr uint32_t kFilterDstPort = 1 << 5;
+// CTA_STATUS_MASK and IPS_SEEN_REPLY; older headers lack the former.
+constexpr uint16_t kStatusMask = 26;
+constexpr uint32_t kSeenReply = 1 << 1;
 
 bool Holds(const nlattr *attr, size_t bytes) { return mnl_attr_get_payload_len(attr) >= bytes; }
 uint16_t Be16(const nlattr *attr) { return Holds(attr, 2) ? ntohs(mnl_attr_get_u16(attr)) : 0; }
@@ -113,6 +116,11 @@ void PutKernelFilter(nlmsghdr *nlh, const FlowFilter &filter) {
     PutTuple(nlh, CTA_TUPLE_REPLY, filter.protocol, CTA_IP_V4_SRC, backend, CTA_PROTO_SRC_PORT,
              filter.backend_port);
   }
+  if (filter.unanswered) {
+    // Since Linux 5.17; before, the kernel ignores it.
+    mnl_attr_put_u32(nlh, CTA_STATUS, 0);
+    mnl_attr_put_u32(nlh, kStatusMask, htonl(kSeenReply));
+  }
   nlattr *nest = mnl_attr_nest_start(nlh, CTA_FILTER);
   mnl_attr_put_u32(nlh, CTA_FILTER_ORIG_FLAGS, orig_flags);
   if (reply_flags) mnl_attr_put_u32(nlh, CTA_FILTER_REPLY_FLAGS, reply_flags);
@@ -195,7 +203,8 @@ bool FlowFilter::Matches(const Flow &flow) const {
   return flow.family == family && (protocol == 0 || flow.protocol == protocol) &&
          (!by_destination || flow.orig.dst == destination) &&
          (destination_port == 0 || flow.orig.dport == destination_port) &&
-         (!by_backend || flow.reply.src == backend) && (backend_port == 0 || flow.reply.sport == backend_port);
+         (!by_backend || flow.reply.src == backend) && (backend_port == 0 || flow.reply.sport == backend_port) &&
+         (!unanswered || !flow.Answered());
 }
 
 nlmsghdr *BuildFlowDump(void *buffer, const FlowFilter &filter, uint32_t seq, bool in_kernel) {

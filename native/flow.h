@@ -33,6 +33,9 @@ struct Flow {
   const nlattr *orig_attr = nullptr;
   const nlattr *zone_attr = nullptr;
   const nlattr *id_attr = nullptr;
+
+  // IPS_SEEN_REPLY
+  bool Answered() const { return (status & 1u << 1) != 0; }
 };
 
 // False when the message is no whole conntrack entry.
@@ -52,6 +55,7 @@ struct FlowFilter {
   bool by_backend = false;
   FlowAddress backend = {};
   uint16_t backend_port = 0;  // 0: any
+  bool unanswered = false;    // only entries that have seen no answer
 
   bool Matches(const Flow &flow) const;
 };

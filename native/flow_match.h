@@ -14,6 +14,7 @@ struct FlowItem {
   uint8_t family;
   uint8_t protocol;
   ReplyKind reply;
+  bool unanswered;  // only entries that have seen no answer
   uint16_t port;
   uint16_t backend_port;
   FlowAddress destination;
@@ -23,7 +24,7 @@ struct FlowItem {
 class FlowMatcher {
  public:
   void Add(const FlowItem &item) {
-    Destination &to = destinations_[DestinationKey(item.family, item.protocol, item.port, item.destination)];
+    Destination &to = destinations_[KeyOf(item.family, item.protocol, item.unanswered, item.port, item.destination)];
     to.first = item;
     if (item.reply == ReplyKind::kAny) to.any = true;
     if (item.reply == ReplyKind::kUntranslated) to.untranslated = true;
@@ -31,12 +32,7 @@ class FlowMatcher {
   }
 
   bool Matches(const Flow &flow) const {
-    auto found = destinations_.find(DestinationKey(flow.family, flow.protocol, flow.orig.dport, flow.orig.dst));
-    if (found == destinations_.end()) return false;
-    const Destination &to = found->second;
-    if (to.any) return true;
-    if (to.untranslated && flow.reply.src == flow.orig.dst && flow.reply.sport == flow.orig.dport) return true;
-    return to.backends.count(EndpointKey(flow.reply.sport, flow.reply.src)) > 0;
+    return MatchesOf(flow, false) || (!flow.Answered() && MatchesOf(flow, true));
   }
 
   size_t DestinationCount() const { return destinations_.size(); }
@@ -48,6 +44,7 @@ class FlowMatcher {
       FlowFilter filter;
       filter.family = to.first.family;
       filter.protocol = to.first.protocol;
+      filter.unanswered = to.first.unanswered;
       filter.by_destination = true;
       filter.destination = to.first.destination;
       filter.destination_port = to.first.port;
@@ -61,15 +58,17 @@ class FlowMatcher {
     return filters;
   }
 
-  // One wide dump for each family and protocol.
+  // One wide dump for each family, protocol and kind of entries.
   std::vector<FlowFilter> WideFilters() const {
     std::vector<FlowFilter> filters;
-    std::unordered_set<uint16_t> seen;
+    std::unordered_set<uint32_t> seen;
     for (const auto &[key, to] : destinations_) {
-      if (!seen.insert(static_cast<uint16_t>(to.first.family << 8 | to.first.protocol)).second) continue;
+      const uint32_t kind = to.first.unanswered ? 1 << 16 : 0;
+      if (!seen.insert(kind | static_cast<uint32_t>(to.first.family << 8) | to.first.protocol).second) continue;
       FlowFilter filter;
       filter.family = to.first.family;
       filter.protocol = to.first.protocol;
+      filter.unanswered = to.first.unanswered;
       filters.push_back(filter);
     }
     return filters;
@@ -82,7 +81,16 @@ class FlowMatcher {
     bool untranslated = false;
     std::unordered_set<std::string> backends;
   };
-  // Short keys, all of a length at which std::string allocates: 18 and 20 bytes. A dump of a million entries
+  bool MatchesOf(const Flow &flow, bool unanswered) const {
+    auto found = destinations_.find(KeyOf(flow.family, flow.protocol, unanswered, flow.orig.dport, flow.orig.dst));
+    if (found == destinations_.end()) return false;
+    const Destination &to = found->second;
+    if (to.any) return true;
+    if (to.untranslated && flow.reply.src == flow.orig.dst && flow.reply.sport == flow.orig.dport) return true;
+    return to.backends.count(EndpointKey(flow.reply.sport, flow.reply.src)) > 0;
+  }
+
+  // Short keys, all of a length at which std::string allocates: 18 and 21 bytes. A dump of a million entries
   // makes them a million times, which the reading of the entries still outweighs.
   static std::string EndpointKey(uint16_t port, const FlowAddress &address) {
     std::string key(reinterpret_cast<const char *>(address.data()), address.size());
@@ -90,10 +98,12 @@ class FlowMatcher {
     key.push_back(static_cast<char>(port >> 8));
     return key;
   }
-  static std::string DestinationKey(uint8_t family, uint8_t protocol, uint16_t port, const FlowAddress &address) {
+  static std::string KeyOf(uint8_t family, uint8_t protocol, bool unanswered, uint16_t port,
+                           const FlowAddress &address) {
     std::string key = EndpointKey(port, address);
     key.push_back(static_cast<char>(family));
     key.push_back(static_cast<char>(protocol));
+    key.push_back(unanswered ? 1 : 0);
     return key;
   }
 

@@ -8,10 +8,12 @@ import { bundleTests } from './bundle.mjs';
 import { ensureKernel, KERNELS } from './catalog.mjs';
 import { runInKernel } from './machine.mjs';
 
-/** What runs in a booted kernel, by mode. */
+/** What runs in a booted kernel, by mode; the first of them within `npm test`. */
 export const TESTS = {
-  ipvs: ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs', 'test/agent/ipvs.test.ts', 'test/probe'],
+  ipvs: ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs', 'test/agent/ipvs.test.ts'],
   nft: ['test/conformance/nft.test.ts', 'test/dataplane/nft/traffic.test.ts'],
+  ebpf: ['test/bpf/live.test.ts', 'test/dataplane/ebpf-forward.test.ts'],
+  'all, and auto': ['test/probe'],
 };
 /** Those that a kernel without IPVS skips whole. */
 export const ONLY_THERE = [

@@ -16,7 +16,7 @@ import { lastLines, npmCommand } from './run.mjs';
 const PATIENCE_MS = 3_000;
 
 /** Booting another kernel and all that runs in it. */
-const KERNEL_TIME_MS = 6 * 60_000;
+const KERNEL_TIME_MS = 9 * 60_000;
 
 /**
  * Runs a program that shares our output. Resolves to { status, timedOut, stragglers }. `watch` is

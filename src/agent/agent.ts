@@ -7,12 +7,10 @@ import type { Dataplane } from '../dataplane/dataplane.ts';
 import { familyOf } from '../model/address.ts';
 import type { ModelChange } from '../model/change.ts';
 import { ClusterModel } from '../model/cluster.ts';
-import type { StaleFlow } from '../model/conntrack.ts';
 import { decide } from '../model/decide.ts';
 import { TriplaneError } from '../model/errors.ts';
 import type { Address, Family, RecordChange } from '../model/records.ts';
 import { same } from '../model/same.ts';
-import type { Flow } from '../node/conntrack.ts';
 import type { AutoChoice } from '../probe/report.ts';
 import type { Source, SourceListener } from '../source/source.ts';
 import { configWarnings } from './config-warnings.ts';
@@ -23,7 +21,9 @@ import type { Handover } from './handover.ts';
 import { MODE_SETTING, ModeControl } from './mode-control.ts';
 import { ModeNews } from './mode-news.ts';
 import { chooseDataplane } from './modes.ts';
+import { PressureLog } from './pressure.ts';
 import { ProblemLog } from './problem-log.ts';
+import { type FlowParts, StaleFlows } from './stale-flows.ts';
 import {
   type AgentControl,
   type AgentEvents,
@@ -36,6 +36,7 @@ import {
   type FamilyProgress,
   type HealthCheckPlan,
   type Log,
+  type Measures,
   type Mode,
   type ModeStatus,
   type NodeStatus,
@@ -52,7 +53,7 @@ import { SyncLoop } from './sync-loop.ts';
 import { ThisNode } from './this-node.ts';
 
 /** What the agent uses of the machine; src/agent/start.ts makes the real ones. */
-export interface AgentParts {
+export interface AgentParts extends FlowParts {
   readonly config: Config;
   readonly nodeName: string;
   readonly log: Log;
@@ -62,10 +63,6 @@ export interface AgentParts {
   readonly machine: () => MachineAddresses;
   /** Called once when the agent cannot do its work here at all. */
   readonly onHopeless: (error: TriplaneError) => void;
-  /** Clears the flows of one family from conntrack; resolves to how many there were. */
-  readonly clearFlows: (family: Family, flows: readonly StaleFlow[]) => Promise<number>;
-  /** The UDP flows in conntrack, in batches. */
-  readonly udpFlows: () => AsyncIterable<readonly Flow[]>;
 }
 
 const FAMILIES: readonly Family[] = [4, 6];
@@ -78,7 +75,11 @@ export class Agent implements AgentStatus, AgentControl {
   private readonly handover: Handover;
   private readonly modes: ModeControl;
   private readonly loop: SyncLoop;
+  private readonly flows: StaleFlows;
+  /** A change that is on its way into the kernel strands TCP clients. */
+  private strandsTcp = false;
   private readonly problemLog: ProblemLog;
+  private readonly pressure: PressureLog;
   private readonly news: ModeNews;
   private readonly thisNode: ThisNode;
   private pendingServices = 0;
@@ -101,6 +102,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.parts = parts;
     this.config = parts.config;
     this.problemLog = new ProblemLog(parts.log);
+    this.pressure = new PressureLog(parts.log);
     const { config } = parts;
     this.news = new ModeNews(parts.log, parts.source);
     const isAwaited = config.manifests === '' ? 'yes' : 'no';
@@ -118,13 +120,14 @@ export class Agent implements AgentStatus, AgentControl {
     this.handover = this.handoverFrom(choice.dataplane);
     const modeParts = { handover: this.handover, log: parts.log };
     this.modes = new ModeControl(modeParts, config.proxyMode, choice.reason);
+    this.flows = new StaleFlows(parts, this.model, (event) => this.signals.onConntrack.emit(event));
     this.loop = new SyncLoop(
       {
         model: this.model,
         log: parts.log,
         families: FAMILIES,
-        clearFlows: (flows) => this.clearFlows(flows),
-        leftoverFlows: () => this.leftoverFlows(),
+        clearFlows: (flows) => this.flows.clear(flows),
+        leftoverFlows: () => this.flows.leftovers(),
         onProduced: (change) => this.produced(change),
         onSync: (event) => this.afterSync(event),
         onRepair: (repaired) => this.afterRepair(repaired),
@@ -168,6 +171,7 @@ export class Agent implements AgentStatus, AgentControl {
     } finally {
       await this.modes.close();
       await this.loop.stop();
+      await this.flows.sweep.stop();
       await this.handover.close();
     }
   }
@@ -237,6 +241,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.pendingServices = 0;
     this.pendingEndpoints = 0;
     this.counted = null;
+    this.strandsTcp ||= change.strandsTcp;
     for (const problem of change.problems) this.problemLog.report('model', problem);
     for (const object of change.problemsGone) this.problemLog.gone('model', object);
     if (change.health.length > 0) this.signals.onHealthChecks.emit(this.healthChecks());
@@ -244,12 +249,18 @@ export class Agent implements AgentStatus, AgentControl {
 
   private afterSync(event: SyncEvent): void {
     const { operations, refusals } = event;
+    // At a start nobody knows what came before.
+    if (event.ok && (this.strandsTcp || event.scope === 'full')) {
+      this.strandsTcp = false;
+      this.flows.sweep.request('TCP');
+    }
     if (event.ok && event.scope === 'full') {
       this.parts.log.info(
         { mode: event.mode, operations, refusals, ms: Math.round(event.durationMs) },
         'the kernel holds the full state',
       );
       this.news.tell(this.mode());
+      this.pressure.look(this.measures().tables);
     } else {
       this.parts.log.debug({ operations, refusals, ms: event.durationMs }, 'changes applied');
     }
@@ -258,50 +269,9 @@ export class Agent implements AgentStatus, AgentControl {
 
   private afterRepair(repaired: readonly string[]): void {
     this.parts.log.warn({ repaired }, 'the kernel differed from what was applied; repaired');
+    // While the rules were away, flows were begun without them.
+    this.flows.sweep.request('TCP', 'UDP');
     this.signals.onRepair.emit({ mode: this.handover.mode, repaired });
-  }
-
-  /** UDP flows to backends that do not serve any more, of frontends that are ours. Others' flows are none of our business. */
-  private async leftoverFlows(): Promise<StaleFlow[]> {
-    const serving = this.model.udpServing();
-    const stale: StaleFlow[] = [];
-    if (serving.size === 0) return stale;
-    try {
-      for await (const flows of this.parts.udpFlows()) {
-        for (const { original, reply, destinationTranslated } of flows) {
-          const { destination: address, destinationPort: port } = original;
-          const { source: backend, sourcePort: backendPort } = reply;
-          const backends = destinationTranslated ? serving.get(`${address} ${port}`) : undefined;
-          if (backends && !backends.has(`${backend} ${backendPort}`))
-            stale.push({ address, port, backend, backendPort });
-        }
-      }
-    } catch (error) {
-      this.parts.log.warn({ err: error }, 'UDP flows that a predecessor left could not be looked at');
-    }
-    return stale;
-  }
-
-  /** Resolves to those that could not be cleared. */
-  private async clearFlows(flows: readonly StaleFlow[]): Promise<StaleFlow[]> {
-    const left: StaleFlow[] = [];
-    for (const family of FAMILIES) {
-      const ofFamily = flows.filter((flow) => familyOf(flow.address) === family);
-      if (ofFamily.length === 0) continue;
-      const began = performance.now();
-      try {
-        const deleted = await this.parts.clearFlows(family, ofFamily);
-        this.signals.onConntrack.emit({ family, deleted, durationMs: performance.now() - began });
-      } catch (error) {
-        // No reason to hold up the rules, which are right for everything new.
-        for (const flow of ofFamily) left.push(flow);
-        this.parts.log.error(
-          { err: error, family, flows: ofFamily.length },
-          'stale UDP flows could not be cleared; trying again at the next comparison',
-        );
-      }
-    }
-    return left;
   }
 
   synced(): boolean {
@@ -329,6 +299,10 @@ export class Agent implements AgentStatus, AgentControl {
     const { mode, switching, draining } = handover;
     const degrees = handover.degrees();
     return { mode, requested, reason, switching: switching ?? '', draining, failure, degrees };
+  }
+
+  measures(): Measures {
+    return this.handover.measures();
   }
 
   counts(): Counts {

@@ -9,6 +9,7 @@ import {
   type Dataplane,
   type Degree,
   isSwitchable,
+  type Measures,
   type Mode,
   type Remains,
   type Switchable,
@@ -78,6 +79,10 @@ export class Handover implements Dataplane {
 
   degrees(): readonly Degree[] {
     return this.#current.degrees?.() ?? [];
+  }
+
+  measures(): Measures {
+    return this.#current.measures?.() ?? { tables: [], packets: {} };
   }
 
   /** The mode that a switch is under way to. */

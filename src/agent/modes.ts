@@ -1,7 +1,8 @@
 /** Which dataplane an agent runs, and why. */
 import type { Dataplane, Mode } from '../dataplane/dataplane.ts';
-import { EbpfDataplane, type EbpfOptions } from '../dataplane/ebpf/ebpf-dataplane.ts';
+import { EbpfDataplane } from '../dataplane/ebpf/ebpf-dataplane.ts';
 import { sizesFor } from '../dataplane/ebpf/knobs.ts';
+import type { EbpfOptions } from '../dataplane/ebpf/options.ts';
 import { IpvsDataplane } from '../dataplane/ipvs/ipvs-dataplane.ts';
 import { NftDataplane } from '../dataplane/nft/nft-dataplane.ts';
 import { TriplaneError } from '../model/errors.ts';

@@ -55,8 +55,8 @@ export class Pending {
 
   addFlows(flows: Iterable<StaleFlow>): void {
     for (const flow of flows) {
-      const { address, port, backend, backendPort } = flow;
-      this.flowsByName.set(`${address} ${port} ${backend} ${backendPort}`, flow);
+      const { protocol, address, port, backend, backendPort } = flow;
+      this.flowsByName.set(`${protocol} ${address} ${port} ${backend} ${backendPort}`, flow);
     }
   }
 

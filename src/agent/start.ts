@@ -1,5 +1,6 @@
 /** Puts an agent together for this machine: the one place where the agent meets sockets, files and the kernel. */
 import os from 'node:os';
+import path from 'node:path';
 import type { Config } from '../config/config.ts';
 import type { StaleFlow } from '../model/conntrack.ts';
 import type { Address, Family } from '../model/records.ts';
@@ -38,7 +39,7 @@ export const startAgent: StartAgent = async (config, log) => {
     const parts: AgentParts = {
       ...{ config, nodeName, log, source, clearFlows, auto },
       machine: () => machine.current,
-      udpFlows: () => listFlows({ protocol: 'UDP' }),
+      flows: (protocol) => listFlows(protocol === 'TCP' ? { protocol, only: 'unanswered' } : { protocol }),
       onHopeless: (error) => void explainMissing(error, agent.mode().mode).then(ending.fail, ending.fail),
     };
     const agent = await openAgent(parts);
@@ -145,8 +146,13 @@ function nodeNameOf(config: Config): string {
   return (config.hostnameOverride === '' ? os.hostname() : config.hostnameOverride).trim().toLowerCase();
 }
 
+/** Beside the admin socket: in memory, as the rules in the kernel are. */
+function copiesOf({ adminSocket }: Config): string {
+  return adminSocket === '' ? '' : path.join(path.dirname(adminSocket), 'manifests');
+}
+
 function sourceOf(config: Config, nodeName: string): Source {
-  if (config.manifests !== '') return createManifestSource(config.manifests);
+  if (config.manifests !== '') return createManifestSource(config.manifests, { copies: copiesOf(config) });
   return createKubernetesSource({ kubeconfigPath: config.kubeconfig, master: config.master, nodeName });
 }
 
@@ -177,8 +183,9 @@ class Machine {
 
 async function clearFlows(_family: Family, flows: readonly StaleFlow[]): Promise<number> {
   const matches = flows.map(
-    ({ address, port, backend, backendPort }): FlowMatch => ({
-      protocol: 'UDP',
+    ({ protocol, address, port, backend, backendPort }): FlowMatch => ({
+      protocol,
+      ...(protocol === 'TCP' ? { only: 'unanswered' as const } : {}),
       destination: { address, port },
       answeredBy: backend === null ? 'untranslated' : { address: backend, port: backendPort },
     }),

@@ -4,12 +4,12 @@
  */
 
 import type { Config } from '../config/config.ts';
-import type { Degree, Mode } from '../dataplane/dataplane.ts';
+import type { Degree, Measures, Mode } from '../dataplane/dataplane.ts';
 import type { ErrorCode } from '../model/errors.ts';
 import type { Address, Family, ObjectKey, Protocol } from '../model/records.ts';
 import type { ClusterEvent, Problem, RequestEvent, SourceHealth } from '../source/source.ts';
 
-export type { ClusterEvent, Degree, Mode, Problem, RequestEvent, SourceHealth };
+export type { ClusterEvent, Degree, Measures, Mode, Problem, RequestEvent, SourceHealth };
 
 /** Anything that can be listened to. The function returned ends the subscription. */
 export interface Subscribable<T> {
@@ -162,6 +162,8 @@ export interface AgentStatus extends SyncStatus {
   readonly startedMs: number;
   node(): NodeStatus;
   mode(): ModeStatus;
+  /** How full the mode's tables are, and what its programs count. */
+  measures(): Measures;
   counts(): Counts;
   healthChecks(): HealthCheckPlan;
   /** Objects that are refused at this moment. */

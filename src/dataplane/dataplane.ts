@@ -62,6 +62,20 @@ export interface Degree {
   readonly reason: string;
 }
 
+/** How full a table of bounded size is. */
+export interface TableUse {
+  readonly table: string;
+  readonly used: number;
+  readonly limit: number;
+}
+
+/** What a mode counts by itself, where it does. */
+export interface Measures {
+  readonly tables: readonly TableUse[];
+  /** Packets since the tables were made, by what happened to them ('new', 'conns_full'). */
+  readonly packets: Readonly<Record<string, number>>;
+}
+
 export interface Dataplane {
   readonly mode: Mode;
   /**
@@ -75,6 +89,8 @@ export interface Dataplane {
   verify(state: DesiredState): Promise<VerifyResult>;
   /** What the mode got of what it can do without, as of now. Not there: the mode needs all that it uses. */
   degrees?(): readonly Degree[];
+  /** As of now; read at each scrape of the metrics. Not there: the mode has no tables of its own. */
+  measures?(): Measures;
   /** Releases handles; leaves the kernel as it is. */
   close(): Promise<void>;
 }

@@ -202,6 +202,7 @@ export class Lab {
         '--cluster-cidr',
         clusterCidrFlag(this.plan),
       ],
+      ...['--proxy-mode', 'nft'],
       ...['--healthz-bind-address', `${any}:10256`, '--metrics-bind-address', `${loopback}:10249`],
       ...[
         '--admin-socket',

@@ -43,6 +43,8 @@ export interface ModelChange extends DesiredChange {
   readonly triggers: readonly Trigger[];
   /** UDP flows to clear from conntrack once the change is in the kernel. */
   readonly staleFlows: readonly StaleFlow[];
+  /** TCP clients that nobody has answered may be left with a backend that is gone: see mayStrand(). */
+  readonly strandsTcp: boolean;
   readonly health: readonly HealthChange[];
   /** New, or with another reason than before. */
   readonly problems: readonly ModelProblem[];

@@ -71,8 +71,13 @@ export class Claims<C extends Claimant> {
 
   /** The service that gets this frontend, which somebody claims. */
   winner(frontend: Frontend): C {
-    const key = frontendKey(frontend.address, frontend.protocol, frontend.port);
-    const held = this.#clusterIPs.get(key) ?? this.#external.get(key) ?? this.#nodePorts.get(key)!;
+    return this.find(frontend)!;
+  }
+
+  /** The service that gets what is at this address, protocol and port; undefined: nobody claims it. */
+  find(at: Pick<Frontend, 'address' | 'protocol' | 'port'>): C | undefined {
+    const key = frontendKey(at.address, at.protocol, at.port);
+    const held = this.#clusterIPs.get(key) ?? this.#external.get(key) ?? this.#nodePorts.get(key);
     return Array.isArray(held) ? held.reduce(older) : held;
   }
 

@@ -6,7 +6,16 @@
 import { mergeCidrs } from './address.ts';
 import type { HealthChange, ModelChange, ModelConfig, NodeFacts, Trigger } from './change.ts';
 import { Claims } from './claims.ts';
-import { type StaleFlow, staleFlows } from './conntrack.ts';
+import {
+  type Endpoint,
+  type FlowProtocol,
+  findFrontend,
+  leadsAstray,
+  mayStrand,
+  type StaleFlow,
+  servingOf,
+  staleFlows,
+} from './conntrack.ts';
 import type { DesiredNode, DesiredPort, DesiredService, DesiredState, Frontend } from './desired.ts';
 import { makeDetector } from './detector.ts';
 import { type Entry, frontendsOf, newEntry, sameClaims } from './entry.ts';
@@ -39,6 +48,7 @@ interface Harvest {
   readonly remove: ObjectKey[];
   readonly triggers: Trigger[];
   readonly staleFlows: StaleFlow[];
+  strandsTcp: boolean;
   readonly health: HealthChange[];
   readonly problems: ModelProblem[];
   readonly problemsGone: string[];
@@ -102,20 +112,15 @@ export class ClusterModel {
   }
 
   /**
-   * Which backends still serve behind each UDP frontend that the state has, both as "address port": what flows
-   * that a predecessor left are measured by (the rule of conntrack.ts).
+   * Whether a flow to `destination`, answered from `answers`, leads where no new one would, by the state of the
+   * last produce(). Flows to what is no frontend of ours are none of our business.
    */
-  udpServing(): Map<string, ReadonlySet<string>> {
-    const found = new Map<string, ReadonlySet<string>>();
-    for (const { desired, servedBefore } of this.#entries.values()) {
-      for (const port of desired?.ports ?? NONE) {
-        if (port.protocol !== 'UDP') continue;
-        const serving = servedBefore.find(({ name, family }) => name === port.name && family === port.family);
-        const backends = new Set(serving?.backends.map((backend) => `${backend.address} ${backend.port}`));
-        for (const frontend of port.frontends) found.set(`${frontend.address} ${frontend.port}`, backends);
-      }
-    }
-    return found;
+  leadsAstray(protocol: FlowProtocol, destination: Endpoint, answers: Endpoint): boolean {
+    const owner = this.#claims.find({ protocol, ...destination });
+    const ports = owner?.desired?.ports.filter((port) => port.protocol === protocol) ?? NONE;
+    const found = findFrontend(ports, destination);
+    if (!owner || !found) return false;
+    return leadsAstray(...found, servingOf(owner.servedBefore, found[1]), answers);
   }
 
   /** Takes changes of records, in the order in which they happened. Takes effect at the next produce(). */
@@ -184,6 +189,7 @@ export class ClusterModel {
       remove: [],
       triggers: [],
       staleFlows: [],
+      strandsTcp: false,
       health: [],
       problems: [],
       problemsGone: [],
@@ -357,9 +363,9 @@ export class ClusterModel {
     if (servedBefore.length === 0 && serving.length === 0) return;
     if (desired === entry.desired && serving === servedBefore) return;
     const previous = entry.desired ? { desired: entry.desired, serving: servedBefore } : undefined;
-    for (const flow of staleFlows(previous, desired ? { desired, serving } : undefined)) {
-      harvest.staleFlows.push(flow);
-    }
+    const next = desired ? { desired, serving } : undefined;
+    for (const flow of staleFlows(previous, next)) harvest.staleFlows.push(flow);
+    harvest.strandsTcp ||= mayStrand(previous, next);
   }
 
   #publishHealth(entry: Entry, harvest: Harvest): void {

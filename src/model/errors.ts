@@ -12,6 +12,11 @@ export const ERRORS = {
     means: 'A manifest file or document is not valid YAML/JSON or no Kubernetes object.',
     remedy: 'Correct the file; what it said before stays in force until then.',
   },
+  TP_NOT_KEPT: {
+    means: 'What the manifests say could not be kept for the next start of the agent.',
+    remedy:
+      "Let the agent write to its admin socket's folder; until then, do not restart it over a broken file.",
+  },
   TP_BAD_OBJECT: {
     means: 'A Service, EndpointSlice, Node or ServiceCIDR is malformed and was refused alone.',
     remedy: 'Correct the named field of the named object.',

@@ -45,11 +45,12 @@ export interface ServiceHealth {
   readonly localReady: Readonly<Record<Family, number>>;
 }
 
-/** The backends of one UDP service port that may keep the flows they have. See conntrack.ts. */
+/** The backends of one TCP or UDP service port that may keep the flows they have. See conntrack.ts. */
 export interface ServingPort {
   /** As DesiredPort's. */
   readonly name: string;
   readonly family: Family;
+  readonly protocol: Protocol;
   readonly backends: readonly Backend[];
 }
 
@@ -64,7 +65,7 @@ export interface ServiceResult {
   /** null: the service has no frontend. */
   readonly desired: DesiredService | null;
   readonly health: ServiceHealth;
-  /** Only UDP ports. */
+  /** Only TCP and UDP ports. */
   readonly serving: readonly ServingPort[];
   /** Nearly always empty. */
   readonly shadowed: readonly ShadowedFrontend[];
@@ -321,9 +322,9 @@ export function computeService(
       const endpoints = collectEndpoints(slices, faces.family, port.name, port.protocol);
       const draft = draftPort(service, port, faces, endpoints, node);
       drafts.push(draft);
-      if (port.protocol !== 'UDP') continue;
+      if (port.protocol === 'SCTP') continue;
       const backends = shareBackends(servingBackends(endpoints, node), draft.cluster);
-      serving.push({ name: draft.name, family: draft.family, backends });
+      serving.push({ name: draft.name, family: draft.family, protocol: port.protocol, backends });
     }
   }
   const { desired, shadowed } = settle(`${service.namespace}/${service.name}`, drafts);

@@ -21,6 +21,8 @@ export interface FlowMatch {
    * ours had a hand in it; 'any'.
    */
   readonly answeredBy: Endpoint | 'untranslated' | 'any';
+  /** 'unanswered': only flows that have seen no answer yet. Absent: all. */
+  readonly only?: 'unanswered';
 }
 
 export interface FlowDeletion {
@@ -61,6 +63,8 @@ export interface FlowQuery {
   readonly protocol?: Protocol;
   /** Needs `protocol`. Port 0: all. */
   readonly destination?: Endpoint;
+  /** 'unanswered': only flows that have seen no answer yet. Absent: all. Needs `protocol`. */
+  readonly only?: 'unanswered';
 }
 
 const PROTOCOL_NUMBERS: Readonly<Record<Protocol, number>> = { TCP: 6, UDP: 17, SCTP: 132 };
@@ -121,6 +125,7 @@ function packMatch(match: FlowMatch, into: Buffer, at: number): void {
   checkPort(destination.port, 1);
   into[at] = family;
   into[at + 1] = PROTOCOL_NUMBERS[match.protocol];
+  into[at + 3] = match.only === 'unanswered' ? 1 : 0;
   into.writeUInt16LE(destination.port, at + 4);
   into.set(addressBytes(destination.address), at + 8);
   if (typeof answeredBy === 'string') {
@@ -241,6 +246,8 @@ function packQuery(query: FlowQuery, family: Family): Buffer {
   const filter = Buffer.alloc(ITEM_BYTES);
   filter[0] = family;
   filter[1] = query.protocol ? PROTOCOL_NUMBERS[query.protocol] : 0;
+  if (query.only && !query.protocol) throw new RangeError('unanswered flows need a protocol');
+  filter[3] = query.only === 'unanswered' ? 1 : 0;
   const { destination } = query;
   if (!destination) return filter;
   if (!query.protocol) throw new RangeError('a destination needs a protocol');

@@ -137,6 +137,24 @@ const GAUGES: readonly GaugeRow[] = [
     },
   },
   {
+    name: 'triplane_table_entries',
+    help: 'Entries in use in a table of the mode; when it is full, what needs one more is refused by name',
+    labels: ['table'],
+    read: (status) => status.measures().tables.map(({ table, used }) => [{ table }, used]),
+  },
+  {
+    name: 'triplane_table_entries_max',
+    help: 'Entries that a table of the mode has room for',
+    labels: ['table'],
+    read: (status) => status.measures().tables.map(({ table, limit }) => [{ table }, limit]),
+  },
+  {
+    name: 'triplane_packets',
+    help: 'Packets since the tables of the mode were made, by what happened to them',
+    labels: ['what'],
+    read: (status) => Object.entries(status.measures().packets).map(([what, count]) => [{ what }, count]),
+  },
+  {
     name: 'triplane_synced',
     help: '1 once the kernel holds the first full state',
     labels: [],

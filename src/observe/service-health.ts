@@ -4,7 +4,7 @@
  */
 import type { HealthCheckPlan, HealthCheckService } from '../agent/status.ts';
 import type { Address, ObjectKey } from '../model/records.ts';
-import { type ListenFailure, type RunningServer, serve } from './http.ts';
+import { type ListenFailure, type RunningServer, reply, serve } from './http.ts';
 
 export interface ServiceHealthOptions {
   /** As /livez: whether the proxy keeps up. */
@@ -89,12 +89,9 @@ export class ServiceHealthServers {
       handler: (_request, response) => {
         const count = this.#wanted.get(key)?.localEndpoints ?? 0;
         const healthy = this.#options.proxyHealthy();
-        response.writeHead(count > 0 && healthy ? 200 : 503, {
-          'Content-Type': 'application/json',
-          'X-Content-Type-Options': 'nosniff',
-          'X-Load-Balancing-Endpoint-Weight': String(count),
-        });
-        response.end(serviceBody(key, count, healthy));
+        response.setHeader('X-Load-Balancing-Endpoint-Weight', String(count));
+        const code = count > 0 && healthy ? 200 : 503;
+        reply(response, code, 'application/json', serviceBody(key, count, healthy));
       },
     });
   }

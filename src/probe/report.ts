@@ -26,10 +26,10 @@ export interface ProbeReport {
 }
 
 /**
- * The order in which `auto` tries. ebpf is to come first (docs/architecture.md); until the whole conformance
- * table has passed through it, it is taken only where nothing else runs.
+ * The order in which `auto` tries: all of them pass the conformance table (docs/conformance.md), so the cheaper comes
+ * first.
  */
-export const PREFERENCE: readonly Mode[] = ['nft', 'ipvs', 'ebpf'];
+export const PREFERENCE: readonly Mode[] = ['ebpf', 'nft', 'ipvs'];
 
 const required = (rows: readonly ProbeRow[], mode: Mode) =>
   rows.filter((row) => row.mode === mode && row.weight === 'required');

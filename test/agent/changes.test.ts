@@ -13,9 +13,16 @@ import {
   webSlices,
 } from '../../src/lab/examples.ts';
 import { createLab, type Lab } from '../../src/lab/lab.ts';
-import { nodeObject, serviceObject, sliceObjects, yamlText } from '../../src/lab/manifests.ts';
+import {
+  type EndpointSpec,
+  nodeObject,
+  serviceObject,
+  sliceObjects,
+  yamlText,
+} from '../../src/lab/manifests.ts';
 import { serviceAddress } from '../../src/lab/plan.ts';
 import type { CallProtocol } from '../../src/lab/results.ts';
+import type { Address } from '../../src/model/records.ts';
 import { buildProgram, eventually, kernel, logged, OwnAgent, statusOf } from './support/node.ts';
 
 const WEB = serviceAddress(4, 10);
@@ -86,13 +93,8 @@ kernel.describe('changes under a running agent', () => {
       clusterIPs: [serviceAddress(4, 20)],
       ports: [{ port: 1, targetPort: 80 }],
     });
-  const moreSlices = () =>
-    sliceObjects({
-      service: 'more',
-      families: [4],
-      ports: [{ port: 80 }],
-      endpoints: [lab.pod('webpod1').plan],
-    });
+  const moreSlices = (endpoints: readonly EndpointSpec[] = [lab.pod('webpod1').plan]) =>
+    sliceObjects({ service: 'more', families: [4], ports: [{ port: 80 }], endpoints });
   const more = () => ask('tcp', serviceAddress(4, 20), 1);
 
   test('NodePorts follow addresses that come and go', async () => {
@@ -264,6 +266,23 @@ kernel.describe('changes under a running agent', () => {
     expect(hold.failures[0]).toMatchObject({ name: 'webpod1', detail: 'webpod2' });
     const summary = await hold.stop();
     expect(summary).toMatchObject({ moved: 1, outcomes: { ok: 1 } });
+  });
+
+  test('a TCP client that a backend did not answer reaches another from the same port when that one goes', async () => {
+    const { plan } = lab.pod('webpod1');
+    // Packets to it end in the dark, as those to a pod that is gone.
+    const gone = plan.addresses[4]!.replace(/\d+$/, '250') as Address;
+    const same = async () =>
+      (await pod().ask('tcp', serviceAddress(4, 20), 1, { sourcePort: 5556, timeoutMs: 300 })).outcome;
+    lab.manifests.write('more', [
+      EXTRA_SERVICE(),
+      ...moreSlices([{ ...plan, addresses: { ...plan.addresses, 4: gone } }]),
+    ]);
+    await eventually(same).toBe('timeout');
+    // The flow stands in the table, and every try refreshes it.
+    expect(await same()).not.toBe('ok');
+    lab.manifests.write('more', [EXTRA_SERVICE(), ...moreSlices()]);
+    await eventually(same).toBe('ok');
   });
 
   test('a UDP client that spoke to nobody reaches the backend when there is one', async () => {

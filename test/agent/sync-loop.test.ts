@@ -147,7 +147,10 @@ describe('the first state', () => {
 
   test('clears what a predecessor left, once, and only when the rules are there', async () => {
     const bench = new Bench();
-    const left = { address: ip('10.200.1.1'), port: 53, backend: ip('10.10.1.9'), backendPort: 5353 };
+    const left: StaleFlow = {
+      ...{ protocol: 'UDP', address: ip('10.200.1.1'), port: 53 },
+      ...{ backend: ip('10.10.1.9'), backendPort: 5353 },
+    };
     bench.leftovers.push(left);
     bench.fake.failures = 1;
     bench.loop.begin();
@@ -392,7 +395,7 @@ describe('failures', () => {
     expect(waits.slice(0, 3)).toEqual([250, 500, 1000]);
     expect(Math.max(...waits)).toBe(30_000);
     // Nothing is cleared before the rules are right: a packet in between would make the flow anew.
-    const frontend = { address: '10.200.1.1', port: 53 };
+    const frontend = { protocol: 'UDP', address: '10.200.1.1', port: 53 };
     expect(bench.cleared).toEqual([{ ...frontend, backend: null, backendPort: 0 }]);
     bench.fake.failures = 0;
     await pass(LONG_MS);
@@ -472,11 +475,15 @@ describe('failures', () => {
   });
 
   test('more flows than a call can have arguments', async () => {
-    const staleFlows = Array.from({ length: 150_000 }, (_, n) => ({
-      ...{ address: ip('10.200.1.1'), port: n % 65536, backend: ip('10.10.1.1') },
-      backendPort: n >> 16,
-    }));
-    const none = { set: [], remove: [], triggers: [], health: [], problems: [], problemsGone: [] };
+    const staleFlows = Array.from(
+      { length: 150_000 },
+      (_, n): StaleFlow => ({
+        ...{ protocol: 'UDP', address: ip('10.200.1.1'), port: n % 65536, backend: ip('10.10.1.1') },
+        backendPort: n >> 16,
+      }),
+    );
+    const nothing = { set: [], remove: [], triggers: [], health: [], problems: [], problemsGone: [] };
+    const none = { ...nothing, strandsTcp: false };
     const pending = new Pending();
     pending.take({ ...none, staleFlows });
     const later = new Pending();

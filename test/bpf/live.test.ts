@@ -96,6 +96,20 @@ root.describe('live traffic', () => {
           expect(outside.outcomes).toMatchObject({ ok: count });
         });
 
+        if (proto === 'tcp') {
+          test.each(['rst', 'fin', 'server'] as const)(
+            'one client port by a cluster IP and straight to its pod, closed by %s',
+            async (close) => {
+              const options = { close, sourcePort: 42000, timeoutMs: 2000 };
+              for (const to of [service(IP.remote), pod('c').addresses[family]!, service(IP.remote)])
+                expect(await pod('a').ask(proto, to, 80, options)).toMatchObject({
+                  outcome: 'ok',
+                  name: 'c',
+                });
+            },
+          );
+        }
+
         test("hairpin: a pod reaches itself under the node's address", async () => {
           const result = await pod('a').ask(proto, service(IP.self), 80);
           expect(result).toMatchObject({ outcome: 'ok', name: 'a', peer: nodeAddress() });

@@ -63,7 +63,8 @@ root.describe('pools', () => {
 
   test(`flip ${FLIPS} times between disjoint sets, and each packet goes to a member of one`, async () => {
     const ticks = (seconds: number) => ticksOf(seconds, HZ);
-    const rules = { speaks: new Set([4, 6] as const), xdpForward: 'allowed', ticks } as const;
+    const both = new Set([4, 6] as const);
+    const rules = { speaks: both, podsKnown: both, xdpForward: 'allowed', ticks } as const;
     const compiler = new Compiler(new TableMaps(world.object.maps(), world.knobs.seed), rules, () =>
       performance.now(),
     );

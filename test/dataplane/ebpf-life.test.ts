@@ -3,9 +3,10 @@ import { existsSync, readFileSync } from 'node:fs';
 import process from 'node:process';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { cleanupEbpf } from '../../src/dataplane/ebpf/cleanup.ts';
-import { EbpfDataplane, type EbpfOptions } from '../../src/dataplane/ebpf/ebpf-dataplane.ts';
+import { EbpfDataplane } from '../../src/dataplane/ebpf/ebpf-dataplane.ts';
 import { bpfNative } from '../../src/dataplane/ebpf/native.ts';
 import { lifeNative } from '../../src/dataplane/ebpf/native-life.ts';
+import type { EbpfOptions } from '../../src/dataplane/ebpf/options.ts';
 import { Generation, generations } from '../../src/dataplane/ebpf/pins.ts';
 import { readEbpf } from '../../src/dataplane/ebpf/readback.ts';
 import type { DesiredService, DesiredState } from '../../src/model/desired.ts';
@@ -81,15 +82,9 @@ root.describe('the ebpf dataplane', () => {
         return { name, link: id, program, ifindex };
       });
   }
-  const programs = () =>
-    (
-      JSON.parse(spawnSync('bpftool', ['-j', 'prog', 'show'], { encoding: 'utf8' }).stdout) as {
-        name?: string;
-        id: number;
-      }[]
-    )
-      .filter(({ name }) => name?.startsWith('tp_'))
-      .map(({ id }) => id);
+  /** Asked one by one: a list of all programs of the machine has others' in it, which come and go meanwhile. */
+  const alive = (programs: readonly number[]) =>
+    programs.filter((id) => spawnSync('bpftool', ['prog', 'show', 'id', String(id)]).status === 0);
 
   const A = service('x/a', '10.200.0.1', ['10.10.1.1', '10.10.1.2']);
   const B = service('x/b', '10.200.0.2', ['10.10.1.3']);
@@ -168,7 +163,7 @@ root.describe('the ebpf dataplane', () => {
     expect(attached()).toEqual([]);
     // The kernel frees programs after a grace of its own, which is long on a busy machine.
     const patience = { timeout: 15_000, interval: 100 };
-    await expect.poll(() => programs().filter((id) => mine.includes(id)), patience).toEqual([]);
+    await expect.poll(() => alive(mine), patience).toEqual([]);
     expect(existsSync(ROOT)).toBe(false);
     expect(readFileSync(PORTS, 'utf8').trim()).toBe('');
     expect(cleanupEbpf(ROOT)).toEqual([]);

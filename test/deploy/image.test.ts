@@ -1,6 +1,6 @@
 /** What the image is made of: the packages that it installs, and the tree that it runs from. */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, symlinkSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -63,6 +63,25 @@ describe('the tree that runs', () => {
     );
     expect(readdirSync(path.join(folder, 'node_modules')).sort()).toEqual(['@yuuang', 'ffi-rs']);
     expect(readdirSync(path.join(folder, 'dist')).filter((name) => !name.endsWith('.mjs'))).toEqual([]);
+  });
+
+  test('answers to the name of kube-proxy, with kube-proxy’s flags', () => {
+    const onPath = path.join(folder, 'path');
+    mkdirSync(onPath);
+    symlinkSync(path.join(folder, 'bin/triplane'), path.join(onPath, 'triplane'));
+    const args = [
+      '--proxy-mode=iptables',
+      '--cluster-cidr=10.0.0.0/8',
+      '--hostname-override=n1',
+      '--write-config-to=-',
+    ];
+    const { status, stdout, stderr } = spawnSync(path.join(ROOT, 'deploy/kube-proxy'), args, {
+      ...{ encoding: 'utf8', env: { PATH: `${onPath}:${path.dirname(process.execPath)}:/usr/bin:/bin` } },
+    });
+    expect(status).toBe(0);
+    expect(stdout).toMatch(/clusterCIDR: 10\.0\.0\.0\/8\n[\s\S]*hostnameOverride: n1\n[\s\S]*mode: auto\n/);
+    expect(stderr).toMatch(/there is no iptables mode here/);
+    rmSync(onPath, { recursive: true });
   });
 
   test('runs from where it stands', () => {

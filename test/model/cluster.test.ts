@@ -420,7 +420,27 @@ describe('what else produce() tells', () => {
     const gone = produceAfter(model, ...set(both(NOT_READY)));
     expect(keysOf(gone).set).toEqual([]);
     expect(gone.staleFlows).toEqual([
-      { address: '10.200.1.10', port: 53, backend: '10.10.2.2', backendPort: 53 },
+      { protocol: 'UDP', address: '10.200.1.10', port: 53, backend: '10.10.2.2', backendPort: 53 },
     ]);
+  });
+
+  it('tells which flows lead astray, by what is there now', () => {
+    const model = modelOf([service(), slice(['10.10.1.1', '10.10.2.2'])]);
+    const vip = { address: ip('10.200.1.10'), port: service().ports[0]!.port };
+    const two = { address: ip('10.10.2.2'), port: 80 };
+    const astray = (protocol: 'TCP' | 'UDP', to = vip, answers = two) =>
+      model.leadsAstray(protocol, to, answers);
+    expect([astray('TCP'), astray('TCP', vip, vip)]).toEqual([false, true]);
+    expect(produceAfter(model, ...set(slice(['10.10.1.1']))).strandsTcp).toBe(true);
+    expect(astray('TCP')).toBe(true);
+    // Another protocol, port or address is no frontend of ours.
+    const others = [
+      { ...vip, port: vip.port + 1 },
+      { ...vip, address: ip('10.200.1.11') },
+    ];
+    expect([astray('UDP'), ...others.map((to) => astray('TCP', to))]).toEqual([false, false, false]);
+    model.apply([{ op: 'delete', kind: 'Service', key: 'default/web' }]);
+    model.produce();
+    expect(astray('TCP')).toBe(false);
   });
 });

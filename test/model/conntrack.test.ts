@@ -1,5 +1,12 @@
 import { describe, expect, it } from 'vitest';
-import { type FlowSide, staleFlows } from '../../src/model/conntrack.ts';
+import {
+  type FlowSide,
+  findFrontend,
+  leadsAstray,
+  mayStrand,
+  servingOf,
+  staleFlows,
+} from '../../src/model/conntrack.ts';
 import type { EndpointRecord, ServiceRecord } from '../../src/model/records.ts';
 import { computeService, type NodeContext } from '../../src/model/service.ts';
 import { endpoint, FACTS, ip, NOT_READY, service, slice, TERMINATING, THIS } from './world.ts';
@@ -120,6 +127,49 @@ describe('stale UDP flows', () => {
     ];
   it.each(rows)('%s', (_name, previous, next, stale) => {
     expect(inWords(previous, next)).toEqual(stale);
+  });
+});
+
+describe('unanswered TCP flows', () => {
+  const web = (over: Partial<ServiceRecord> = {}) => service(over);
+  const of = (endpoints: readonly (string | EndpointRecord)[], over: Partial<ServiceRecord> = {}) =>
+    side(web(over), endpoints, 80);
+  const rows: [name: string, previous: FlowSide | undefined, next: FlowSide | undefined, strands: boolean][] =
+    [
+      ['nothing changes', of(TWO), of(TWO), false],
+      ['a backend comes', of(ONE), of(TWO), false],
+      ['a backend comes in front', of(['10.10.2.2']), of(TWO), false],
+      ['a backend goes', of(TWO), of(ONE), true],
+      ['the first backend goes', of(TWO), of(['10.10.2.2']), true],
+      ['a backend in the middle goes', of([...TWO, '10.10.3.3']), of(['10.10.1.1', '10.10.3.3']), true],
+      ['all are replaced', of(['10.10.2.2']), of(ONE), true],
+      ['the last goes', of(ONE), of([]), true],
+      ['the first comes', of([]), of(ONE), true],
+      ['one is terminating but serves', of(TWO), of([...ONE, endpoint('10.10.2.2', TERMINATING)]), false],
+      ['the service comes', undefined, of(ONE), true],
+      ['the service goes', of(ONE), undefined, true],
+      ['it has no backend and goes', of([]), undefined, false],
+      ['UDP is another matter', side(dns(), TWO), side(dns(), []), false],
+      ['SCTP is none of it', side(sctp(), TWO), undefined, false],
+    ];
+  it.each(rows)('%s', (_name, previous, next, strands) => {
+    expect(mayStrand(previous, next)).toBe(strands);
+    expect(staleFlows(previous, next).filter(({ protocol }) => protocol === 'TCP')).toEqual([]);
+  });
+
+  const WEB = { address: ip('10.200.1.10'), port: service().ports[0]!.port };
+  const at = (text: string, port = 80) => ({ address: ip(text), port });
+  it.each<[string, FlowSide, ReturnType<typeof at>, boolean]>([
+    ['a backend', of(TWO)!, at('10.10.2.2'), false],
+    ['a backend that is gone', of(ONE)!, at('10.10.2.2'), true],
+    ['another port of a backend', of(ONE)!, at('10.10.1.1', 81), true],
+    ['a backend that is terminating', of([endpoint('10.10.1.1', TERMINATING)])!, at('10.10.1.1'), false],
+    ['untranslated, with backends', of(ONE)!, WEB, true],
+    ['untranslated, without', of([])!, WEB, false],
+    ['a backend, without any', of([])!, at('10.10.1.1'), true],
+  ])('leads astray: %s', (_name, { desired, serving }, answers, astray) => {
+    const [frontend, port] = findFrontend(desired.ports, WEB)!;
+    expect(leadsAstray(frontend, port, servingOf(serving, port), answers)).toBe(astray);
   });
 });
 

@@ -218,16 +218,18 @@ describe('health', () => {
 });
 
 describe('what serves', () => {
-  it('is kept for UDP ports only, whatever pools, hints and terminations say', () => {
+  it('is kept for TCP and UDP ports, whatever pools, hints and terminations say', () => {
     const record = service({
       ports: [
         { name: 't', protocol: 'TCP', port: 53, nodePort: 0 },
         { name: 'u', protocol: 'UDP', port: 53, nodePort: 0 },
+        { name: 's', protocol: 'SCTP', port: 53, nodePort: 0 },
       ],
     });
     const ports = [
       { name: 't', protocol: 'TCP', port: 53 },
       { name: 'u', protocol: 'UDP', port: 53 },
+      { name: 's', protocol: 'SCTP', port: 53 },
     ] as const;
     const endpoints = [
       endpoint('10.10.1.1', { zoneHints: ['west'] }),
@@ -237,9 +239,12 @@ describe('what serves', () => {
     ];
     const { desired, serving } = computeService(record, [slice(endpoints, { ports })], NODE);
     expect(texts(desired!.ports[1]!.cluster)).toEqual(['10.10.2.2 53']);
-    expect(serving).toHaveLength(1);
-    expect(serving[0]).toMatchObject({ name: 'default/web:u', family: 4 });
-    expect(texts(serving[0]!.backends)).toEqual(['10.10.1.1 53', '10.10.2.2 53', '10.10.2.3 53']);
+    expect(serving.map(({ name, family, protocol }) => `${name} ${family} ${protocol}`)).toEqual([
+      'default/web:t 4 TCP',
+      'default/web:u 4 UDP',
+    ]);
+    for (const { backends } of serving)
+      expect(texts(backends)).toEqual(['10.10.1.1 53', '10.10.2.2 53', '10.10.2.3 53']);
   });
 });
 

@@ -39,6 +39,9 @@ const WORLDS: readonly World[] = [
   },
 ];
 
+/** The source port of the one flow that has seen an answer. */
+const ANSWERED_PORT = 20013;
+
 /** Flows by name; the source port tells them apart. `to` null: not translated. */
 function flowsOf(world: World) {
   const { service, otherService, backend, otherBackend } = world;
@@ -73,6 +76,14 @@ function flowsOf(world: World) {
       protocol: 'UDP',
       port: 20008,
       destination: at(backend, 5353),
+      to: null,
+    },
+    { name: 'tcp elsewhere', protocol: 'TCP', port: 20012, destination: at(otherService, 53), to: null },
+    {
+      name: 'tcp answered',
+      protocol: 'TCP',
+      port: ANSWERED_PORT,
+      destination: at(otherService, 53),
       to: null,
     },
     { name: 'sctp', protocol: 'SCTP', port: 20010, destination: at(service, 53), to: null },
@@ -176,38 +187,21 @@ describe.skipIf(!canMakeNamespaces())('conntrack', () => {
       for (const { protocol, port, destination } of flowsOf(world)) {
         if (protocol === 'UDP')
           await sendUdp(world.family, world.client, port, destination.address, destination.port);
-        if (protocol === 'TCP')
+        if (protocol === 'TCP' && port !== ANSWERED_PORT)
           await sendSyn(world.family, world.client, port, destination.address, destination.port);
       }
       await sendUdp(world.family, world.service, 53, world.stranger, 20009);
     });
     for (const { protocol, port, destination } of flowsOf(world)) {
-      if (protocol !== 'SCTP') continue;
       // The kernel of a test machine may lack SCTP sockets; its conntrack knows the protocol all the same.
-      const tuple = [
-        '-s',
-        world.client,
-        '-d',
-        destination.address,
-        '--sport',
-        `${port}`,
-        '--dport',
-        `${destination.port}`,
-      ];
-      ns.run('conntrack', [
-        '-I',
-        '-p',
-        'sctp',
-        '-t',
-        '100',
-        '--state',
-        'ESTABLISHED',
-        '--orig-vtag',
-        '1',
-        '--reply-vtag',
-        '2',
-        ...tuple,
-      ]);
+      const made =
+        protocol === 'SCTP'
+          ? ['-p', 'sctp', '--state', 'ESTABLISHED', '--orig-vtag', '1', '--reply-vtag', '2']
+          : ['-p', 'tcp', '--state', 'ESTABLISHED', '-u', 'SEEN_REPLY'];
+      if (protocol !== 'SCTP' && port !== ANSWERED_PORT) continue;
+      const addresses = ['-s', world.client, '-d', destination.address];
+      const ports = ['--sport', `${port}`, '--dport', `${destination.port}`];
+      ns.run('conntrack', ['-I', '-t', '100', ...made, ...addresses, ...ports]);
     }
   }
 
@@ -263,6 +257,26 @@ describe.skipIf(!canMakeNamespaces())('conntrack', () => {
         match('UDP', at(w.service, 53), at(w.backend, 5353)),
       ],
       ['wanted'],
+    ],
+    [
+      'TCP without an answer',
+      (w) => [{ ...match('TCP', at(w.otherService, 53), 'any'), only: 'unanswered' }],
+      ['tcp elsewhere'],
+    ],
+    [
+      'TCP with and without an answer',
+      (w) => [match('TCP', at(w.otherService, 53), 'any')],
+      ['tcp elsewhere', 'tcp answered'],
+    ],
+    [
+      'of many destinations those without an answer, and one with',
+      (w) => [
+        ...irrelevant(w).map((one) => ({ ...one, protocol: 'TCP' as const, only: 'unanswered' as const })),
+        { ...match('TCP', at(w.otherService, 53), 'untranslated'), only: 'unanswered' },
+        { ...match('TCP', at(w.service, 53), at(w.otherBackend, 5353)), only: 'unanswered' },
+        match('TCP', at(w.service, 53), at(w.backend, 5353)),
+      ],
+      ['tcp elsewhere', 'tcp'],
     ],
     [
       'three protocols',
@@ -329,12 +343,15 @@ describe.skipIf(!canMakeNamespaces())('conntrack', () => {
     });
     expect(flow!.timeoutSeconds).toBeGreaterThan(0);
     const all = await collect({}, ns);
-    expect(all.find(({ protocol }) => protocol === 'TCP')?.state).toBe('SYN_SENT');
+    expect(all.find(({ original }) => original.sourcePort === 20007)?.state).toBe('SYN_SENT');
     expect(all.find(({ protocol }) => protocol === 'SCTP')?.state).toBe('ESTABLISHED');
     for (const [query, count] of [
       [{ protocol: 'UDP' }, 8],
       [{ protocol: 'UDP', destination: at('10.0.0.53', 0) }, 5],
       [{ protocol: 'SCTP', destination: at('10.0.0.53', 54) }, 1],
+      [{ protocol: 'TCP' }, 3],
+      [{ protocol: 'TCP', only: 'unanswered' }, 2],
+      [{ protocol: 'TCP', destination: at('10.0.0.54', 53), only: 'unanswered' }, 1],
       [{ family: 6, protocol: 'UDP' }, 0],
       [{ family: 6, protocol: 'UDP', destination: at('10.0.0.53', 53) }, 0],
     ] as const) {

@@ -208,3 +208,18 @@ describe('the server', () => {
     expect(set).toEqual([4]);
   });
 });
+
+describe('the tables of a mode', () => {
+  it('are told with their limits, and what its programs count', async () => {
+    const agent = new TestAgent();
+    agent.measuresNow = {
+      tables: [{ table: 'frontends', used: 3, limit: 10 }],
+      packets: { new: 7, conns_full: 0 },
+    };
+    const found = samples(await createMetrics(agent, '1').text());
+    expect(found.get('triplane_table_entries{table="frontends"}')).toBe(3);
+    expect(found.get('triplane_table_entries_max{table="frontends"}')).toBe(10);
+    expect(found.get('triplane_packets{what="new"}')).toBe(7);
+    expect(found.get('triplane_packets{what="conns_full"}')).toBe(0);
+  });
+});

@@ -2,6 +2,7 @@
  * A mixed cluster: four nodes on one kernel, each with other features switched off, so that `auto` takes another mode
  * on each. One cluster state is carried side by side, and every pod reaches every service from every node.
  */
+import os from 'node:os';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { askAgent } from '../../src/cli/admin-client.ts';
 import type { Agent } from '../../src/lab/agent.ts';
@@ -17,9 +18,18 @@ import { skipUnless } from '../support/skip.ts';
 
 const root = skipUnless(privilege() === 'root', 'needs root');
 
+/** Linux 6.6 made tcx. */
+const [MAJOR = 0, MINOR = 0] = os.release().split('.').map(Number);
+const HAS_TCX = MAJOR > 6 || (MAJOR === 6 && MINOR >= 6);
+
 /** What each node lacks, and what it gets. ipvs where the kernel has it: elsewhere that node does with nft. */
 const NODES = [
-  { name: 'full', without: 'nft,ipvs', mode: 'ebpf', degrees: { tc: 'tcx', sockets: 'all' } },
+  {
+    name: 'full',
+    without: 'nft,ipvs',
+    mode: 'ebpf',
+    degrees: { tc: HAS_TCX ? 'tcx' : 'clsact', sockets: 'all' },
+  },
   {
     name: 'nosockets',
     without: 'nft,ipvs,socket,tcx,xdp,ct-lookup',

@@ -68,6 +68,7 @@ export class Subject {
   constructor(maps: TableMaps, speaks: readonly Family[] = [4, 6]) {
     const rules = {
       speaks: new Set(speaks),
+      podsKnown: new Set(speaks),
       xdpForward: 'never',
       ticks: (seconds: number) => ticksOf(seconds, HZ),
     } as const;

@@ -4,7 +4,7 @@
  * rest of the world; every host has only a /32 and a default route through the node, so that whatever the
  * node translates comes back through it, also between two hosts on one bridge.
  */
-import { readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmdirSync } from 'node:fs';
 import { netnsPath } from '../../src/lab/paths.ts';
 import { Place } from '../../src/lab/place.ts';
 import { PodProcess } from '../../src/lab/pod-process.ts';
@@ -78,23 +78,32 @@ function settings(namespace: string, role: 'router' | 'host'): string[] {
   ];
 }
 
+export interface WorldOptions {
+  /** Default: all of them. */
+  readonly names?: readonly HostName[];
+  /** cgroup v2 folder for the processes of the node and of its pods; it is made here. Default: none. */
+  readonly cgroup?: string | null;
+}
+
 let worlds = 0;
 
 export class NodeWorld {
   readonly #prefix: string;
   readonly #names: readonly HostName[];
+  readonly #cgroup: string | null;
   readonly #servers: PodProcess[] = [];
   readonly #runners = new Map<string, PodProcess>();
   readonly #removeAtExit = () => removeNamespaces(this.#namespaces());
 
-  private constructor(names: readonly HostName[]) {
+  private constructor({ names, cgroup }: Required<WorldOptions>) {
     this.#prefix = `tpw${process.pid}-${worlds++}`;
     this.#names = names;
+    this.#cgroup = cgroup;
   }
 
   /** Makes the node and the named hosts, and starts their servers. */
-  static async create(names: readonly HostName[] = Object.keys(HOSTS) as HostName[]): Promise<NodeWorld> {
-    const world = new NodeWorld(names);
+  static async create(options: WorldOptions = {}): Promise<NodeWorld> {
+    const world = new NodeWorld({ names: Object.keys(HOSTS) as HostName[], cgroup: null, ...options });
     process.on('exit', world.#removeAtExit);
     try {
       await world.#build();
@@ -119,6 +128,7 @@ export class NodeWorld {
   }
 
   async #build(): Promise<void> {
+    if (this.#cgroup) mkdirSync(this.#cgroup);
     await createNamespaces(this.#namespaces());
     await applySettings(
       (['node', ...this.#names] as const).flatMap((name) =>
@@ -165,13 +175,17 @@ export class NodeWorld {
     return lines;
   }
 
+  #cgroupOf(place: HostName | 'node'): string | null {
+    return place === 'node' || HOSTS[place].bridge === 'cni0' ? this.#cgroup : null;
+  }
+
   #process(place: HostName | 'node', name: string, serve: readonly string[]): PodProcess {
     return new PodProcess({
       name,
       namespace: this.namespaceOf(place),
       serve,
       lifetime: 'process',
-      cgroup: null,
+      cgroup: this.#cgroupOf(place),
       logFile: '/dev/null',
     });
   }
@@ -184,7 +198,7 @@ export class NodeWorld {
       name,
       namespace,
       addresses: { 4: addresses.ip4, 6: addresses.ip6 },
-      cgroup: null,
+      cgroup: this.#cgroupOf(name),
       runner: () => this.#runner(name),
     });
   }
@@ -232,6 +246,7 @@ export class NodeWorld {
       }
     }
     await Promise.all(all.map((one) => one.ended()));
+    if (this.#cgroup && existsSync(this.#cgroup)) rmdirSync(this.#cgroup);
     this.#removeAtExit();
     process.off('exit', this.#removeAtExit);
   }

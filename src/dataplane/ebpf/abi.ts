@@ -106,7 +106,7 @@ export const LAYOUTS = {
 
 /** Named as in the header, without TP_. */
 export const ABI = {
-  LAYOUT: 1,
+  LAYOUT: 2,
   BUCKET_SLOTS: 8,
   BUCKET_TRIES: 4,
   NAT_SLOTS: 16,
@@ -120,6 +120,7 @@ export const ABI = {
   DROP: 4,
   F_MASQ_STRANGERS: 1,
   F_MASQ_ALWAYS: 2,
+  F_MASQ_NODE: 128,
   F_GUARDED: 4,
   F_XDP: 8,
   F_SOCK_POD: 16,
@@ -136,6 +137,7 @@ export const ABI = {
   C_WHOLE: 2,
   C_NODE: 4,
   C_PAIR: 8,
+  C_REMAP: 16,
   D_PODS: 1,
   D_XDP_SEND: 2,
   S_DRAIN: 1,
@@ -181,8 +183,9 @@ export type CounterName = (typeof COUNTERS)[number];
 export const PROTOCOL_NUMBERS: Readonly<Record<Protocol, number>> = { TCP: 6, UDP: 17, SCTP: 132 };
 
 /** A pool in one word: see TP_POOL_* in bpf/abi.h. */
-export function poolWord(base: number, count: number, answer: number): bigint {
-  return BigInt(base) | (BigInt(count) << 32n) | (BigInt(answer) << 56n);
+export function poolWord(base: number, count: number, answer: number, flags = 0): bigint {
+  const masquerade = (flags & ABI.F_MASQ_ALWAYS) !== 0 ? 128 : 0;
+  return BigInt(base) | (BigInt(count) << 32n) | (BigInt(answer | masquerade) << 56n);
 }
 
 /** The parts of a pool word. */
@@ -190,7 +193,7 @@ export function poolParts(word: bigint): { base: number; count: number; answer: 
   return {
     base: Number(word & 0xffff_ffffn),
     count: Number((word >> 32n) & 0xff_ffffn),
-    answer: Number(word >> 56n),
+    answer: Number(word >> 56n) & 127,
   };
 }
 

@@ -93,8 +93,10 @@ function isPath(link: RtLink, master: RtLink | null, isUplink: (link: RtLink) =>
 }
 
 function isPods(link: RtLink, master: RtLink | null, detector: LocalDetector): boolean {
-  if (detector.by === 'bridge') return link.name === detector.name || master?.name === detector.name;
-  return detector.by === 'prefix' && link.name.startsWith(detector.prefix);
+  // What comes in by a port of a bridge is the bridge's to the IP layer, whose device the detector names.
+  const { name } = master?.type === 'bridge' ? master : link;
+  if (detector.by === 'bridge') return name === detector.name;
+  return detector.by === 'prefix' && name.startsWith(detector.prefix);
 }
 
 type NatAddresses = Record<Family, Address | null>;

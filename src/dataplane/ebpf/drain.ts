@@ -90,7 +90,11 @@ export class Drain {
     const maps = new TableMaps(this.#handles, seedOf(meta));
     this.#clock = new Clock(meta.hz);
     const ticks = (seconds: number) => ticksOf(seconds, meta.hz);
-    const compiler = new Compiler(maps, { speaks: new Set(), xdpForward: 'never', ticks }, now);
+    const compiler = new Compiler(
+      maps,
+      { speaks: new Set(), podsKnown: new Set(), xdpForward: 'never', ticks },
+      now,
+    );
     this.#collector = new Collector(compiler, this.#clock, now);
   }
 

@@ -1,8 +1,18 @@
 /** The ebpf mode: our own programs carry the traffic. */
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
+import type { Family } from '../../model/records.ts';
 import { createFlows } from '../../node/conntrack.ts';
 import { addPorts, parsePorts, readReservedPorts, writeReservedPorts } from '../../node/reserved-ports.ts';
-import type { AffinityView, ApplyResult, Degree, Remains, Switchable, VerifyResult } from '../dataplane.ts';
+import type {
+  AffinityView,
+  ApplyResult,
+  Degree,
+  Measures,
+  Remains,
+  Switchable,
+  TableUse,
+  VerifyResult,
+} from '../dataplane.ts';
 import { Keeper } from '../nft/keeper.ts';
 import { ABI, COUNTERS, type CounterName } from './abi.ts';
 import { adoptTables } from './adopt.ts';
@@ -12,20 +22,21 @@ import { Collector } from './collector.ts';
 import { Compiler, type CompilerResult, type ServiceChange } from './compiler.ts';
 import { readCounters } from './counters.ts';
 import { ebpfDegrees } from './degrees.ts';
-import { type DeviceChoice, type DeviceRole, deviceRoles, uplinksOf } from './device-roles.ts';
+import { type DeviceRole, deviceRoles, uplinksOf } from './device-roles.ts';
 import { DeviceRows } from './device-rows.ts';
 import { Devices } from './devices.ts';
 import { Drain } from './drain.ts';
-import { ForwardGate, type XdpForward } from './forward-gate.ts';
+import { ForwardGate } from './forward-gate.ts';
 import { type Loaded, loadKernel, requireBpf } from './kernel.ts';
-import { DEFAULT_SIZES, type PortRange, type Sizes } from './knobs.ts';
-import { Links, type XdpMode } from './links.ts';
+import { DEFAULT_SIZES, type PortRange } from './knobs.ts';
+import { Links } from './links.ts';
 import { acceptLocalOnLoopback } from './loopback.ts';
 import { writeMeta } from './meta.ts';
-import type { NodeRules, SocketLb } from './node-settings.ts';
+import type { NodeRules } from './node-settings.ts';
 import { clusterIPs, NodeState } from './node-state.ts';
+import type { EbpfOptions } from './options.ts';
 import { prepareRoot } from './pins.ts';
-import { type Pressure, pressureOf } from './pressure.ts';
+import { pressureOf } from './pressure.ts';
 import { nodeFlows } from './readback.ts';
 import { EbpfRemains } from './remains.ts';
 import { countSockets, rememberSockets, SocketSweeper } from './sockets.ts';
@@ -34,22 +45,6 @@ import { xdpFeatures, xdpSenders } from './xdp-senders.ts';
 /** Above the kernel's local ports (32768 to 60999) and the NodePorts. */
 export const DEFAULT_NAT_PORTS: readonly PortRange[] = [{ first: 61_000, last: 65_535 }];
 const DRAIN_STEP_MS = 50;
-
-export interface EbpfOptions {
-  /** Folder of pins, in a BPF file system or where one can be mounted. */
-  readonly root: string;
-  /** Folder of cgroup v2 to which socket programs are attached; '': none. */
-  readonly cgroup: string;
-  readonly socketLb?: SocketLb;
-  readonly xdp?: XdpMode;
-  /** XDP forwarding passes netfilter by. 'auto': while no rule of the node would have spoken. */
-  readonly xdpForward?: XdpForward;
-  readonly sizes?: Sizes;
-  readonly natPorts?: readonly PortRange[];
-  readonly devices?: DeviceChoice;
-  /** Called when somebody else changed something; the agent then calls verify(). */
-  readonly onForeignChange?: () => void;
-}
 
 /** What exists between start() and close(). */
 interface Running {
@@ -134,7 +129,8 @@ export class EbpfDataplane implements Switchable {
     const gate = new ForwardGate(xdp === 'off' ? 'never' : xdpForward, '', () => this.#forwardChanged());
     await gate.begin();
     const { forward } = gate.state;
-    const compiler = new Compiler(loaded.maps, { speaks: new Set(), xdpForward: forward, ticks }, now);
+    const nobody = { speaks: new Set<Family>(), podsKnown: new Set<Family>() };
+    const compiler = new Compiler(loaded.maps, { ...nobody, xdpForward: forward, ticks }, now);
     const clock = new Clock(hz);
     const collector = new Collector(compiler, clock, now);
     if (loaded.origin === 'adopted') {
@@ -339,8 +335,13 @@ export class EbpfDataplane implements Switchable {
     return countSockets(loaded.maps.handles, clock);
   }
 
+  measures(): Measures {
+    if (!this.#running) return { tables: [], packets: {} };
+    return { tables: this.pressure(), packets: this.counters() };
+  }
+
   /** How full the tables are. Those of connections and affinity as of the last pass of collection. */
-  pressure(): Pressure[] {
+  pressure(): TableUse[] {
     const { compiler, collector } = this.#must();
     return pressureOf(compiler, collector.last);
   }

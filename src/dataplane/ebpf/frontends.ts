@@ -7,6 +7,7 @@ import {
   type FrontendEntry,
   frontendKey,
   type Guard,
+  NO_POOL,
   type PoolEntry,
   type PortEntry,
   TableFull,
@@ -26,16 +27,24 @@ export const KIND_SHIFT = 8;
 export const KINDS: readonly FrontendKind[] = ['ClusterIP', 'NodePort', 'ExternalIP', 'LoadBalancer'];
 
 export const GONE_WORD = poolWord(0, 0, ABI.GONE);
-const REJECT_WORD = poolWord(0, 0, ABI.REJECT);
-const DROP_WORD = poolWord(0, 0, ABI.DROP);
 
 /** What decides over the flags beside the frontend itself. */
 export interface FrontendRules {
   /** Families in which the local detector can tell pods from others. */
   readonly speaks: ReadonlySet<Family>;
+  /** Families in which it takes every pod of this node for one, whichever its address and device. */
+  readonly podsKnown: ReadonlySet<Family>;
   readonly xdpForward: 'allowed' | 'never';
   /** Ticks for seconds, rounded up. */
   readonly ticks: (seconds: number) => number;
+}
+
+/** Whether a pod of this node and a stranger are answered alike, or the pod is known to be one. */
+function servesPods(frontend: Frontend, family: Family, { speaks, podsKnown }: FrontendRules): boolean {
+  const { masquerade, inside, outside } = frontend;
+  if (masquerade === 'always') return false;
+  const strangersDiffer = inside !== outside || (masquerade === 'strangers' && speaks.has(family));
+  return !strangersDiffer || podsKnown.has(family);
 }
 
 export function flagsOf(frontend: Frontend, port: DesiredPort, rules: FrontendRules): number {
@@ -47,21 +56,23 @@ export function flagsOf(frontend: Frontend, port: DesiredPort, rules: FrontendRu
     flags |= U_STRANGERS;
     if (rules.speaks.has(family)) flags |= ABI.F_MASQ_STRANGERS;
   }
+  if (masquerade !== 'strangers' || rules.speaks.has(family)) flags |= ABI.F_MASQ_NODE;
   if (kind !== 'ClusterIP' && rules.xdpForward === 'allowed') flags |= ABI.F_XDP;
   if (frontend.sourceRanges !== null) flags |= ABI.F_GUARDED;
   // A socket has no source address yet when it is translated: what goes by it is left to the wire. SCTP's sockets
   // ask no program.
   if (frontend.sourceRanges !== null || affinitySeconds > 0 || port.protocol === 'SCTP') return flags;
-  if (masquerade !== 'always') flags |= ABI.F_SOCK_POD;
+  if (servesPods(frontend, family, rules)) flags |= ABI.F_SOCK_POD;
   return flags | ABI.F_SOCK_NODE;
 }
 
-function wordOf(answer: Frontend['inside'], port: Pick<PortEntry, 'cluster' | 'local'>): bigint {
-  if (answer === 'drop') return DROP_WORD;
-  if (answer === 'reject') return REJECT_WORD;
-  const pool: PoolEntry = port[answer];
-  if (pool.base < 0) return REJECT_WORD;
-  return poolWord(pool.base, pool.records.length, answer === 'cluster' ? ABI.CLUSTER : ABI.LOCAL);
+type Pools = Pick<PortEntry, 'cluster' | 'local'>;
+
+function wordOf(answer: Frontend['inside'], port: Pools, flags: number): bigint {
+  if (answer === 'drop') return poolWord(0, 0, ABI.DROP, flags);
+  const pool: PoolEntry = answer === 'reject' ? NO_POOL : port[answer];
+  if (pool.base < 0) return poolWord(0, 0, ABI.REJECT, flags);
+  return poolWord(pool.base, pool.records.length, answer === 'cluster' ? ABI.CLUSTER : ABI.LOCAL, flags);
 }
 
 /** What a record is to say. */
@@ -83,10 +94,11 @@ export function contentOf(
   rules: FrontendRules,
 ): FrontendContent {
   const { affinitySeconds } = port.desired;
+  const flags = flagsOf(frontend, port.desired, rules);
   return {
-    flags: flagsOf(frontend, port.desired, rules),
-    inside: wordOf(frontend.inside, port),
-    outside: wordOf(frontend.outside, port),
+    flags,
+    inside: wordOf(frontend.inside, port, flags),
+    outside: wordOf(frontend.outside, port, flags),
     service: port.id,
     affinity: affinitySeconds > 0 ? rules.ticks(affinitySeconds) : 0,
     affinitySeconds,
@@ -180,7 +192,7 @@ export class Frontends {
   /**
    * Brings a record to `next` under the eyes of programs, which read pool, flags and guard one after the other:
    * - a guard is there before its flag, and stays after it;
-   * - masquerade comes before a pool that needs it, and goes a grace after it.
+   * - masquerade is in the pool's own word.
    * Returns how many stores it took.
    */
   write(entry: FrontendEntry, next: FrontendContent, owner: PortEntry | null): number {
@@ -191,25 +203,18 @@ export class Frontends {
     if (next.guard !== 0) stores += this.#set(entry, M.guard, next.guard);
     this.#set(entry, AFFINITY_SECONDS, next.affinitySeconds);
     this.#set(entry, RANGE_COUNT, next.rangeCount);
-    const kept = this.#get(entry, M.flags) & ABI.F_MASQ_ALWAYS & ~next.flags;
-    stores += this.#set(entry, M.flags, next.flags | kept);
+    stores += this.#set(entry, M.flags, next.flags);
     stores += this.#flip(entry, 'inside', next.inside) + this.#flip(entry, 'outside', next.outside);
-    if (kept !== 0) {
-      this.#grave.add(() => {
-        if (entry.owner === owner) this.#set(entry, M.flags, next.flags);
-      });
-    }
     return stores;
   }
 
   /** Whether the map says it; what is waiting in the grave counts as said. */
   says(entry: FrontendEntry, next: FrontendContent): boolean {
-    const flags = this.#get(entry, M.flags);
     return (
       this.#index.holds(entry.slot, entry.place, entry.index) &&
       this.word(entry, 'inside') === next.inside &&
       this.word(entry, 'outside') === next.outside &&
-      (flags === next.flags || flags === (next.flags | ABI.F_MASQ_ALWAYS)) &&
+      this.#get(entry, M.flags) === next.flags &&
       this.#get(entry, M.service) === next.service &&
       this.#get(entry, M.affinity) === next.affinity &&
       (next.guard === 0 || this.#get(entry, M.guard) === next.guard) &&

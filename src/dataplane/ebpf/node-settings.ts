@@ -28,6 +28,14 @@ export function familiesOf({ detector }: DesiredNode): Set<Family> {
   return new Set(detector.by === 'none' ? [] : FAMILIES);
 }
 
+/**
+ * Families in which each pod of this node is known to be one. A detector by interface goes by the device that a
+ * packet comes by, which a socket does not know: what that decides is left to the wire.
+ */
+export function podsKnownIn(node: DesiredNode): Set<Family> {
+  return node.detector.by === 'cidr' ? familiesOf(node) : new Set();
+}
+
 export function settingFlags(node: DesiredNode, rules: NodeRules): number {
   let flags = 0;
   if (familiesOf(node).size > 0) flags |= ABI.S_DETECTOR;

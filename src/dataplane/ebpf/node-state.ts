@@ -5,7 +5,14 @@ import type { Refusal } from '../dataplane.ts';
 import { LAYOUTS } from './abi.ts';
 import type { Compiler } from './compiler.ts';
 import { lifeNative } from './native-life.ts';
-import { ClusterSpan, familiesOf, type NodeRules, settingFlags, writePrefixes } from './node-settings.ts';
+import {
+  ClusterSpan,
+  familiesOf,
+  type NodeRules,
+  podsKnownIn,
+  settingFlags,
+  writePrefixes,
+} from './node-settings.ts';
 import { Settings } from './settings.ts';
 
 const { bytes: BYTES, members: M } = LAYOUTS.tp_settings;
@@ -41,10 +48,10 @@ export class NodeState {
     this.#node = node;
     const refusals = writePrefixes(this.#compiler.maps.settings, node);
     this.#writeFlags();
-    const speaks = familiesOf(node);
-    const before = this.#compiler.rules.speaks;
-    const same = speaks.size === before.size && [...speaks].every((family) => before.has(family));
-    const operations = same ? 0 : this.#compiler.setRules({ ...this.#compiler.rules, speaks });
+    const { rules } = this.#compiler;
+    const [speaks, podsKnown] = [familiesOf(node), podsKnownIn(node)];
+    const same = sameSet(speaks, rules.speaks) && sameSet(podsKnown, rules.podsKnown);
+    const operations = same ? 0 : this.#compiler.setRules({ ...rules, speaks, podsKnown });
     this.#remember();
     return { operations: operations + 1, refusals };
   }
@@ -91,6 +98,9 @@ export class NodeState {
     return true;
   }
 }
+
+const sameSet = <T>(a: ReadonlySet<T>, b: ReadonlySet<T>) =>
+  a.size === b.size && [...a].every((one) => b.has(one));
 
 export function clusterIPs(state: DesiredState): Address[] {
   const found: Address[] = [];

@@ -1,16 +1,10 @@
 /** How full the tables are. */
+import type { TableUse } from '../dataplane.ts';
 import { ABI } from './abi.ts';
 import { type Collected, connectionLimit } from './collector.ts';
 import type { Compiler } from './compiler.ts';
 
-/** How full a table is. */
-export interface Pressure {
-  readonly table: string;
-  readonly used: number;
-  readonly limit: number;
-}
-
-export function pressureOf(compiler: Compiler, collected: Collected): Pressure[] {
+export function pressureOf(compiler: Compiler, collected: Collected): TableUse[] {
   const { frontends, backends, pools, guards, ids, maps } = compiler;
   const { live, masqueraded, paired, affinities } = collected;
   return [

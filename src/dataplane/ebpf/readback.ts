@@ -206,6 +206,8 @@ function connectionAt(
   if (!frontend || record >= maps.backends.entries || (family !== 4 && family !== 6)) return null;
   const proto = bytes[at + m.proto]!;
   const natPort = view.getUint16(at + m.nat_port);
+  // Without masquerade it is the client's port alone that is another one.
+  const source = (bytes[at + m.flags]! & ABI.C_MASQ) !== 0 ? m.nat_addr : m.client;
   const [state, timeout] = stateOf(proto, bytes[at + m.seen_forward]!, bytes[at + m.seen_reply]!);
   const idle = Math.max(0, idleSeconds(view.getUint32(at + m.last_seen, true)));
   return {
@@ -213,8 +215,7 @@ function connectionAt(
     client: { address: readAddress(bytes, at + m.client, family), port: view.getUint16(at + m.client_port) },
     frontend: { address: frontend.address, port: frontend.port },
     backend: backendAt(maps, record, family),
-    masqueradedAs:
-      natPort === 0 ? null : { address: readAddress(bytes, at + m.nat_addr, family), port: natPort },
+    masqueradedAs: natPort === 0 ? null : { address: readAddress(bytes, at + source, family), port: natPort },
     state,
     expiresSeconds: Math.max(0, Math.round(timeouts[timeout]! - idle)),
     fromNode: (bytes[at + m.flags]! & ABI.C_NODE) !== 0,

@@ -128,7 +128,8 @@ export class Tables {
   /** Gives a frontend another pool, all at once. */
   flip(index: number, side: 'inside' | 'outside', pool: Pool): void {
     const at = (index * FRONTEND.bytes + FRONTEND.members[side]) / 8;
-    Atomics.store(this.frontends.longs, at, poolWord(pool.base, pool.count, pool.answer));
+    const flags = this.frontends.view.getUint32(index * FRONTEND.bytes + FRONTEND.members.flags, true);
+    Atomics.store(this.frontends.longs, at, poolWord(pool.base, pool.count, pool.answer, flags));
   }
 
   #slots(bucket: number): number[] {

@@ -2,10 +2,13 @@
  * Where the API server is and who we are there. @kubernetes/client-node reads the kubeconfig and speaks to
  * exec plugins and token files; it is asked anew for each request, so that whatever rotates is followed.
  */
+import { readFile } from 'node:fs/promises';
 import type { RequestOptions } from 'node:https';
+import path from 'node:path';
 import type { KubeConfig } from '@kubernetes/client-node';
+import { parse } from 'yaml';
 import { TriplaneError } from '../../model/errors.ts';
-import { oneLine } from '../decode/check.ts';
+import { isRaw, oneLine } from '../decode/check.ts';
 
 export interface ClusterOptions {
   /** A kubeconfig file; '' or absent: in-cluster, unless `master` is given. */
@@ -54,10 +57,29 @@ function loadSource(config: KubeConfig, options: ClusterOptions): void {
     );
 }
 
+/**
+ * `tokenFile` of a user, which client-node does not know (it looks for "token-file") and kubeadm's kubeconfig for
+ * kube-proxy relies on; '' when there is none. Relative to the kubeconfig, as client-go has it.
+ */
+async function tokenFileOf(kubeconfigPath: string, userName: string): Promise<string> {
+  const content: unknown = parse(await readFile(kubeconfigPath, 'utf8'));
+  const users = isRaw(content) && Array.isArray(content.users) ? (content.users as unknown[]) : [];
+  const entry = users.find((one) => isRaw(one) && one.name === userName);
+  const user = isRaw(entry) && isRaw(entry.user) ? entry.user : {};
+  if (typeof user.tokenFile !== 'string' || user.tokenFile === '') return '';
+  return path.resolve(path.dirname(kubeconfigPath), user.tokenFile);
+}
+
+interface Loaded {
+  readonly config: KubeConfig;
+  readonly url: string;
+  readonly isProxied: boolean;
+  /** '': none. */
+  readonly tokenFile: string;
+}
+
 /** Loads and completes a configuration so that client-node can work with it. Throws TP_BAD_CONFIG. */
-async function load(
-  options: ClusterOptions,
-): Promise<{ config: KubeConfig; url: string; isProxied: boolean }> {
+async function load(options: ClusterOptions): Promise<Loaded> {
   const { KubeConfig } = await import('@kubernetes/client-node');
   const config = new KubeConfig();
   loadSource(config, options);
@@ -75,7 +97,8 @@ async function load(
     config.users = [{ name: 'nobody' }];
     config.contexts = [{ ...context, user: 'nobody' }];
   }
-  return { config, url: url.href.replace(/\/+$/, ''), isProxied: Boolean(cluster.proxyUrl) };
+  const tokenFile = options.kubeconfigPath ? await tokenFileOf(options.kubeconfigPath, context.user) : '';
+  return { config, url: url.href.replace(/\/+$/, ''), isProxied: Boolean(cluster.proxyUrl), tokenFile };
 }
 
 async function bounded<T>(work: Promise<T>): Promise<T> {
@@ -100,6 +123,10 @@ export async function openCluster(options: ClusterOptions): Promise<Cluster> {
       const wanted: RequestOptions = { headers: {} };
       await bounded(current.config.applyToHTTPSOptions(wanted));
       const headers = wanted.headers as Record<string, string | undefined>;
+      // client-go: the file wins over a token beside it. Read for each request, of which there are few: whoever
+      // renews it need not wait for us.
+      if (current.tokenFile !== '')
+        headers.Authorization = `Bearer ${await readFile(current.tokenFile, 'utf8')}`;
       // Token files end with a line end, which a header must not.
       if (headers.Authorization) headers.Authorization = headers.Authorization.trim();
       // client-node's agents keep the certificates they were made with; only a proxy needs one. Without an

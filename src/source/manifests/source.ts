@@ -6,9 +6,11 @@ import { stat } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type ErrorCode, TriplaneError } from '../../model/errors.ts';
+import type { RecordChange } from '../../model/records.ts';
 import { oneLine } from '../decode/check.ts';
 import { ProblemBook } from '../problems.ts';
 import type { Source, SourceHealth, SourceListener } from '../source.ts';
+import { Copies } from './copies.ts';
 import { directoriesOf, isGone, listManifests, readManifest, type Stamp, stampOf } from './files.ts';
 import { readDocuments } from './reading.ts';
 import { type FileReading, ManifestState } from './state.ts';
@@ -21,6 +23,8 @@ export interface ManifestOptions {
   readonly quietMaxMs?: number;
   /** The safety net beside inotify. Default 5000. */
   readonly pollIntervalMs?: number;
+  /** A directory for copies of what files said last, which must outlive the process. Default '': none are kept. */
+  readonly copies?: string;
 }
 
 export interface ManifestSource extends Source {
@@ -53,6 +57,7 @@ function messageOf(error: unknown): string {
 class ManifestWatcher implements ManifestSource {
   readonly #target: string;
   readonly #times: WatchTimes;
+  readonly #copies: Copies;
   readonly #memory = new Map<string, FileMemory>();
   #listener: SourceListener | null = null;
   #book: ProblemBook | null = null;
@@ -66,9 +71,12 @@ class ManifestWatcher implements ManifestSource {
   #lastContactMs = 0;
   #failures = 0;
   #lastError = '';
+  /** In the scan that is under way. */
+  #copiesFailed = false;
 
   constructor(target: string, options: ManifestOptions) {
     this.#target = path.resolve(target);
+    this.#copies = new Copies(options.copies ?? '', this.#target);
     this.#times = {
       quietMs: options.quietMs ?? 100,
       quietMaxMs: options.quietMaxMs ?? 1_000,
@@ -146,13 +154,18 @@ class ManifestWatcher implements ManifestSource {
       this.#settleProblems(file, new Map());
       this.#memory.delete(file);
     }
+    const recalled: RecordChange[] = [];
     for (const file of files) {
       if (this.#stopped) return;
+      if (!this.#memory.has(file)) recalled.push(...(await this.#recall(file)));
       const reading = await this.#readIfChanged(file);
       if (reading) readings.set(file, reading);
     }
     if (this.#stopped) return;
-    const changes = this.#state!.update(readings);
+    const changes = [...recalled, ...this.#state!.update(readings)];
+    await this.#withCopies(() => this.#copies.prune(files));
+    if (!this.#copiesFailed) this.#book!.clear(`copies of ${this.#target}`);
+    this.#copiesFailed = false;
     this.#lastContactMs = Date.now();
     if (changes.length > 0) this.#listener!.onChanges(changes);
     if (!this.#synced) {
@@ -196,15 +209,32 @@ class ManifestWatcher implements ManifestSource {
     return gone;
   }
 
-  async #readIfChanged(file: string): Promise<FileReading | null> {
-    const memory = this.#memory.get(file) ?? {
-      stamp: '',
-      problems: new Set(),
-      foreign: 0,
-      unfinished: null,
-      said: '',
-    };
+  /** What a file that was not read before said to a predecessor counts as what it said before. */
+  async #recall(file: string): Promise<readonly RecordChange[]> {
+    const memory = { stamp: '', problems: new Set<string>(), foreign: 0, unfinished: null, said: '' };
     this.#memory.set(file, memory);
+    const copy = await this.#withCopies(() => this.#copies.read(file));
+    if (!copy) return [];
+    const now = await readManifest(file).catch(() => null);
+    if (now?.text === copy) return [];
+    if (copy.length <= SAID_LENGTH_MAX) memory.said = copy;
+    return this.#state!.update(new Map([[file, await readDocuments(copy)]]));
+  }
+
+  /** Copies are for another day: what is wrong with them is told and holds nothing up. */
+  async #withCopies<T>(work: () => Promise<T>): Promise<T | null> {
+    try {
+      return await work();
+    } catch (error) {
+      this.#copiesFailed = true;
+      const object = `copies of ${this.#target}`;
+      this.#report({ code: 'TP_NOT_KEPT', object, reason: messageOf(error) }, this.#target);
+      return null;
+    }
+  }
+
+  async #readIfChanged(file: string): Promise<FileReading | null> {
+    const memory = this.#memory.get(file)!;
     for (let attempt = 1; ; attempt++) {
       try {
         // A file that cannot be read is not tried again before something about it changes.
@@ -219,6 +249,7 @@ class ManifestWatcher implements ManifestSource {
         if (reading && !/[\n}\]]\s*$/.test(text.slice(-100)) && this.#mayGrow(memory))
           return { ...reading, torn: true };
         if (reading) memory.said = text.length <= SAID_LENGTH_MAX ? text : '';
+        if (reading && isFaultless(reading)) await this.#withCopies(() => this.#copies.keep(file, text));
         return reading;
       } catch (error) {
         if (isGone(error)) return null;
@@ -291,6 +322,10 @@ class ManifestWatcher implements ManifestSource {
     this.#failures++;
     this.#lastError = reason;
   }
+}
+
+function isFaultless({ torn, claims }: FileReading): boolean {
+  return !torn && [...claims.values()].every(({ record, reason }) => record !== null && reason === '');
 }
 
 function isBeginning(text: string, said: string): boolean {

@@ -87,6 +87,8 @@ export class OwnAgent {
   ) {
     this.adminSocket = path.join(path.dirname(lab.manifests.path), `own-${node}.sock`);
     const own = ['--hostname-override', node, '--admin-socket', this.adminSocket];
+    // ebpf, which auto would take, stands on the whole machine's cgroups unless it is told otherwise.
+    if (!args.includes('--config')) own.push('--proxy-mode', 'nft');
     this.child = lab.node(node).spawn([...under, ...PROGRAM, 'run', ...own, ...args], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, ...env },

@@ -3,7 +3,12 @@ import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { cleanupIpvs } from '../../../src/dataplane/ipvs/cleanup.ts';
 import { IpvsDataplane } from '../../../src/dataplane/ipvs/ipvs-dataplane.ts';
 import { type IpvsSocket, openIpvsSocket } from '../../../src/dataplane/ipvs/native.ts';
-import { readServices, writeDestination, writeService } from '../../../src/dataplane/ipvs/packed-ipvs.ts';
+import {
+  readServices,
+  writeDestination,
+  writeService,
+  writeServiceRemoval,
+} from '../../../src/dataplane/ipvs/packed-ipvs.ts';
 import { readIpvs } from '../../../src/dataplane/ipvs/readback.ts';
 import { PackedWriter } from '../../../src/dataplane/nft/packed.ts';
 import { applyBatch } from '../../../src/lab/run.ts';
@@ -45,7 +50,7 @@ ipvs.describe('ipvs, traffic', () => {
   let state: DesiredState;
 
   beforeAll(async () => {
-    world = await NodeWorld.create(['pod', 'L1', 'R2', 'R3', 'outside', 'nobody']);
+    world = await NodeWorld.create({ names: ['pod', 'L1', 'R2', 'R3', 'outside', 'nobody'] });
     dataplane = new IpvsDataplane({ netns: world.netns, graceMs: 3_000 });
     state = stateOf([], NODE);
     expect((await dataplane.start(state)).refusals).toEqual([]);
@@ -341,6 +346,22 @@ ipvs.describe('ipvs, traffic', () => {
     expect(requests[0]!.outcome).toBe('ok');
   });
 
+  test('what somebody took out of IPVS is back after a look', async () => {
+    await bring([web(10, [L1, R2])]);
+    await withSocket(async (socket) => {
+      const out = new PackedWriter();
+      for (const row of readServices(await socket.dump())) writeServiceRemoval(out, row);
+      expect(await socket.commit(Buffer.from(out.take()))).toEqual([]);
+    });
+    expect(await proc()).not.toMatch(/^FWM/m);
+    expect((await dataplane.verify(state)).repaired).toContainEqual(
+      expect.stringMatching(/FWM \d+ .*was gone/),
+    );
+    const { requests } = await world.place('pod').call('tcp', CLUSTER_IP, 9000, { timeoutMs: ANSWER_MS });
+    expect(requests[0]!.outcome).toBe('ok');
+    expect((await dataplane.verify(state)).repaired).toEqual([]);
+  });
+
   test('IPVS services of others are left alone, through start, repair and cleanup', async () => {
     const foreign = { family: 4, mark: 5 } as const;
     const bare = await bareNamespaces(1);
@@ -402,7 +423,7 @@ ipvs.describe('ipvs, traffic', () => {
   });
 
   test('where no device can be had, local routes carry the addresses', async () => {
-    const small = await NodeWorld.create(['pod', 'L1']);
+    const small = await NodeWorld.create({ names: ['pod', 'L1'] });
     const routed = new IpvsDataplane({ netns: small.netns, deviceKinds: [] });
     try {
       const full = stateOf([web(10, [L1]), web(16, ['fd00:10:10:1::1 80'])], NODE);

@@ -33,7 +33,7 @@ networks.describe('nft, traffic', () => {
   let state: DesiredState;
 
   beforeAll(async () => {
-    world = await NodeWorld.create(['pod', 'L1', 'L4', 'R2', 'R3', 'outside', 'nobody']);
+    world = await NodeWorld.create({ names: ['pod', 'L1', 'L4', 'R2', 'R3', 'outside', 'nobody'] });
     dataplane = new NftDataplane({ netns: world.netns });
     state = stateOf([], NODE);
     await dataplane.start(state);

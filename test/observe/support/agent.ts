@@ -7,6 +7,7 @@ import {
   type Counts,
   type FamilyProgress,
   type HealthCheckPlan,
+  type Measures,
   type ModeStatus,
   type NodeStatus,
   type Problem,
@@ -38,6 +39,7 @@ export class TestAgent implements AgentStatus {
     ...{ mode: 'nft', requested: 'auto', reason: 'ebpf: "not" there', degrees: [] },
     ...{ switching: '', draining: [], failure: '' },
   };
+  measuresNow: Measures = { tables: [], packets: {} };
   countsNow: Counts = {
     services: 3,
     frontends: 5,
@@ -54,6 +56,7 @@ export class TestAgent implements AgentStatus {
   progress = (family: 4 | 6) => this.families[family];
   node = () => this.nodeNow;
   mode = () => this.modeNow;
+  measures = () => this.measuresNow;
   counts = () => this.countsNow;
   healthChecks = () => this.plan;
   problems = () => this.problemsNow;

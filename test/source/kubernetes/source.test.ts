@@ -277,7 +277,7 @@ describe.each(WAYS)('kubernetes source by %s', (_way, watchList) => {
     await start();
     await synced();
     expect(said[0]).toBe(
-      'cannot list services: 403 Forbidden services is forbidden: User "x"; RBAC must grant list and watch on services',
+      'cannot watch services: 403 Forbidden services is forbidden: User "x"; RBAC must grant list and watch on services',
     );
     expect(seen.problems.size).toBe(0);
   });
@@ -557,6 +557,23 @@ users: [{name: u, user: ${user}}]
     api.set('services', svc('a', 81));
     await seen.until('a change', () => portOf('a') === 81);
   });
+
+  it.each(['absolute', 'relative'])(
+    'from the %s tokenFile of a user, which wins over a token',
+    async (kind) => {
+      await serve({ token: 'first' });
+      api.set('services', svc('a'));
+      const file = write('token', 'first\n');
+      const user = `{token: stale, tokenFile: "${kind === 'absolute' ? file : 'token'}"}`;
+      await start({ kubeconfigPath: write('config', kubeconfig(user)), master: '' });
+      await synced();
+      write('token', 'second\n');
+      api.token = 'second';
+      api.resetConnections();
+      api.set('services', svc('a', 81));
+      await seen.until('a change', () => portOf('a') === 81);
+    },
+  );
 
   it('from an exec plugin', async () => {
     await serve({ token: 'from-plugin' });

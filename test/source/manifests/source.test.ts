@@ -273,6 +273,69 @@ describe('bad manifests', () => {
   });
 });
 
+describe('a start over files that a predecessor has read', () => {
+  const copies = () => path.join(dir, 'kept');
+  async function restart(): Promise<void> {
+    await source?.stop();
+    seen = new Recorder();
+    await start(dir, { copies: copies() });
+  }
+  const BOTH = [svc('a'), svc('b')] as const;
+
+  it.each<[string, string | Buffer, [number | undefined, number | undefined]]>([
+    ['broken JSON', '{"kind": "Service", ', [80, 80]],
+    ['broken YAML', 'a: [1\nb: }\n', [80, 80]],
+    ['no UTF-8', Buffer.from([0x61, 0x3a, 0x20, 0xff, 0xfe]), [80, 80]],
+    ['empty', '', [80, 80]],
+    ['half of what it said', svc('a').slice(0, 60), [80, 80]],
+    ['one document good, one broken', `${svc('a', 81)}---\nkind: [\n`, [81, 80]],
+    ['an object malformed', `${svc('a', 81)}---\n${svc('b', 70_000)}---\n${svc('c')}`, [81, 80]],
+    ['an object gone', svc('a', 81), [81, undefined]],
+    ['unchanged', BOTH.join('---\n'), [80, 80]],
+  ])('loses nothing: %s', async (_what, text, ports) => {
+    write('a.yaml', ...BOTH);
+    write('z.yaml', svc('z'));
+    await restart();
+    expect([...seen.problems]).toEqual([]);
+    for (let round = 0; round < 2; round++) {
+      await source!.stop();
+      writeFileSync(at('a.yaml'), text);
+      await restart();
+      expect([portOf('a'), portOf('b'), portOf('z')]).toEqual([...ports, 80]);
+    }
+    write('a.yaml', svc('a', 82));
+    await seen.until('the repair', () => portOf('a') === 82 && portOf('b') === undefined);
+    expect([...seen.problems]).toEqual([]);
+    await restart();
+    expect([portOf('a'), portOf('b'), portOf('z')]).toEqual([82, undefined, 80]);
+  });
+
+  it('knows nothing of a file that is gone, and keeps no copy of it', async () => {
+    write('a.yaml', ...BOTH);
+    write('z.yaml', svc('z'));
+    await restart();
+    await source!.stop();
+    unlinkSync(at('a.yaml'));
+    await restart();
+    expect(seen.keys()).toEqual(['Service default/z']);
+    await source!.stop();
+    writeFileSync(at('a.yaml'), '{');
+    await restart();
+    expect(seen.keys()).toEqual(['Service default/z']);
+    expect(seen.problems.size).toBe(1);
+  });
+
+  it('goes on where copies cannot be kept, and says so', async () => {
+    write('a.yaml', ...BOTH);
+    writeFileSync(copies(), 'in the way');
+    await restart();
+    expect(seen.keys()).toEqual(['Service default/a', 'Service default/b']);
+    expect([...seen.problems.values()]).toMatchObject([
+      { code: 'TP_NOT_KEPT', object: `copies of ${dir}`, reason: expect.stringContaining(copies()) },
+    ]);
+  });
+});
+
 describe('one object in two places', () => {
   it('belongs to the first file in byte order until that lets go', async () => {
     write('b.yaml', svc('x', 82));

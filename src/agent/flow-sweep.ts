@@ -1,0 +1,73 @@
+/**
+ * Looks through conntrack for flows that lead where their frontend would not lead any more. Which these are is
+ * asked of the model, flow by flow, so that it does not matter how many changes came before. A look costs a walk of
+ * the kernel's whole table (5 ms for 262,144 buckets), so it comes at most once a second, and takes at most a
+ * twentieth of a processor.
+ */
+import type { FlowProtocol } from '../model/conntrack.ts';
+import type { Log } from './status.ts';
+
+const INTERVAL_MS = 1000;
+const SHARE = 20;
+
+export interface SweepParts {
+  readonly log: Log;
+  /** Clears what leads astray, of one protocol. Rejects when some of it could not be cleared. */
+  readonly sweep: (protocol: FlowProtocol) => Promise<void>;
+}
+
+export class FlowSweep {
+  private readonly parts: SweepParts;
+  private wanted = new Set<FlowProtocol>();
+  private timer: NodeJS.Timeout | undefined;
+  private running: Promise<void> | null = null;
+  private soonestMs = 0;
+  private stopped = false;
+
+  constructor(parts: SweepParts) {
+    this.parts = parts;
+  }
+
+  /** To be called when the kernel holds the rules that new connections go by. */
+  request(...protocols: readonly FlowProtocol[]): void {
+    for (const protocol of protocols) this.wanted.add(protocol);
+    this.arm();
+  }
+
+  /** Ends after what is under way. */
+  async stop(): Promise<void> {
+    this.stopped = true;
+    clearTimeout(this.timer);
+    await this.running;
+  }
+
+  private arm(): void {
+    if (this.stopped || this.running || this.timer !== undefined || this.wanted.size === 0) return;
+    this.timer = setTimeout(
+      () => {
+        this.timer = undefined;
+        this.running = this.run().finally(() => {
+          this.running = null;
+          this.arm();
+        });
+      },
+      Math.max(0, this.soonestMs - performance.now()),
+    );
+  }
+
+  private async run(): Promise<void> {
+    const work = this.wanted;
+    this.wanted = new Set();
+    const began = performance.now();
+    for (const protocol of work) {
+      try {
+        await this.parts.sweep(protocol);
+      } catch (error) {
+        this.wanted.add(protocol);
+        this.parts.log.warn({ err: error, protocol }, 'flows in conntrack could not be looked through');
+      }
+    }
+    const tookMs = performance.now() - began;
+    this.soonestMs = performance.now() + Math.max(INTERVAL_MS, tookMs * SHARE);
+  }
+}
