@@ -36,8 +36,10 @@ function nodeDirFlag() {
 rmSync(path.join(tree, 'native'), { recursive: true, force: true });
 mkdirSync(tree, { recursive: true });
 cpSync(path.join(root, 'native'), path.join(tree, 'native'), { recursive: true });
-if (existsSync(path.join(root, 'bpf')))
-  cpSync(path.join(root, 'bpf'), path.join(tree, 'bpf'), { recursive: true });
+// binding.gyp names sources in these as well.
+for (const folder of ['bpf', 'bench'])
+  if (existsSync(path.join(root, folder)))
+    cpSync(path.join(root, folder), path.join(tree, folder), { recursive: true });
 for (const file of ['binding.gyp', 'package.json'])
   copyFileSync(path.join(root, file), path.join(tree, file));
 if (!existsSync(path.join(tree, 'node_modules')))

@@ -3,6 +3,7 @@ import { defineConfig } from 'vitest/config';
 /** For the bundled tests in a booted kernel: one file after another, and time-outs for an emulated processor. */
 export default defineConfig({
   test: {
+    server: { deps: { external: [/\.bundle\.mjs$/] } },
     include: ['build/kernel-tests-*/*.test.mjs'],
     pool: 'forks',
     fileParallelism: false,

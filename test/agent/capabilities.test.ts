@@ -94,4 +94,20 @@ root.describe('an agent with the capabilities of its mode', () => {
       expect(status).toBe(1);
     },
   );
+
+  test('--init-only sets what ebpf mode could not set by itself, and sets it once', async () => {
+    const read = async (name: string) =>
+      (await lab.node('cp').exec(['cat', `/proc/sys/net/ipv4/${name}`])).stdout.trim();
+    const init = (mode: string) =>
+      lab
+        .node('cp')
+        .exec([...PROGRAM, 'run', '--init-only', `--proxy-mode=${mode}`, '--logging-format=text']);
+    // In other modes it has no business there.
+    expect((await init('nft')).status).toBe(0);
+    expect(await read('conf/lo/accept_local')).toBe('0');
+    expect((await init('ebpf')).status).toBe(0);
+    expect(await read('ip_local_reserved_ports')).toContain('61000-65535');
+    expect(await read('conf/lo/accept_local')).toBe('1');
+    expect((await init('ebpf')).stderr).not.toMatch(/set net\.ipv4/);
+  });
 });

@@ -29,6 +29,7 @@ async function known(): Promise<Map<string, ReadonlySet<string>>> {
   const agent = new TestAgent();
   agent.problemsNow = [{ code: 'TP_BAD_OBJECT', object: 'Service a/b', reason: 'x', origin: '' }];
   agent.sourcesNow = [{ what: 'Service', synced: true, lastContactMs: 5000, failures: 3, lastError: '' }];
+  agent.measuresNow = { tables: [{ table: 'nat', used: 1, limit: 2 }], packets: { new: 1 } };
   const metrics = createMetrics(agent, '1');
   const sync = {
     families: [4],
