@@ -10,7 +10,6 @@
       "sources": [
         "native/addon.cc",
         "native/netns.cc",
-        "native/netdev.cc",
         "native/netlink_socket.cc",
         "native/conntrack.cc",
         "native/conntrack_create.cc",
@@ -26,6 +25,7 @@
         "native/nft_expr.cc",
         "native/nft_hooks.cc",
         "native/nft_monitor.cc",
+        "native/notification_socket.cc",
         "native/nft_socket.cc",
         "native/probe.cc",
         "native/bpf.cc",

@@ -49,9 +49,12 @@ function work<T>(task: Task): Promise<T> {
   });
 }
 
+/** Pins of the ebpf mode. */
+const root = `/sys/fs/bpf/tpbench${process.pid}`;
+const removePins = () => rmSync(root, { recursive: true, force: true });
+
 async function measure(size: Size, changes: number, mode: BenchMode): Promise<ControlPlaneFigures> {
   const netns = makeNamespace('control');
-  const root = `/sys/fs/bpf/tpbench${process.pid}`;
   const task = { size, netns, mode, root, changes };
   try {
     const life = await work<Omit<ControlPlaneFigures, 'size' | 'restart' | 'changed'>>({
@@ -63,7 +66,7 @@ async function measure(size: Size, changes: number, mode: BenchMode): Promise<Co
     return { size, ...life, restart, changed };
   } finally {
     removeNamespaces();
-    rmSync(root, { recursive: true, force: true });
+    removePins();
   }
 }
 
@@ -91,6 +94,7 @@ const sizes = values.services
 if (values.mode !== 'nft' && values.mode !== 'ebpf') throw new Error('--mode: nft or ebpf');
 const { mode } = values;
 removeNamespacesAtExit();
+process.on('exit', removePins);
 const machine = describeMachine();
 const quietness = await lookForQuiet(QUIET_PATIENCE_MS);
 process.stdout.write(`${headline(machine, quietness)}\n`);

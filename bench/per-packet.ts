@@ -89,9 +89,9 @@ async function overWire(objectPath: string): Promise<void> {
   const netns = makeNamespace('wire');
   for (const line of ['add near type veth peer name far', 'set near up', 'set far up'])
     inNamespace(netns, 'ip', 'link', ...line.split(' '));
-  const [near, far] = ['near', 'far'].map((name) =>
-    Number(inNamespace(netns, 'cat', `/sys/class/net/${name}/ifindex`)),
-  ) as [number, number];
+  const indexOf = (name: string): number =>
+    JSON.parse(inNamespace(netns, 'ip', '-j', 'link', 'show', 'dev', name))[0].ifindex;
+  const [near, far] = [indexOf('near'), indexOf('far')];
   (loadNative() as unknown as { netnsEnter(path: string): void }).netnsEnter(netns);
   for (const flows of [1024, 1 << 16]) {
     const { bench, object } = await load(4, 1 << 16, objectPath, near);

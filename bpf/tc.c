@@ -168,6 +168,7 @@ static __always_inline int to_nat_port_tc(struct __sk_buff *skb, struct packet *
 {
 	struct end src = {}, dst = {};
 	struct tp_frontend *f;
+	struct route way = {};
 	struct conn_ref ref;
 
 	nat_find(&ref, &p->src, p->sport, &p->dst, p->dport, p->proto, family);
@@ -186,8 +187,11 @@ static __always_inline int to_nat_port_tc(struct __sk_buff *skb, struct packet *
 		return skb_send(skb, p, &src, &dst);
 	if (skb_set_end(skb, p, &src) || skb_set_end(skb, p, &dst))
 		return TC_ACT_SHOT;
-	/* A NodePort of the node's own: from one of its addresses to the same, which only lo may bring. */
-	return same_addr(&f->addr, &ref.conn->client, family) ? skb_to_self(skb) : TC_ACT_UNSPEC;
+	/* A frontend at one of the node's own addresses: what has both its ends there, only lo may bring. */
+	return same_addr(&f->addr, &ref.conn->client, family) ||
+			       skb_route(skb, p, &ref.conn->client, &f->addr, &way) == BPF_FIB_LKUP_RET_NOT_FWDED ?
+		       skb_to_self(skb) :
+		       TC_ACT_UNSPEC;
 }
 
 /* Whether an address lies where cluster IPs and service CIDRs are; nearly no packet's does. */

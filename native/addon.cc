@@ -7,7 +7,6 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   InitNftSocket(env, exports);
   InitNftMonitor(env, exports);
   InitNftHooks(env, exports);
-  InitNetdev(env, exports);
   InitBpf(env, exports);
   InitRtnetlink(env, exports);
   InitConntrack(env, exports);

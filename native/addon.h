@@ -14,7 +14,6 @@ void InitNetns(Napi::Env env, Napi::Object exports);
 void InitNftSocket(Napi::Env env, Napi::Object exports);
 void InitNftMonitor(Napi::Env env, Napi::Object exports);
 void InitNftHooks(Napi::Env env, Napi::Object exports);
-void InitNetdev(Napi::Env env, Napi::Object exports);
 void InitBpf(Napi::Env env, Napi::Object exports);
 void InitRtnetlink(Napi::Env env, Napi::Object exports);
 void InitConntrack(Napi::Env env, Napi::Object exports);

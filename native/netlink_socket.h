@@ -13,20 +13,21 @@
 
 // libmnl's loops over attributes do not compile as C++. A malformed attribute ends the walk.
 template <class Each>
-void EachAttribute(const nlmsghdr *nlh, size_t skip, Each each) {
-  const nlattr *attr = static_cast<const nlattr *>(mnl_nlmsg_get_payload_offset(nlh, skip));
-  const char *end = static_cast<const char *>(mnl_nlmsg_get_payload_tail(nlh));
-  for (; mnl_attr_ok(attr, static_cast<int>(end - reinterpret_cast<const char *>(attr))); attr = mnl_attr_next(attr)) {
+void EachBetween(const void *begin, const void *end, Each each) {
+  const nlattr *attr = static_cast<const nlattr *>(begin);
+  const char *limit = static_cast<const char *>(end);
+  for (; mnl_attr_ok(attr, static_cast<int>(limit - reinterpret_cast<const char *>(attr))); attr = mnl_attr_next(attr)) {
     each(attr);
   }
 }
 template <class Each>
+void EachAttribute(const nlmsghdr *nlh, size_t skip, Each each) {
+  EachBetween(mnl_nlmsg_get_payload_offset(nlh, skip), mnl_nlmsg_get_payload_tail(nlh), each);
+}
+template <class Each>
 void EachNested(const nlattr *nest, Each each) {
-  const nlattr *attr = static_cast<const nlattr *>(mnl_attr_get_payload(nest));
-  const char *end = static_cast<const char *>(mnl_attr_get_payload(nest)) + mnl_attr_get_payload_len(nest);
-  for (; mnl_attr_ok(attr, static_cast<int>(end - reinterpret_cast<const char *>(attr))); attr = mnl_attr_next(attr)) {
-    each(attr);
-  }
+  const char *payload = static_cast<const char *>(mnl_attr_get_payload(nest));
+  EachBetween(payload, payload + mnl_attr_get_payload_len(nest), each);
 }
 
 struct NetlinkError {

@@ -2,20 +2,17 @@
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
 #include <sys/socket.h>
-#include <unistd.h>
-#include <uv.h>
 
 #include <memory>
 
 #include "args.h"
 #include "async_task.h"
 #include "netlink_socket.h"
+#include "notification_socket.h"
 #include "rt_row.h"
 
 namespace {
 constexpr int kDumpAttempts = 5;
-// Several seconds of a node that makes and removes pods as fast as it can.
-constexpr int kMonitorBufferBytes = 4 << 20;
 // A flood of changes must not keep the event loop: the rest is read at its next turn.
 constexpr int kReadsPerTurn = 64;
 // More messages than the buffer holds.
@@ -74,93 +71,41 @@ class RtMonitor : public Napi::ObjectWrap<RtMonitor> {
     const uint32_t groups = NumberArg(info, 1, 15, "groups");
     Napi::Function callback = FunctionArg(info, 2, "callback");
     AssertArg(env_, groups != 0, "groups");
-    Open(netns, groups);
+    socket_ = std::make_unique<NotificationSocket>(env_, NETLINK_ROUTE, netns, GroupsOf(groups), [this] { Drain(); });
     callback_ = Napi::Persistent(callback);
-    uv_loop_t *loop = nullptr;
-    napi_get_uv_event_loop(env_, &loop);
-    poll_ = new uv_poll_t;
-    poll_->data = this;
-    int rc = uv_poll_init(loop, poll_, fd_);
-    if (rc < 0) {
-      delete poll_;
-      poll_ = nullptr;
-      close(fd_);
-      ThrowErrno(env_, -rc, "uv_poll_init");
-    }
-    uv_poll_start(poll_, UV_READABLE, OnReadable);
-    uv_unref(reinterpret_cast<uv_handle_t *>(poll_));
-    napi_add_env_cleanup_hook(env_, CleanUp, this);
     Ref();  // lives until close(), whoever forgets it
   }
 
  private:
-  void Open(const std::string &netns, uint32_t groups) {
-    static const int kGroups[4][3] = {{RTNLGRP_LINK, 0, 0},
-                                      {RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR, 0},
-                                      {RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE, 0},
-                                      {RTNLGRP_NEIGH, 0, 0}};
-    NetnsGuard guard(env_, netns);
-    fd_ = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_ROUTE);
-    if (fd_ < 0) ThrowErrno(env_, errno, "socket(AF_NETLINK)");
-    int bytes = kMonitorBufferBytes;
-    if (setsockopt(fd_, SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof(bytes)) < 0) {
-      setsockopt(fd_, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
+  static std::vector<int> GroupsOf(uint32_t bits) {
+    static const std::vector<int> kGroups[4] = {{RTNLGRP_LINK},
+                                                {RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR},
+                                                {RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE},
+                                                {RTNLGRP_NEIGH}};
+    std::vector<int> groups;
+    for (int bit = 0; bit < 4; bit++) {
+      if (bits & 1u << bit) groups.insert(groups.end(), kGroups[bit].begin(), kGroups[bit].end());
     }
-    sockaddr_nl address = {};
-    address.nl_family = AF_NETLINK;
-    int rc = bind(fd_, reinterpret_cast<sockaddr *>(&address), sizeof(address));
-    for (int bit = 0; rc == 0 && bit < 4; bit++) {
-      if (!(groups & 1u << bit)) continue;
-      for (const int *group = kGroups[bit]; rc == 0 && *group; group++) {
-        rc = setsockopt(fd_, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group, sizeof(*group));
-      }
-    }
-    if (rc == 0) return;
-    int err = errno;
-    close(fd_);
-    fd_ = -1;
-    ThrowErrno(env_, err, "subscribe to rtnetlink");
-  }
-
-  static void CleanUp(void *self) { static_cast<RtMonitor *>(self)->Shut(); }
-
-  void Shut() {
-    if (!poll_) return;
-    uv_poll_stop(poll_);
-    poll_->data = nullptr;
-    uv_close(reinterpret_cast<uv_handle_t *>(poll_),
-             [](uv_handle_t *handle) { delete reinterpret_cast<uv_poll_t *>(handle); });
-    poll_ = nullptr;
-    close(fd_);
-    fd_ = -1;
+    return groups;
   }
 
   void AssertOpen() {
-    if (!poll_) throw Napi::Error::New(env_, "this rtnetlink monitor is closed");
+    if (!socket_->IsOpen()) throw Napi::Error::New(env_, "this rtnetlink monitor is closed");
   }
   void Reference(const Napi::CallbackInfo &) {
     AssertOpen();
-    uv_ref(reinterpret_cast<uv_handle_t *>(poll_));
+    socket_->KeepAlive();
   }
   void Unreference(const Napi::CallbackInfo &) {
     AssertOpen();
-    uv_unref(reinterpret_cast<uv_handle_t *>(poll_));
+    socket_->LetGo();
   }
   // Twice is once.
   void Close(const Napi::CallbackInfo &) {
-    if (!poll_) return;
-    napi_remove_env_cleanup_hook(env_, CleanUp, this);
-    Shut();
+    if (!socket_->IsOpen()) return;
+    socket_->Close();
     callback_.Reset();
     Unref();
-  }
-
-  static void OnReadable(uv_poll_t *poll, int status, int) {
-    RtMonitor *self = static_cast<RtMonitor *>(poll->data);
-    if (!self) return;
-    // libuv stops watching a descriptor that shows an error, which a netlink socket does after an overrun.
-    if (status < 0) uv_poll_start(poll, UV_READABLE, OnReadable);
-    self->Drain();
   }
 
   void Drain() {
@@ -168,7 +113,7 @@ class RtMonitor : public Napi::ObjectWrap<RtMonitor> {
     std::vector<uint8_t> rows;
     bool lost = false;
     for (int i = 0; i < (lost ? kReadsAfterLoss : kReadsPerTurn); i++) {
-      ssize_t got = recv(fd_, buffer, sizeof(buffer), MSG_DONTWAIT);
+      ssize_t got = recv(socket_->Descriptor(), buffer, sizeof(buffer), MSG_DONTWAIT);
       if (got < 0) {
         if (errno == EINTR) continue;
         if (errno != ENOBUFS) break;
@@ -197,8 +142,7 @@ class RtMonitor : public Napi::ObjectWrap<RtMonitor> {
 
   Napi::Env env_;
   Napi::FunctionReference callback_;
-  uv_poll_t *poll_ = nullptr;
-  int fd_ = -1;
+  std::unique_ptr<NotificationSocket> socket_;
 };
 }  // namespace
 

@@ -167,7 +167,7 @@ static __always_inline int retire(struct xdp_md *ctx, int family)
 /* Both hooks that a packet of a split connection meets, as if it left by the device that it came by. */
 static __always_inline int both_hooks(struct __sk_buff *skb, int family)
 {
-	struct packet p = {}, q = {};
+	struct packet p = {};
 	int verdict;
 
 	if (skb_parse(skb, &p) != PACKET_FLOW)
@@ -175,9 +175,11 @@ static __always_inline int both_hooks(struct __sk_buff *skb, int family)
 	verdict = ingress_flow(skb, &p, family);
 	if (verdict != TC_ACT_UNSPEC)
 		return verdict;
-	if (skb_parse(skb, &q) != PACKET_FLOW)
+	/* The same place again: programs with tail calls have 256 bytes of stack. */
+	__builtin_memset(&p, 0, sizeof(p));
+	if (skb_parse(skb, &p) != PACKET_FLOW)
 		return TC_ACT_SHOT;
-	return egress_flow(skb, &q, family);
+	return egress_flow(skb, &p, family);
 }
 
 BENCH(bench_null4, "xdp", struct xdp_md, 4, XDP_TX)

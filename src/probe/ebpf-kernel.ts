@@ -12,7 +12,7 @@ import { prepareRoot, removeRoot } from '../dataplane/ebpf/pins.ts';
 import { readKernelFacts } from '../node/kernel.ts';
 import { probeNative } from './native.ts';
 import type { ProbeRow } from './report.ts';
-import { attempt, type Need } from './trial.ts';
+import { attempt, type Need, orUntried } from './trial.ts';
 
 /** enum bpf_map_type and flags of linux/bpf.h. */
 const MAPS = { hash: 1, array: 2, progArray: 3, perCpuArray: 6, lruHash: 9, prefixTrie: 11 } as const;
@@ -78,7 +78,9 @@ function trySocketPrograms(): void {
 /** Pins something where a BPF file system is, or in one that is mounted for the moment. */
 function tryPins(): void {
   const mounted = lifeNative().bpfIsBpffs(SYSTEM_BPFFS);
-  const folder = mounted ? SYSTEM_BPFFS : mkdtempSync(path.join(os.tmpdir(), 'triplane-probe-'));
+  const folder = mounted
+    ? SYSTEM_BPFFS
+    : orUntried(() => mkdtempSync(path.join(os.tmpdir(), 'triplane-probe-')));
   const root = path.join(folder, `triplane-probe-${process.pid}`);
   const pin = path.join(root, 'probe');
   try {

@@ -14,7 +14,7 @@ import { readDefaultRoutes, readLinks } from '../node/rtnetlink.ts';
 import { ebpfNeed, PROGRAMS, withProgram } from './ebpf-kernel.ts';
 import { probeNative } from './native.ts';
 import type { ProbeRow } from './report.ts';
-import { attempt, Untried } from './trial.ts';
+import { attempt, orUntried, Untried } from './trial.ts';
 
 /** Of the loopback device, which every network namespace has. */
 const LOOPBACK = 1;
@@ -49,7 +49,7 @@ function tryCgroup(): void {
   const { cgroup2 } = readKernelFacts();
   if (cgroup2 === null) throw new Error('cgroup v2 is not mounted');
   const folder = path.join(cgroup2, `triplane-probe-${process.pid}`);
-  mkdirSync(folder);
+  orUntried(() => mkdirSync(folder));
   const refused: string[] = [];
   try {
     for (const [name, attachType] of Object.entries(SOCK_PROGRAMS)) {

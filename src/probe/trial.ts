@@ -18,6 +18,15 @@ export interface Need {
 /** Why something could not be tried. */
 export class Untried extends Error {}
 
+/** Makes a place to try something in. That there can be none (a read-only container) says nothing of the kernel. */
+export function orUntried<T>(make: () => T): T {
+  try {
+    return make();
+  } catch (error) {
+    throw new Untried(`there is no place to try it: ${oneLine(error)}`, { cause: error });
+  }
+}
+
 const NOT_ALLOWED = new Set(['TP_NO_PRIVILEGE', 'EPERM', 'EACCES']);
 const AS_ROOT = 'run as root to try it';
 

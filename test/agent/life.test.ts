@@ -70,6 +70,8 @@ kernel.describe('the life of an agent', () => {
       'cp',
       '--admin-socket',
       path.join(path.dirname(lab.manifests.path), 'other.sock'),
+      // What is missing here is nft's; ebpf, which auto takes first, would do without it.
+      ...['--proxy-mode', 'nft'],
     ],
     ...args,
   ];

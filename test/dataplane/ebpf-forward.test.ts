@@ -53,6 +53,10 @@ describe('what XDP would pass by', () => {
   });
 });
 
+test('a device that nobody knows, or a kernel that does not tell, has no features', () => {
+  expect(xdpFeatures('', 0x7fff_fff0)).toBe(-1);
+});
+
 describe('by which devices XDP may send', () => {
   const role = (type: string, uplink: boolean) => ({
     ...{ name: 'x', type, attach: true, loopback: false, uplink, pods: false, nat: { 4: null, 6: null } },

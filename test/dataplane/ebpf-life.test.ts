@@ -85,6 +85,7 @@ root.describe('the ebpf dataplane', () => {
   /** Asked one by one: a list of all programs of the machine has others' in it, which come and go meanwhile. */
   const alive = (programs: readonly number[]) =>
     programs.filter((id) => spawnSync('bpftool', ['prog', 'show', 'id', String(id)]).status === 0);
+  const canAsk = spawnSync('bpftool', ['version']).status === 0;
 
   const A = service('x/a', '10.200.0.1', ['10.10.1.1', '10.10.1.2']);
   const B = service('x/b', '10.200.0.2', ['10.10.1.3']);
@@ -155,7 +156,7 @@ root.describe('the ebpf dataplane', () => {
     await expect.poll(() => attached().length).toBe(before);
   });
 
-  test('cleanup leaves no program, link, pin or reserved port', async () => {
+  test('cleanup leaves no program, link, pin or reserved port', async (context) => {
     const { dataplane } = await start(stateOf(A, B));
     await dataplane.close();
     const mine = attached().map(({ program }) => program);
@@ -167,6 +168,7 @@ root.describe('the ebpf dataplane', () => {
     expect(existsSync(ROOT)).toBe(false);
     expect(readFileSync(PORTS, 'utf8').trim()).toBe('');
     expect(cleanupEbpf(ROOT)).toEqual([]);
+    if (!canAsk) context.skip('needs bpftool to see that the programs are gone; the rest holds');
   });
 });
 

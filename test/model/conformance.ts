@@ -342,6 +342,8 @@ const EXTERNAL: readonly Scene[] = [
     lines: [
       ['listen on the first', 'outside', NODE_PORT, all('yes')],
       ['listen on the second', 'outside', '192.0.2.111 30000', all('yes')],
+      ['listen on the second for the node too', 'node', '192.0.2.111 30000', all('yes')],
+      ['of the node, from another of its addresses', 'node as second', NODE_PORT, all('yes')],
       ['never on a loopback address', 'node', '127.0.0.1 30000', 'pass'],
     ],
   },

@@ -65,6 +65,7 @@ const SENDERS = {
   outside: ['outside', '198.51.100.7', '2001:db8:f::7', 'eth0'],
   'other outside': ['outside', '203.0.113.7', '2001:db8:e::7', 'eth0'],
   'backend 1': ['pod', '10.10.1.1', 'fd00:10:10:1::1', 'cni0'],
+  'node as second': ['node', '192.0.2.111', '2001:db8::11', undefined],
   'node as LB': ['node', '198.18.0.1', '2001:db8:18::1', undefined],
 } as const;
 export type Sender = keyof typeof SENDERS;

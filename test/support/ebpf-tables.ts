@@ -65,10 +65,10 @@ export class Subject {
   readonly clock = new Clock(HZ);
   readonly collector: Collector;
 
-  constructor(maps: TableMaps, speaks: readonly Family[] = [4, 6]) {
+  constructor(maps: TableMaps, speaks: Iterable<Family> = [4, 6], podsKnown: Iterable<Family> = speaks) {
     const rules = {
       speaks: new Set(speaks),
-      podsKnown: new Set(speaks),
+      podsKnown: new Set(podsKnown),
       xdpForward: 'never',
       ticks: (seconds: number) => ticksOf(seconds, HZ),
     } as const;

@@ -163,9 +163,9 @@ class Flow:
         except BlockingIOError:
             pass
         except OSError as error:
-            # What netfilter refuses or drops at the output hook, a datagram's sender hears of at once, with or without
-            # an ICMP message behind it: whether there is one is waited for.
-            if self.tcp or self.s is None or error.errno != errno.EPERM:
+            # What netfilter stops at the output hook (EPERM) or a program at egress (ENOBUFS), a datagram's sender hears
+            # of at once, with or without an ICMP message behind it: whether there is one is waited for.
+            if self.tcp or self.s is None or error.errno not in (errno.EPERM, errno.ENOBUFS):
                 self.fail(error)
                 return
         if not self.over():

@@ -7,7 +7,7 @@
  * The fabric hands everything to the node, also what goes from one of its hosts to another; whatever nobody has
  * the address of is answered by `nobody`, who so tells what the node let pass.
  */
-import { mkdirSync, rmdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, rmdirSync } from 'node:fs';
 import path from 'node:path';
 import { cgroupMount } from '../../src/lab/cgroups.ts';
 import { netnsPath } from '../../src/lab/paths.ts';
@@ -75,6 +75,7 @@ export class FlowWorld {
   }
 
   static async create(cgroup: 'cgroup' | 'none'): Promise<FlowWorld> {
+    removeLeftovers();
     const world = new FlowWorld(cgroup);
     process.on('exit', world.#removeAtExit);
     try {
@@ -216,6 +217,15 @@ export class FlowWorld {
     process.off('exit', this.#removeAtExit);
     this.#removeThings();
   }
+}
+
+/** Worlds of runs that were ended from outside. */
+function removeLeftovers(): void {
+  const isOrphan = (name: string) => {
+    const pid = /^tpf(\d+)-/.exec(name)?.[1];
+    return pid !== undefined && !existsSync(`/proc/${pid}`);
+  };
+  if (existsSync('/run/netns')) removeNamespaces(readdirSync('/run/netns').filter(isOrphan));
 }
 
 function neighbour(ip: string, mac: string, device: string): string {

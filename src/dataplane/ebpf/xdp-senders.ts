@@ -5,10 +5,14 @@ import type { DeviceRole } from './device-roles.ts';
 /** NETDEV_XDP_ACT_NDO_XMIT of linux/netdev.h: takes what XDP on another device redirects to it. */
 const NDO_XMIT = 4;
 
-/** NETDEV_XDP_ACT_*; -1: this kernel does not tell (before 6.3). */
+/** NETDEV_XDP_ACT_*; -1: this kernel does not tell (before 6.3), or the device has gone. */
 export function xdpFeatures(netns: string, ifindex: number): number {
   const native = loadNative() as unknown as { xdpFeatures(netns: string, ifindex: number): number };
-  return native.xdpFeatures(netns, ifindex);
+  try {
+    return native.xdpFeatures(netns, ifindex);
+  } catch {
+    return -1;
+  }
 }
 
 /**
