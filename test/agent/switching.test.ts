@@ -45,18 +45,19 @@ root.describe('switching', () => {
       afterAll(() => world?.remove());
 
       test('there and back again loses nothing, and leaves nothing behind', async () => {
-        await world.neighbour();
+        const neighbour = await world.neighbour();
         await world.open(2);
         await world.load(4);
         const modes: Mode[] = ['ebpf', 'nft', 'ebpf', 'nft'];
-        let seen = 0;
+        let seen = neighbour.saw();
         for (const mode of modes) {
           await flow(800);
           expect(await world.switchTo(mode)).toMatchObject({ to: mode });
           expect(world.tables()).toEqual(mode === 'ebpf' ? KEEPERS : TABLES);
           await flow(800);
-          const now = await world.neighbourSaw();
-          expect(now).toBeGreaterThan(seen);
+          const now = neighbour.saw();
+          expect(now.clsact).toBeGreaterThan(seen.clsact);
+          expect(now.tcx).toBeGreaterThan(seen.tcx);
           seen = now;
         }
         expect((await world.status()).mode).toMatchObject({ mode: 'nft', failure: '', switching: '' });

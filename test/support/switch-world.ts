@@ -15,6 +15,7 @@ import { serviceAddress } from '../../src/lab/plan.ts';
 import { applySettings } from '../../src/lab/run.ts';
 import type { Family } from '../../src/model/records.ts';
 import type { AdminStatus } from '../../src/observe/admin.ts';
+import { Neighbour } from './neighbour.ts';
 
 const PORT = 9000;
 const NODE_PORT = 30900;
@@ -131,22 +132,11 @@ export class SwitchWorld {
     this.lab.manifests.write('nodes', objects);
   }
 
-  /** Somebody else's filter at clsact on the uplink, that counts and lets go on. */
-  async neighbour(): Promise<void> {
-    await this.#tc('qdisc', 'add', 'dev', 'eth0', 'clsact');
-    await this.#tc('filter', 'add', 'dev', 'eth0', 'ingress', 'prio', '9', 'matchall', 'action', 'continue');
-  }
-
-  /** Packets that it has seen. */
-  async neighbourSaw(): Promise<number> {
-    const text = await this.#tc('-s', 'filter', 'show', 'dev', 'eth0', 'ingress', 'prio', '9');
-    return Number(/Sent \d+ bytes (\d+) pkt/.exec(text)?.[1] ?? 0);
-  }
-
-  async #tc(...args: string[]): Promise<string> {
-    const { status, stdout, stderr } = await this.node.exec(['tc', ...args]);
-    if (status !== 0) throw new Error(`tc ${args.join(' ')}: ${stderr}`);
-    return stdout;
+  /** Somebody else's programs on the uplink, at clsact and at tcx. */
+  async neighbour(): Promise<Neighbour> {
+    const { stdout } = await this.node.exec(['ip', '-j', 'link', 'show', 'eth0']);
+    const [link] = JSON.parse(stdout) as { ifindex: number }[];
+    return Neighbour.attach(link!.ifindex, `/run/netns/${this.node.namespace}`);
   }
 
   get node(): Place {
