@@ -9,8 +9,8 @@ import { say, setup } from './setup.mjs';
 import { SUITES } from './suites.mjs';
 
 const MINUTE_MS = 60_000;
-/** Setup not counted: on a fresh machine it downloads. CI allows 20 minutes. */
-const TIME_BOUND_MS = Number(process.env.TRIPLANE_TEST_MINUTES_MAX ?? 18) * MINUTE_MS;
+/** Ends what hangs. Setup not counted: on a fresh machine it downloads. Two cores at full speed need a third of it. */
+const TIME_BOUND_MS = Number(process.env.TRIPLANE_TEST_MINUTES_MAX ?? 40) * MINUTE_MS;
 
 function stopOnSignals() {
   const stop = new AbortController();
@@ -30,11 +30,16 @@ async function runSuites(results, args, kernel) {
   }
 }
 
+/** Not by itself until all of it has passed there: an emulated machine is slow, and docs/kernels.md says what is shown. */
+async function bootedKernel() {
+  if (process.env.TRIPLANE_TEST_KERNEL === '1') return prepareKernel(DEFAULT_KERNEL, say);
+  return { skipped: 'boots a kernel with IPVS: TRIPLANE_TEST_KERNEL=1 npm test, or npm run test:kernels' };
+}
+
 export async function main(args) {
   const results = new Results();
   const problem = await setup();
-  // Selected tests run here; a whole run boots a kernel besides, which is part of what a fresh machine downloads.
-  const kernel = problem === undefined && args.length === 0 ? await prepareKernel(DEFAULT_KERNEL, say) : {};
+  const kernel = problem === undefined && args.length === 0 ? await bootedKernel() : {};
   if (problem === undefined) await runSuites(results, args, kernel);
   else results.fail('setup', problem);
   process.stdout.write(`${results.report()}\n`);

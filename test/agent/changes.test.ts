@@ -40,6 +40,8 @@ kernel.describe('changes under a running agent', () => {
   function configure(fields: object, reload: 'now' | 'by itself' = 'now'): void {
     const config = {
       ...{ apiVersion: 'kubeproxy.config.k8s.io/v1alpha1', kind: 'KubeProxyConfiguration' },
+      // Without it, auto: ebpf, whose socket programs would stand on the whole machine's cgroup.
+      mode: 'nftables',
       ...{ clusterCIDR: '10.10.0.0/16,fd00:10::/48', nodePortAddresses: ['primary'], ...fields },
     };
     writeFileSync(configFile(), stringify(config));

@@ -89,6 +89,8 @@ export class OwnAgent {
     const own = ['--hostname-override', node, '--admin-socket', this.adminSocket];
     // ebpf, which auto would take, stands on the whole machine's cgroups unless it is told otherwise.
     if (!args.includes('--config')) own.push('--proxy-mode', 'nft');
+    // Of an agent that is not given a tree of its own, socket programs would stand on the whole machine's.
+    if (!args.includes('--cgroup-root')) own.push('--socket-lb', 'off');
     this.child = lab.node(node).spawn([...under, ...PROGRAM, 'run', ...own, ...args], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, ...env },
