@@ -1,4 +1,4 @@
-/** Whether this kernel has an IPVS that we may use. `npm test` boots one that has, and runs the tests there. */
+/** Whether this kernel has an IPVS that we may use. `npm run test:kernels` boots one that has. */
 import { openIpvsSocket } from '../../src/dataplane/ipvs/native.ts';
 import { skipUnless } from './skip.ts';
 
@@ -11,4 +11,4 @@ export function hasIpvs(): boolean {
   }
 }
 
-export const ipvs = skipUnless(hasIpvs(), 'needs a kernel with IPVS; npm test boots one for these');
+export const ipvs = skipUnless(hasIpvs(), 'needs a kernel with IPVS; npm run test:kernels boots one for these');
