@@ -11,4 +11,7 @@ export function hasIpvs(): boolean {
   }
 }
 
-export const ipvs = skipUnless(hasIpvs(), 'needs a kernel with IPVS; npm run test:kernels boots one for these');
+export const ipvs = skipUnless(
+  hasIpvs(),
+  'needs a kernel with IPVS; npm run test:kernels boots one for these',
+);
