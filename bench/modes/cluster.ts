@@ -51,39 +51,31 @@ const PORTS = [
 const serviceName = (index: number) => `service-${index}`;
 const namespaceOf = (index: number) => `team-${index % NAMESPACES}`;
 
-/** A service of type ClusterIP with one port. */
-function idleService(index: number, families: readonly Family[]): object {
+/** `status` undefined: nothing is said of it. */
+function service(index: number, families: readonly Family[], spec: object, status?: object): object {
   const ips = families.map((family) => clusterIp(family, index));
   return {
     apiVersion: 'v1',
     kind: 'Service',
     metadata: { name: serviceName(index), namespace: namespaceOf(index) },
-    spec: {
-      type: 'ClusterIP',
-      clusterIP: ips[0],
-      clusterIPs: ips,
-      ports: [{ name: 'echo', protocol: 'TCP', port: 80, targetPort: 8080 }],
-    },
+    spec: { clusterIP: ips[0], clusterIPs: ips, ...spec },
+    ...(status && { status }),
   };
+}
+
+/** A service of type ClusterIP with one port. */
+function idleService(index: number, families: readonly Family[]): object {
+  const ports = [{ name: 'echo', protocol: 'TCP', port: 80, targetPort: 8080 }];
+  return service(index, families, { type: 'ClusterIP', ports });
 }
 
 /** A service with every port and, at its place in the list of called ones, a NodePort and a balancer address. */
 function calledService(index: number, place: number, families: readonly Family[]): object {
-  const ips = families.map((family) => clusterIp(family, index));
-  return {
-    apiVersion: 'v1',
-    kind: 'Service',
-    metadata: { name: serviceName(index), namespace: namespaceOf(index) },
-    spec: {
-      type: 'LoadBalancer',
-      clusterIP: ips[0],
-      clusterIPs: ips,
-      ports: PORTS.map((port) =>
-        port.name.startsWith('echo') ? { ...port, nodePort: nodePort(place) } : port,
-      ),
-    },
-    status: { loadBalancer: { ingress: families.map((family) => ({ ip: balancerIp(family, index) })) } },
-  };
+  const ports = PORTS.map((port) =>
+    port.name.startsWith('echo') ? { ...port, nodePort: nodePort(place) } : port,
+  );
+  const ingress = families.map((family) => ({ ip: balancerIp(family, index) }));
+  return service(index, families, { type: 'LoadBalancer', ports }, { loadBalancer: { ingress } });
 }
 
 interface Endpoint {

@@ -5,7 +5,7 @@
  */
 import type { LocalDetector } from '../../model/desired.ts';
 import type { Family } from '../../model/records.ts';
-import { each, podMatch, setPort, WORDS } from '../nft/skeleton.ts';
+import { each, podMatch, ruleSets, setPort, WORDS } from '../nft/skeleton.ts';
 
 interface Keys {
   readonly ip: string;
@@ -39,18 +39,7 @@ function declarations({ type }: Keys): string {
   map ports { type ${frontend} : inet_service; comment "frontend with affinity : port of its backends"; }
   set ported { type ${frontend}; comment "the same frontends"; }
   map marks { typeof ct id : meta mark; size 65536; flags dynamic,timeout; comment "marks of others while ours stands in the packet"; }
-  set by-source { type ${frontend}; comment "frontends of outside-frontends and guarded"; }
-  set unanswered { type ${frontend}; comment "frontends without endpoints, and those of dropped"; }
-  set dropped { type ${frontend}; comment "frontends without local endpoints, by policy"; }
-  set masquerade-always { type ${frontend}; comment "original destinations"; }
-  set masquerade-node { type ${frontend}; comment "original destinations, for this node's own connections"; }
-  set masquerade-addresses { type ${type}; comment "the addresses in masquerade-always and masquerade-node"; }
-  set cluster-ips { type ${type}; }
-  set hairpin { type ${type} . ${type}; comment "backends that reach themselves"; }
-  set guarded { type ${frontend}; comment "frontends with loadBalancerSourceRanges"; }
-  set pods { type ${type}; flags interval; }
-  set service-cidrs { type ${type}; flags interval; }
-`;
+${ruleSets(type)}`;
 }
 
 /** Before IPVS: who may, which pool, and what no service has. */

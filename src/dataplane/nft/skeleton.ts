@@ -86,6 +86,26 @@ export function setPort(
   return family === 4 ? `${summed}    udp checksum 0 @th,16,16 set ${value('udp')}${then('udp')}\n` : summed;
 }
 
+/**
+ * The sets that the rules about sources, answers and masquerade ask, in whichever mode translates. `type` is that of
+ * an address.
+ */
+export function ruleSets(type: string): string {
+  const frontend = `${type} . inet_proto . inet_service`;
+  return `  set by-source { type ${frontend}; comment "frontends of outside-frontends and guarded"; }
+  set unanswered { type ${frontend}; comment "frontends without endpoints, and those of dropped"; }
+  set dropped { type ${frontend}; comment "frontends without local endpoints, by policy"; }
+  set masquerade-always { type ${frontend}; comment "original destinations"; }
+  set masquerade-node { type ${frontend}; comment "original destinations, for this node's own connections"; }
+  set masquerade-addresses { type ${type}; comment "the addresses in masquerade-always and masquerade-node"; }
+  set cluster-ips { type ${type}; }
+  set hairpin { type ${type} . ${type}; comment "backends that reach themselves"; }
+  set guarded { type ${frontend}; comment "frontends with loadBalancerSourceRanges"; }
+  set pods { type ${type}; flags interval; }
+  set service-cidrs { type ${type}; flags interval; }
+`;
+}
+
 function declarations(family: Family): string {
   const { type, nobody } = WORDS[family];
   const frontend = `${type} . inet_proto . inet_service`;
@@ -98,18 +118,7 @@ function declarations(family: Family): string {
   map affinity { type ${type} . ${type} : inet_service; size 1048576; flags dynamic,timeout; comment "client . pool : member id"; }
   set member-ids { type ${type} . inet_service; comment "pool . member id, of pools with affinity"; }
   set outside-frontends { type ${frontend}; comment "the keys of outside"; }
-  set by-source { type ${frontend}; comment "frontends of outside-frontends and guarded"; }
-  set unanswered { type ${frontend}; comment "frontends without endpoints, and those of dropped"; }
-  set dropped { type ${frontend}; comment "frontends without local endpoints, by policy"; }
-  set masquerade-always { type ${frontend}; comment "original destinations"; }
-  set masquerade-node { type ${frontend}; comment "original destinations, for this node's own connections"; }
-  set masquerade-addresses { type ${type}; comment "the addresses in masquerade-always and masquerade-node"; }
-  set cluster-ips { type ${type}; }
-  set hairpin { type ${type} . ${type}; comment "backends that reach themselves"; }
-  set guarded { type ${frontend}; comment "frontends with loadBalancerSourceRanges"; }
-  set pods { type ${type}; flags interval; }
-  set service-cidrs { type ${type}; flags interval; }
-`;
+${ruleSets(type)}`;
 }
 
 /**
