@@ -16,6 +16,7 @@ import { configWarnings } from './config-warnings.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
 import { healthCheckAddresses, type MachineAddresses, modelConfig, nodeFacts } from './facts.ts';
+import { holdupOf } from './holdup.ts';
 import { ModeNews } from './mode-news.ts';
 import { type Choice, chooseDataplane } from './modes.ts';
 import { PressureLog } from './pressure.ts';
@@ -32,6 +33,7 @@ import {
   type Explanation,
   type FamilyProgress,
   type HealthCheckPlan,
+  type Holdup,
   type Log,
   type Measures,
   type Mode,
@@ -259,12 +261,21 @@ export class Agent implements AgentStatus, AgentControl {
   progress(_family: Family): FamilyProgress {
     return this.loop.progress();
   }
+  holdup(): Holdup | null {
+    return holdupOf({
+      sources: this.sources(),
+      waitingFor: this.thisNode.waitingFor,
+      synced: this.loop.synced,
+      kernelError: this.loop.lastError,
+    });
+  }
 
   node(): NodeStatus {
     const node = this.model.thisNode;
     return {
       name: this.parts.nodeName,
       known: this.thisNode.known,
+      absent: this.thisNode.absent,
       deleting: node?.deleting ?? false,
       taints: node?.taints ?? [],
       zone: node?.zone ?? '',

@@ -45,6 +45,9 @@ export interface AdminStatus {
 export interface AdminNode extends NodeStatus {
   readonly mode: ModeStatus;
   readonly synced: boolean;
+  /** What the kernel still waits for, or why it refused what it was told last; '': nothing. */
+  readonly holdup: string;
+  readonly problems: readonly Problem[];
 }
 
 export interface AdminOptions {
@@ -87,8 +90,7 @@ async function route(
     case 'GET /v1/status':
       return replyJson(response, 200, statusOf(options));
     case 'GET /v1/node': {
-      const node: AdminNode = { ...status.node(), mode: status.mode(), synced: status.synced() };
-      return replyJson(response, 200, node);
+      return replyJson(response, 200, nodeOf(status));
     }
     case 'POST /v1/explain':
       return replyJson(response, 200, await control.explain(explainRequest(await readJson(request))));
@@ -104,6 +106,16 @@ async function route(
         errorBody({ code: 'TP_BAD_FLAG', message: 'the admin socket has no such path' }),
       );
   }
+}
+
+function nodeOf(status: AgentStatus): AdminNode {
+  return {
+    ...status.node(),
+    mode: status.mode(),
+    synced: status.synced(),
+    holdup: status.holdup()?.detail ?? '',
+    problems: status.problems(),
+  };
 }
 
 function statusOf({ status, version }: AdminOptions): AdminStatus {

@@ -8,7 +8,16 @@ import { createLab, type Lab } from '../../src/lab/lab.ts';
 import { sliceObjects } from '../../src/lab/manifests.ts';
 import type { Load } from '../../src/lab/place.ts';
 import { serviceAddress } from '../../src/lab/plan.ts';
-import { buildProgram, eventually, healthz, kernel, logged, PROGRAM, triplane } from './support/node.ts';
+import {
+  buildProgram,
+  eventually,
+  healthz,
+  kernel,
+  logged,
+  PROGRAM,
+  statusOf,
+  triplane,
+} from './support/node.ts';
 
 const FULL = 'the kernel holds the full state';
 const WEB = serviceAddress(4, 10);
@@ -183,6 +192,13 @@ kernel.describe('the life of an agent', () => {
       .call('tcp', WEB, WEB_PORT, { count: 1000, concurrency: 4, timeoutMs: 8000 });
     expect(after.outcomes.ok).toBe(1000);
     expect(await healthz(lab.node('cp'))).toBe(200);
+  });
+
+  test('manifests need not name this node: /healthz is 200 all the same', async () => {
+    const agent = await lab.startAgent('cp', { args: ['--hostname-override', 'nobody-knows-me'] });
+    expect(await healthz(lab.node('cp'))).toBe(200);
+    expect((await statusOf(agent.adminSocket)).synced).toBe(true);
+    expect(await ask()).toBe('ok');
   });
 
   test('manifests that are not there end the run with one sentence, and leave what works', async () => {
