@@ -72,6 +72,12 @@ root.describe('a mode asked for by name', () => {
       'TP_BAD_MANIFEST',
     ],
     [
+      'an admin socket where a file is',
+      ['--proxy-mode', 'nft', '--manifests', os.tmpdir(), '--admin-socket', '/etc/hostname/s'],
+      '',
+      'TP_BAD_FLAG: --admin-socket: the folder /etc/hostname cannot be made: ',
+    ],
+    [
       'a kubeconfig that is not there',
       ['--proxy-mode', 'nft', '--kubeconfig', '/nowhere'],
       '',
@@ -90,10 +96,8 @@ root.describe('a mode asked for by name', () => {
         script,
         'sh',
         ...PROGRAM,
-        'run',
+        ...['run', '--admin-socket', path.join(folder, 's')],
         ...flags,
-        '--admin-socket',
-        path.join(folder, 's'),
       ];
       const { stdout, stderr } = spawnSync('unshare', ['--net', '--', ...command], {
         encoding: 'utf8',
