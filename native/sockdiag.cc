@@ -54,12 +54,14 @@ class Diag {
   bool ok() const { return fd_ >= 0; }
 
   // All sockets of one family and protocol that have a peer.
-  std::vector<inet_diag_msg> Connected(uint8_t family, uint8_t protocol) {
+  std::vector<inet_diag_msg> Connected(uint8_t family, uint8_t protocol) { return InStates(family, protocol, kConnected); }
+
+  std::vector<inet_diag_msg> InStates(uint8_t family, uint8_t protocol, uint32_t states) {
     std::vector<inet_diag_msg> found;
     inet_diag_req_v2 ask = {};
     ask.sdiag_family = family;
     ask.sdiag_protocol = protocol;
-    ask.idiag_states = kConnected;
+    ask.idiag_states = states;
     if (!Send(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, ask)) return found;
     alignas(nlmsghdr) char buffer[kBuffer];
     for (;;) {
@@ -178,6 +180,19 @@ void List(int peers, std::vector<Row> *rows) {
   }
 }
 
+// Writes down (key: the cookie) every UDP socket that has no peer.
+void Remember(int map, uint32_t *count) {
+  Diag diag;
+  if (!diag.ok()) return;
+  const uint32_t yes = 1;
+  for (uint8_t family : {AF_INET, AF_INET6}) {
+    for (const inet_diag_msg &one : diag.InStates(family, IPPROTO_UDP, 1 << TCP_CLOSE)) {
+      const uint64_t cookie = static_cast<uint64_t>(one.id.idiag_cookie[1]) << 32 | one.id.idiag_cookie[0];
+      *count += bpf_map_update_elem(map, &cookie, &yes, BPF_ANY) == 0;
+    }
+  }
+}
+
 // Every network namespace in which a process lives, once.
 TaskError Everywhere(const std::function<void()> &work) {
   int home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
@@ -236,9 +251,19 @@ Napi::Value Translated(const Napi::CallbackInfo &info) {
       });
 }
 
+// sockRememberUdp(map): promise of how many. Unconnected UDP sockets of all network namespaces go into the map, by cookie.
+Napi::Value RememberUdp(const Napi::CallbackInfo &info) {
+  const int map = FdOf(info[0]);
+  auto count = std::make_shared<uint32_t>(0);
+  return AsyncTask::Start(
+      info.Env(), [map, count] { return Everywhere([&] { Remember(map, count.get()); }); },
+      [count](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, *count); });
+}
+
 }  // namespace
 
 void InitSockDiag(Napi::Env env, Napi::Object exports) {
+  exports.Set("sockRememberUdp", Napi::Function::New(env, RememberUdp));
   exports.Set("sockTranslated", Napi::Function::New(env, Translated));
   exports.Set("sockDestroyUdp", Napi::Function::New(env, DestroyUdp));
 }

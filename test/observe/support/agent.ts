@@ -35,7 +35,10 @@ export class TestAgent implements AgentStatus {
     6: null,
   };
   nodeNow: NodeStatus = { name: 'n1', known: true, deleting: false, taints: [], zone: 'z', addresses: [] };
-  modeNow: ModeStatus = { mode: 'nft', requested: 'auto', reason: 'ebpf: "not" there', degrees: [] };
+  modeNow: ModeStatus = {
+    ...{ mode: 'nft', requested: 'auto', reason: 'ebpf: "not" there', degrees: [] },
+    ...{ switching: '', draining: [], failure: '' },
+  };
   measuresNow: Measures = { tables: [], packets: {} };
   countsNow: Counts = {
     services: 3,
