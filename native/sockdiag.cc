@@ -193,25 +193,32 @@ void Remember(int map, uint32_t *count) {
   }
 }
 
-// Every network namespace in which a process lives, once.
+// Our own network namespace, and every other one in which a process lives that we may enter, once. To enter one, even
+// to come home, takes CAP_SYS_ADMIN, which an agent may run without.
 TaskError Everywhere(const std::function<void()> &work) {
   int home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
   if (home < 0) return {errno, "open /proc/thread-self/ns/net"};
-  DIR *proc = opendir("/proc");
+  struct stat about;
   std::set<std::pair<dev_t, ino_t>> seen;
+  if (fstat(home, &about) == 0) seen.insert({about.st_dev, about.st_ino});
+  work();
+  bool left = false;
+  DIR *proc = opendir("/proc");
   while (dirent *entry = proc ? readdir(proc) : nullptr) {
     if (entry->d_name[0] < '0' || entry->d_name[0] > '9') continue;
     std::string path = std::string("/proc/") + entry->d_name + "/ns/net";
-    struct stat about;
     if (stat(path.c_str(), &about) || !seen.insert({about.st_dev, about.st_ino}).second) continue;
     int ns = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (ns < 0) continue;
-    if (setns(ns, CLONE_NEWNET) == 0) work();
+    if (setns(ns, CLONE_NEWNET) == 0) {
+      left = true;
+      work();
+    }
     close(ns);
   }
   if (proc) closedir(proc);
   // A pool thread that cannot come home would do other people's work in the wrong network.
-  if (setns(home, CLONE_NEWNET)) abort();
+  if (left && setns(home, CLONE_NEWNET)) abort();
   close(home);
   return {};
 }
