@@ -18,6 +18,7 @@ import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
 import { healthCheckAddresses, type MachineAddresses, modelConfig, nodeFacts } from './facts.ts';
 import type { Handover } from './handover.ts';
+import { holdupOf } from './holdup.ts';
 import { MODE_SETTING, ModeControl } from './mode-control.ts';
 import { ModeNews } from './mode-news.ts';
 import { chooseDataplane } from './modes.ts';
@@ -35,6 +36,7 @@ import {
   type Explanation,
   type FamilyProgress,
   type HealthCheckPlan,
+  type Holdup,
   type Log,
   type Measures,
   type Mode,
@@ -280,12 +282,21 @@ export class Agent implements AgentStatus, AgentControl {
   progress(_family: Family): FamilyProgress {
     return this.loop.progress();
   }
+  holdup(): Holdup | null {
+    return holdupOf({
+      sources: this.sources(),
+      waitingFor: this.thisNode.waitingFor,
+      synced: this.loop.synced,
+      kernelError: this.loop.lastError,
+    });
+  }
 
   node(): NodeStatus {
     const node = this.model.thisNode;
     return {
       name: this.parts.nodeName,
       known: this.thisNode.known,
+      absent: this.thisNode.absent,
       deleting: node?.deleting ?? false,
       taints: node?.taints ?? [],
       zone: node?.zone ?? '',

@@ -28,7 +28,6 @@ export const startAgent: StartAgent = async (config, log) => {
   const lock = await takeLock(LOCK);
   let book: AddressBook | null = null;
   try {
-    prepareNode(config, log);
     const addresses = new AddressBook();
     book = addresses;
     const source = sourceOf(config, nodeName);
@@ -46,6 +45,8 @@ export const startAgent: StartAgent = async (config, log) => {
     watchStart(agent, ending);
     machine.onChange(() => agent.machineChanged());
     await agent.start();
+    // Only now that it can work here: an agent that is refused (a path, a mode) leaves the node as it was.
+    prepareNode(config, log);
     announceStart(source, nodeName);
     const release = async () => {
       addresses.close();

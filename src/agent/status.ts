@@ -45,6 +45,16 @@ export interface SyncStatus {
   synced(): boolean;
   /** null: this node does not serve the family. */
   progress(family: Family): FamilyProgress | null;
+  /** What the kernel still waits for, or why it refused what it was told last; null: nothing stands in the way. */
+  holdup(): Holdup | null;
+}
+
+/** What keeps the kernel from holding what the cluster says. */
+export interface Holdup {
+  /** For everybody who may ask whether the node is well: names no path, address or error. */
+  readonly brief: string;
+  /** For who runs the node; one line. */
+  readonly detail: string;
 }
 
 /** This node's own Node object, as far as health and `triplane get node` need it. */
@@ -52,6 +62,8 @@ export interface NodeStatus {
   readonly name: string;
   /** False while no Node object of this name is known. */
   readonly known: boolean;
+  /** Not known although it is to be: it was deleted, or the source has Node objects and none of this name. */
+  readonly absent: boolean;
   readonly deleting: boolean;
   /** Keys of the taints. */
   readonly taints: readonly string[];

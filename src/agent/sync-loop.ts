@@ -92,6 +92,8 @@ export class SyncLoop {
   private oldestAppliedMs = 0;
   /** The kernel holds the first full state. */
   synced = false;
+  /** Why the last attempt failed; '' when it did not. */
+  lastError = '';
 
   constructor(parts: SyncParts, dataplane: Dataplane, times: SyncTimes) {
     this.parts = parts;
@@ -210,6 +212,7 @@ export class SyncLoop {
     try {
       await (task === 'verify' ? this.verify() : this.bring(task, began));
       this.retryMs = 0;
+      this.lastError = '';
     } catch (error) {
       this.failed(task, began, error);
     } finally {
@@ -220,6 +223,7 @@ export class SyncLoop {
 
   private failed(task: Task, began: number, error: unknown): void {
     this.wantStart = true;
+    this.lastError = error instanceof Error ? error.message : String(error);
     // Also where no change was waiting, as when a repair failed: health has to see that one is now.
     this.oldestQueuedMs = this.oldestAppliedMs || this.oldestQueuedMs || Date.now();
     this.parts.onSync(this.event(task, began, [], null));

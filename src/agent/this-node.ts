@@ -28,6 +28,8 @@ type DetectMode = 'ClusterCIDR' | 'NodeCIDR' | 'BridgeInterface' | 'InterfaceNam
 export class ThisNode {
   /** The Node object exists. */
   known = false;
+  /** It is to be there and is not: from a source without need of it, only once it was there and went. */
+  absent: boolean;
   readonly #options: ThisNodeOptions;
   #detectMode: DetectMode;
   #record: NodeRecord | null = null;
@@ -39,6 +41,12 @@ export class ThisNode {
   constructor(options: ThisNodeOptions, detectMode: DetectMode) {
     this.#options = options;
     this.#detectMode = detectMode;
+    this.absent = options.isAwaited === 'yes';
+  }
+
+  /** What it waits for, in one line; '' when for nothing. */
+  get waitingFor(): string {
+    return this.#isReady ? '' : this.#missing();
   }
 
   /** Changes are known; the model keeps what a deleted Node last said. */
@@ -46,10 +54,14 @@ export class ThisNode {
     const { name } = this.#options;
     for (const change of changes) {
       if (change.op === 'delete') {
-        if (change.kind === 'Node' && change.key === name) this.known = false;
+        if (change.kind === 'Node' && change.key === name && this.known) {
+          this.known = false;
+          this.absent = true;
+        }
       } else if (change.record.kind === 'Node' && change.record.name === name) {
         this.#record = change.record;
         this.known = true;
+        this.absent = false;
       }
     }
   }

@@ -148,7 +148,18 @@ function compareText(a: string, b: string): number {
   return a < b ? -1 : a > b ? 1 : 0;
 }
 
-function nodeTable(node: AdminNode, format: 'table' | 'wide'): string {
+const PROBLEMS_SHOWN_MAX = 20;
+
+/** Objects that are refused. */
+function problemRows(problems: AdminNode['problems']): [string, string][] {
+  const rows = problems
+    .slice(0, PROBLEMS_SHOWN_MAX)
+    .map(({ code, object, reason }): [string, string] => [`Problem ${code}`, `${object}: ${reason}`]);
+  const more = problems.length - PROBLEMS_SHOWN_MAX;
+  return more > 0 ? [...rows, ['Problems', `and ${more} more: -o json shows all`]] : rows;
+}
+
+export function nodeTable(node: AdminNode, format: 'table' | 'wide'): string {
   const { mode } = node;
   const rows: readonly (readonly [string, string])[] = [
     ['Name', node.name],
@@ -165,10 +176,12 @@ function nodeTable(node: AdminNode, format: 'table' | 'wide'): string {
       reason === '' ? got : `${got}: ${reason}`,
     ]),
     ['Synced', node.synced ? 'yes' : 'no'],
+    ...(node.holdup === '' ? [] : [['Not done', node.holdup] as const]),
     ['Node object', node.known ? (node.deleting ? 'being deleted' : 'known') : 'not known'],
     ['Zone', node.zone],
     ['Addresses', node.addresses.join(', ')],
     ['Taints', node.taints.join(', ')],
+    ...problemRows(node.problems),
   ];
   return renderTable(
     rows,

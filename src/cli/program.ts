@@ -2,7 +2,7 @@
  * The commands of `triplane`. Only the module of the command that is called is loaded: `triplane get` must not
  * wait for a Kubernetes client.
  */
-import { Command } from 'commander';
+import { Command, Help, type Option } from 'commander';
 import { EXIT, type ExitCode } from './exit-with.ts';
 import { failureOf } from './failure.ts';
 import type { Io } from './io.ts';
@@ -96,12 +96,19 @@ async function buildProgram(chosen: string, io: Io): Promise<Command> {
     .addHelpText('after', EXIT_CODES)
     .enablePositionalOptions()
     .exitOverride()
+    .configureHelp({ optionDescription })
     .configureOutput({ writeOut: io.out, writeErr: io.err, outputError: () => {} });
   for (const { name, summary, load } of COMMANDS) {
     if (name === chosen) program.addCommand(inherit(await load(io), program));
     else program.command(name).summary(summary).description(summary);
   }
   return program;
+}
+
+/** As commander has it, but for what a flag means that stands alone: "[true|false]" says it. */
+function optionDescription(option: Option): string {
+  if (option.optional && option.presetArg === 'true') return option.description;
+  return Help.prototype.optionDescription(option);
 }
 
 /** Commands whose --help is answered by the program that they start. */

@@ -6,6 +6,7 @@ import type { RunningAgent } from '../agent/status.ts';
 import { compareConfigs, loadConfig, type Resolved, takeOver } from '../config/config.ts';
 import { addFlags, type FlagTexts } from '../config/flags.ts';
 import { configurationYaml, kubeProxyConfiguration } from '../config/write.ts';
+import { checkAdminSocket } from '../observe/admin.ts';
 import { createLogger, type Logger, levelOf } from '../observe/log.ts';
 import { cleanup } from './cleanup.ts';
 import { followFile } from './follow.ts';
@@ -51,6 +52,8 @@ async function runAgent(flags: FlagTexts, resolved: Resolved, machinery: Machine
   log.info({ version: version(), node: process.version, mode: config.proxyMode }, 'starting');
   if (config.initOnly) return (await need(machinery.prepareNode, 'agent'))(config, log);
   const startAgent = await need(machinery.startAgent, 'agent');
+  // Before the agent touches anything; whether somebody answers there is asked when it is opened.
+  if (config.adminSocket !== '') checkAdminSocket(config.adminSocket);
   const signalled = firstSignal();
   const agent = await startAgent(config, log);
   const live = new LiveConfig(flags, resolved, agent, log);

@@ -38,15 +38,18 @@ export async function startServers(context: ServerContext): Promise<Servers> {
     fail = reject;
   });
   failed.catch(() => {});
-  const onFailureOf =
-    (reason: 'FailedToStartProxierHealthcheck' | 'FailedToStartMetricServer') =>
-    ({ message, next }: ListenFailure): void => {
-      log.error({}, next === 'again' ? `${message}; trying again every 5 s` : message);
+  const onFailureOf = (reason: 'FailedToStartProxierHealthcheck' | 'FailedToStartMetricServer') => {
+    let last = '';
+    return ({ message, next }: ListenFailure): void => {
+      const level = message === last ? 'debug' : 'error';
+      last = message;
+      log[level]({}, next === 'again' ? `${message}; trying again every 5 s` : message);
       if (next === 'again') return;
       const about = { kind: 'Node', name: status.node().name } as const;
       agent.announce({ about, type: 'Warning', reason, action: 'StartKubeProxy', note: message });
       fail(new TriplaneError('TP_BAD_FLAG', `${message} (--bind-address-hard-fail)`));
     };
+  };
   const onBusy = bindAddressHardFail ? 'fail' : 'retry';
   // kube-proxy: a change that waits longer than two sync periods is late.
   const timeoutMs = (): number => 2 * context.config().syncPeriodMs;
@@ -94,8 +97,11 @@ function startHealthChecks({ agent, log }: ServerContext, timeoutMs: () => numbe
   const servers = new ServiceHealthServers({
     proxyHealthy: () => assess(status, timeoutMs(), Date.now()).healthy,
     onFailure: (service, { message }) => {
+      if (said.get(service) === message) {
+        log.debug({ service }, message);
+        return;
+      }
       log.error({ service }, message);
-      if (said.get(service) === message) return;
       said.set(service, message);
       agent.announce({
         about: { kind: 'Service', key: service },

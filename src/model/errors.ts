@@ -7,7 +7,10 @@ export const ERRORS = {
     means: 'A command line flag is unknown or its value cannot be used.',
     remedy: 'Correct the flag; triplane <command> --help lists them.',
   },
-  TP_BAD_CONFIG: { means: 'The configuration file cannot be used.', remedy: 'Correct the named field.' },
+  TP_BAD_CONFIG: {
+    means: 'The configuration file, or the kubeconfig, cannot be used.',
+    remedy: 'Correct the named file, field or flag.',
+  },
   TP_BAD_MANIFEST: {
     means: 'A manifest file or document is not valid YAML/JSON or no Kubernetes object.',
     remedy: 'Correct the file; what it said before stays in force until then.',

@@ -45,6 +45,9 @@ export interface AdminStatus {
 export interface AdminNode extends NodeStatus {
   readonly mode: ModeStatus;
   readonly synced: boolean;
+  /** What the kernel still waits for, or why it refused what it was told last; '': nothing. */
+  readonly holdup: string;
+  readonly problems: readonly Problem[];
 }
 
 export interface AdminOptions {
@@ -87,8 +90,7 @@ async function route(
     case 'GET /v1/status':
       return replyJson(response, 200, statusOf(options));
     case 'GET /v1/node': {
-      const node: AdminNode = { ...status.node(), mode: status.mode(), synced: status.synced() };
-      return replyJson(response, 200, node);
+      return replyJson(response, 200, nodeOf(status));
     }
     case 'POST /v1/explain':
       return replyJson(response, 200, await control.explain(explainRequest(await readJson(request))));
@@ -104,6 +106,16 @@ async function route(
         errorBody({ code: 'TP_BAD_FLAG', message: 'the admin socket has no such path' }),
       );
   }
+}
+
+function nodeOf(status: AgentStatus): AdminNode {
+  return {
+    ...status.node(),
+    mode: status.mode(),
+    synced: status.synced(),
+    holdup: status.holdup()?.detail ?? '',
+    problems: status.problems(),
+  };
 }
 
 function statusOf({ status, version }: AdminOptions): AdminStatus {
@@ -174,9 +186,14 @@ function errorBody(error: WireError): { error: WireError } {
   return { error };
 }
 
+/** Whether a socket may stand there, as far as can be said without taking its place. Throws TP_BAD_FLAG. */
+export function checkAdminSocket(socketPath: string): void {
+  prepareFolder(path.dirname(socketPath));
+  kindOf(socketPath);
+}
+
 function prepareFolder(folder: string): void {
-  const created = mkdirSync(folder, { recursive: true, mode: 0o700 });
-  if (created !== undefined) return;
+  if (makeFolder(folder) === 'made') return;
   const { mode, uid } = lstatSync(folder);
   // Whoever may write the folder could put his own socket in our place (a sticky folder such as /tmp excepted).
   const openToOthers = (mode & 0o022) !== 0 && (mode & 0o1000) === 0;
@@ -185,15 +202,25 @@ function prepareFolder(folder: string): void {
   }
 }
 
-async function removeStale(socketPath: string): Promise<void> {
-  let isSocket: boolean;
+function makeFolder(folder: string): 'made' | 'there' {
   try {
-    isSocket = lstatSync(socketPath).isSocket();
+    return mkdirSync(folder, { recursive: true, mode: 0o700 }) === undefined ? 'there' : 'made';
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
-    throw error;
+    return bad(
+      `--admin-socket: the folder ${folder} cannot be made: ${(error as NodeJS.ErrnoException).code}`,
+    );
   }
-  if (!isSocket) bad(`--admin-socket: ${socketPath} exists and is no socket`);
+}
+
+/** Throws TP_BAD_FLAG when something else is there. */
+function kindOf(socketPath: string): 'socket' | 'nothing' {
+  const stats = lstatSync(socketPath, { throwIfNoEntry: false });
+  if (stats === undefined) return 'nothing';
+  return stats.isSocket() ? 'socket' : bad(`--admin-socket: ${socketPath} exists and is no socket`);
+}
+
+async function removeStale(socketPath: string): Promise<void> {
+  if (kindOf(socketPath) === 'nothing') return;
   if (await answers(socketPath)) {
     throw new TriplaneError('TP_LOCKED', `another agent listens on ${socketPath}`);
   }

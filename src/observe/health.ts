@@ -24,6 +24,8 @@ export interface HealthBody {
   readonly nodeEligible?: boolean;
   readonly healthy: boolean;
   readonly status?: Readonly<Record<string, FamilyHealth>>;
+  /** Only where the answer is 503: why, one line each. kube-proxy has no such field. */
+  readonly reasons?: readonly string[];
 }
 
 export interface HealthAnswer {
@@ -56,9 +58,29 @@ export function assess(status: SyncStatus, timeoutMs: number, nowMs: number): He
   };
 }
 
-/** Known, not being deleted, and not marked by the cluster autoscaler. */
+/** There (or not needed), not being deleted, and not marked by the cluster autoscaler. */
 export function nodeEligible(node: NodeStatus): boolean {
-  return node.known && !node.deleting && !node.taints.includes(TO_BE_DELETED_TAINT);
+  return nodeTrouble(node) === '';
+}
+
+/** '' or why no load balancer should send to this node. */
+function nodeTrouble({ name, absent, deleting, taints }: NodeStatus): string {
+  if (absent) return `Node ${name} does not exist`;
+  if (deleting) return `Node ${name} is being deleted`;
+  return taints.includes(TO_BE_DELETED_TAINT) ? `Node ${name} has the taint ${TO_BE_DELETED_TAINT}` : '';
+}
+
+/** Why the kernel is behind, or '' when it is not. */
+function lateness(status: SyncStatus, health: HealthBody): string {
+  if (health.healthy && status.synced()) return '';
+  const late = Object.entries(health.status ?? {}).filter(([, family]) => !family.healthy);
+  const waits = late.map(([family]) => `a change of ${family} waits for too long`).join(', ');
+  return [waits, status.holdup()?.brief ?? ''].filter((text) => text !== '').join(': ');
+}
+
+function withReasons(body: HealthBody, reasons: readonly string[]): HealthBody {
+  const given = reasons.filter((reason) => reason !== '');
+  return given.length > 0 ? { ...body, reasons: given } : body;
 }
 
 export function answerHealthz(
@@ -67,7 +89,8 @@ export function answerHealthz(
   nowMs: number,
 ): HealthAnswer {
   const health = assess(status, timeoutMs, nowMs);
-  const eligible = nodeEligible(status.node());
+  const trouble = nodeTrouble(status.node());
+  const eligible = trouble === '';
   const ready = health.healthy && status.synced();
   const { lastUpdated, currentTime, status: families } = health;
   const code = ready && eligible ? 200 : 503;
@@ -79,12 +102,12 @@ export function answerHealthz(
     healthy: ready,
     ...(families === undefined ? {} : { status: families }),
   };
-  return { code, body };
+  return { code, body: withReasons(body, [lateness(status, health), trouble]) };
 }
 
 export function answerLivez(status: SyncStatus, timeoutMs: number, nowMs: number): HealthAnswer {
   const health = assess(status, timeoutMs, nowMs);
-  if (!health.healthy) return { code: 503, body: health };
+  if (!health.healthy) return { code: 503, body: withReasons(health, [lateness(status, health)]) };
   return { code: 200, body: { ...health, lastUpdated: health.currentTime } };
 }
 

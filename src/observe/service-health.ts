@@ -69,7 +69,14 @@ export class ServiceHealthServers {
     }
     // A port may go from one service to another: it must be free first.
     await Promise.all(closing);
+    const holders = new Map([...this.#open].map(([key, { port }]) => [port, key]));
     for (const [key, service] of wanted) {
+      const holder = holders.get(service.port) ?? key;
+      if (holder !== key) {
+        this.#options.onFailure(key, { message: takenBy(key, service.port, holder), next: 'again' });
+        continue;
+      }
+      holders.set(service.port, key);
       const open = this.#open.get(key) ?? { port: service.port, servers: new Map() };
       this.#open.set(key, open);
       for (const address of addresses) {
@@ -95,6 +102,11 @@ export class ServiceHealthServers {
       },
     });
   }
+}
+
+/** Only manifests can say so: the API server gives a port to one service. */
+function takenBy(key: ObjectKey, port: number, holder: ObjectKey): string {
+  return `health check of service ${key}: cannot listen on port ${port}: service ${holder} has it`;
 }
 
 /** kube-proxy's body, byte for byte: some health checkers match on text. */

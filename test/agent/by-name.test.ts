@@ -64,6 +64,51 @@ root.describe('a mode asked for by name', () => {
     for (const mode of ['nft', 'ipvs', 'ebpf']) expect(last).toContain(`${mode} lacks `);
   });
 
+  test.each([
+    [
+      'manifests that are not there',
+      ['--proxy-mode', 'nft', '--manifests', '/nowhere/at/all'],
+      '',
+      'TP_BAD_MANIFEST',
+    ],
+    [
+      'an admin socket where a file is',
+      ['--proxy-mode', 'nft', '--manifests', os.tmpdir(), '--admin-socket', '/etc/hostname/s'],
+      '',
+      'TP_BAD_FLAG: --admin-socket: the folder /etc/hostname cannot be made: ',
+    ],
+    [
+      'a kubeconfig that is not there',
+      ['--proxy-mode', 'nft', '--kubeconfig', '/nowhere'],
+      '',
+      'TP_BAD_CONFIG',
+    ],
+    ['a mode that cannot run', ['--proxy-mode', 'nft', '--manifests', os.tmpdir()], 'nft', 'TP_NO_FEATURE'],
+  ] as const)(
+    '%s: it ends, and leaves the settings of the kernel as they were',
+    (_what, flags, without, code) => {
+      // A time-out that no default of ours is, in a network namespace that was made for this.
+      const setting = '/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established';
+      const script = `echo 4321 > ${setting}; "$@"; echo "ended with $?"; cat ${setting}`;
+      const command = [
+        'sh',
+        '-c',
+        script,
+        'sh',
+        ...PROGRAM,
+        ...['run', '--admin-socket', path.join(folder, 's')],
+        ...flags,
+      ];
+      const { stdout, stderr } = spawnSync('unshare', ['--net', '--', ...command], {
+        encoding: 'utf8',
+        env: { ...process.env, TRIPLANE_WITHOUT: without },
+        timeout: 60_000,
+      });
+      expect(stderr.trim().split('\n').at(-1)).toContain(code);
+      expect(stdout).toMatch(/ended with [12]\n4321\n$/);
+    },
+  );
+
   test('a switch that names no feature ends the command', () => {
     const { status, stderr } = run('nft', 'colour');
     expect(status).toBe(2);

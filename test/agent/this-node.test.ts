@@ -46,6 +46,7 @@ describe('what the agent waits for', () => {
     const { node, learn, ready, lines } = setUp(mode);
     node.synced();
     expect(lines.join()).toMatch(/waiting: Node n1 does not exist yet/);
+    expect(node.waitingFor).toMatch(/^Node n1 does not exist yet/);
     learn(set());
     learn(set({ name: 'n2', ...COMPLETE }));
     expect(ready()).toBe(0);
@@ -54,6 +55,7 @@ describe('what the agent waits for', () => {
     learn(set(COMPLETE));
     learn(set(COMPLETE));
     expect(ready()).toBe(1);
+    expect(node.waitingFor).toBe('');
     expect(vi.getTimerCount()).toBe(0);
   });
 
@@ -105,5 +107,16 @@ describe('a Node that goes', () => {
     expect(node.known).toBe(true);
     learn(set(ADDRESSED), GONE);
     expect(node.known).toBe(false);
+  });
+
+  test.each(['yes', 'no'] as const)('is absent; awaited: %s', (isAwaited) => {
+    const { node, learn } = setUp('ClusterCIDR', isAwaited);
+    expect(node.absent).toBe(isAwaited === 'yes');
+    learn(GONE);
+    expect(node.absent).toBe(isAwaited === 'yes');
+    learn(set(ADDRESSED));
+    expect(node.absent).toBe(false);
+    learn(GONE);
+    expect(node.absent).toBe(true);
   });
 });

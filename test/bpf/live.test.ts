@@ -97,15 +97,21 @@ root.describe('live traffic', () => {
         });
 
         if (proto === 'tcp') {
-          test.each(['rst', 'fin', 'server'] as const)(
+          test.each([
+            ['rst', 42000],
+            ['fin', 42001],
+            ['server', 42002],
+          ] as const)(
             'one client port by a cluster IP and straight to its pod, closed by %s',
-            async (close) => {
-              const options = { close, sourcePort: 42000, timeoutMs: 2000 };
-              for (const to of [service(IP.remote), pod('c').addresses[family]!, service(IP.remote)])
+            async (close, sourcePort) => {
+              const options = { close, sourcePort, timeoutMs: 2000 };
+              for (const to of [service(IP.remote), pod('c').addresses[family]!, service(IP.remote)]) {
                 expect(await pod('a').ask(proto, to, 80, options)).toMatchObject({
                   outcome: 'ok',
                   name: 'c',
                 });
+                await live.closed([pod('a'), pod('c')], sourcePort);
+              }
             },
           );
         }

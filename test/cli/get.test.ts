@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
 import { cleanupCommand } from '../../src/cli/cleanup.ts';
 import { ExitWith } from '../../src/cli/exit-with.ts';
-import { getCommand } from '../../src/cli/get.ts';
+import { getCommand, nodeTable } from '../../src/cli/get.ts';
 import {
   type ConnectionView,
   type KernelReader,
@@ -14,6 +14,7 @@ import { probeCommand } from '../../src/cli/probe.ts';
 import type { EndpointView, ServiceView } from '../../src/dataplane/dataplane.ts';
 import { parseAddress } from '../../src/model/address.ts';
 import { TriplaneError } from '../../src/model/errors.ts';
+import type { AdminNode } from '../../src/observe/admin.ts';
 
 const A = (text: string) => parseAddress(text)!;
 const service = (
@@ -157,6 +158,39 @@ describe('get', () => {
         '',
       ].join('\n'),
     );
+  });
+});
+
+describe('get node', () => {
+  const problem = (n: number) => ({
+    ...{ code: 'TP_BAD_OBJECT' as const, object: `Service a/s${n}`, reason: 'spec.ports[0].port is missing' },
+    origin: '',
+  });
+  const node: AdminNode = {
+    ...{ name: 'n1', known: true, absent: false, deleting: false, taints: [], zone: '' },
+    addresses: [A('10.0.0.1')],
+    mode: {
+      ...{ mode: 'nft', requested: 'auto', reason: 'ebpf lacks BPF', degrees: [] },
+      ...{ switching: '', draining: [], failure: '' },
+    },
+    ...{ synced: true, holdup: '', problems: [] },
+  };
+
+  it('says what it waits for, and what is refused', () => {
+    expect(nodeTable(node, 'table')).not.toMatch(/Not done|Problem/);
+    const text = nodeTable(
+      { ...node, synced: false, holdup: 'waiting for API nodes: no', problems: [problem(0)] },
+      'table',
+    );
+    expect(text).toMatch(/^Not done +waiting for API nodes: no$/m);
+    expect(text).toMatch(/^Problem TP_BAD_OBJECT +Service a\/s0: spec.ports\[0\].port is missing$/m);
+  });
+
+  it('ends a long list', () => {
+    const problems = Array.from({ length: 25 }, (_, n) => problem(n));
+    const text = nodeTable({ ...node, problems }, 'table');
+    expect(text.match(/^Problem TP_BAD_OBJECT/gm)).toHaveLength(20);
+    expect(text).toMatch(/^Problems +and 5 more: -o json shows all$/m);
   });
 });
 

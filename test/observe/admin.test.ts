@@ -103,6 +103,8 @@ describe('what it answers', () => {
     expect(await askAgent<AdminNode>(socketPath, 'GET', '/v1/node')).toMatchObject({
       name: 'n1',
       mode: { mode: 'nft' },
+      holdup: '',
+      problems: [],
     });
   });
 

@@ -60,9 +60,17 @@ describe('the rules', () => {
     [
       'no Node object',
       (a: TestAgent) => {
-        a.nodeNow = { ...a.nodeNow, known: false };
+        a.nodeNow = { ...a.nodeNow, known: false, absent: true };
       },
       503,
+      200,
+    ],
+    [
+      'no Node object where none is needed',
+      (a: TestAgent) => {
+        a.nodeNow = { ...a.nodeNow, known: false };
+      },
+      200,
       200,
     ],
     [
@@ -117,12 +125,75 @@ describe('the rules', () => {
       currentTime: T(NOW),
       healthy: false,
       status: { IPv4: { lastUpdated: T(NOW - 90_000), healthy: false } },
+      reasons: ['a change of IPv4 waits for too long'],
     });
     const never = agentWith((a) => {
       a.isSynced = false;
       a.families[4] = null;
     });
     expect(answerHealthz(never, TIMEOUT_MS, NOW).body.lastUpdated).toBe('0001-01-01T00:00:00Z');
+  });
+});
+
+describe('the reasons of a 503', () => {
+  const holdup = {
+    brief: 'not all is known yet of: API services',
+    detail: 'connect ECONNREFUSED 10.0.0.1:6443',
+  };
+  const notYet = (a: TestAgent) => {
+    a.isSynced = false;
+    a.families[4] = { lastSyncedMs: 0, oldestQueuedMs: 1, lastQueuedMs: 1 };
+    a.holdupNow = holdup;
+  };
+  const gone = (a: TestAgent) => {
+    a.nodeNow = { ...a.nodeNow, known: false, absent: true };
+  };
+  it.each<[string, (agent: TestAgent) => void, readonly string[] | undefined, readonly string[] | undefined]>(
+    [
+      ['none where all is well', () => {}, undefined, undefined],
+      ['what the first full state waits for', notYet, [holdup.brief], undefined],
+      [
+        'that, and the Node',
+        (a) => {
+          notYet(a);
+          gone(a);
+        },
+        [holdup.brief, 'Node n1 does not exist'],
+        undefined,
+      ],
+      [
+        'a change that the kernel refuses',
+        (a) => {
+          a.families[4] = waiting(TIMEOUT_MS);
+          a.holdupNow = { brief: 'the kernel refused what it was told last', detail: 'a lot' };
+        },
+        ['a change of IPv4 waits for too long: the kernel refused what it was told last'],
+        ['a change of IPv4 waits for too long: the kernel refused what it was told last'],
+      ],
+      [
+        'a Node that goes',
+        (a) => {
+          a.nodeNow = { ...a.nodeNow, deleting: true };
+        },
+        ['Node n1 is being deleted'],
+        undefined,
+      ],
+      [
+        'a Node that the autoscaler takes',
+        (a) => {
+          a.nodeNow = { ...a.nodeNow, taints: ['ToBeDeletedByClusterAutoscaler'] };
+        },
+        ['Node n1 has the taint ToBeDeletedByClusterAutoscaler'],
+        undefined,
+      ],
+    ],
+  )('%s', (_name, change, healthz, livez) => {
+    const agent = agentWith(change);
+    const answer = answerHealthz(agent, TIMEOUT_MS, NOW);
+    expect(answer.body.reasons).toEqual(healthz);
+    expect(answerLivez(agent, TIMEOUT_MS, NOW).body.reasons).toEqual(livez);
+    // The port is open to everybody: errors, paths and addresses are for who may open the admin socket.
+    expect(JSON.stringify(answer)).not.toContain(holdup.detail);
   });
 });
 

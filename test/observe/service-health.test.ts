@@ -90,6 +90,23 @@ describe('health checks of services', () => {
     expect(failures).toEqual([]);
   });
 
+  it('two services with one port: the first has it, the other is told so and follows', async () => {
+    const port = await freePort();
+    const [a, b] = [
+      { service: 'a/a', port, localEndpoints: 1 },
+      { service: 'b/b', port, localEndpoints: 1 },
+    ];
+    await apply([b]);
+    // Whoever listens stays, whatever the order of the plan.
+    await apply([a, b]);
+    expect((await ask(port)).body).toContain('"b"');
+    expect(failures).toEqual([
+      `a/a: health check of service a/a: cannot listen on port ${port}: service b/b has it`,
+    ]);
+    await apply([a]);
+    expect((await ask(port)).body).toContain('"a"');
+  });
+
   it('listens on the addresses of the plan only', async () => {
     const port = await freePort();
     await apply([{ service: 'a/a', port, localEndpoints: 1 }], [V6]);

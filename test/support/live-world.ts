@@ -193,6 +193,18 @@ export class LiveWorld {
     });
   }
 
+  /** Waits until both ends of a client port's connections have heard each other's end. Throws after ten seconds. */
+  async closed(places: readonly Place[], clientPort: number): Promise<void> {
+    const filter = ['-Hnta', 'exclude', 'time-wait', `( sport = :${clientPort} or dport = :${clientPort} )`];
+    const end = Date.now() + 10_000;
+    for (const place of places) {
+      for (let open = '?'; open !== ''; ) {
+        if (Date.now() > end) throw new Error(`still open in ${place.name}: ${open}`);
+        open = (await place.exec(['ss', ...filter])).stdout.trim();
+      }
+    }
+  }
+
   /** Sends `size` bytes and says how many came back, or what went wrong. */
   async send(
     place: Place,

@@ -53,7 +53,7 @@ function loadSource(config: KubeConfig, options: ClusterOptions): void {
     config.loadFromCluster();
   } else
     fail(
-      'there is neither --kubeconfig nor --master, and this is no pod (KUBERNETES_SERVICE_HOST is not set)',
+      'there is neither --kubeconfig, --master nor --manifests, and this is no pod (KUBERNETES_SERVICE_HOST is not set)',
     );
 }
 

@@ -7,6 +7,7 @@ import {
   type Counts,
   type FamilyProgress,
   type HealthCheckPlan,
+  type Holdup,
   type Measures,
   type ModeStatus,
   type NodeStatus,
@@ -34,7 +35,11 @@ export class TestAgent implements AgentStatus {
     4: { lastSyncedMs: 1000, oldestQueuedMs: 0, lastQueuedMs: 900 },
     6: null,
   };
-  nodeNow: NodeStatus = { name: 'n1', known: true, deleting: false, taints: [], zone: 'z', addresses: [] };
+  nodeNow: NodeStatus = {
+    ...{ name: 'n1', known: true, absent: false, deleting: false },
+    ...{ taints: [], zone: 'z', addresses: [] },
+  };
+  holdupNow: Holdup | null = null;
   modeNow: ModeStatus = {
     ...{ mode: 'nft', requested: 'auto', reason: 'ebpf: "not" there', degrees: [] },
     ...{ switching: '', draining: [], failure: '' },
@@ -53,6 +58,7 @@ export class TestAgent implements AgentStatus {
   sourcesNow: SourceHealth[] = [];
 
   synced = () => this.isSynced;
+  holdup = () => this.holdupNow;
   progress = (family: 4 | 6) => this.families[family];
   node = () => this.nodeNow;
   mode = () => this.modeNow;

@@ -615,7 +615,7 @@ users: [{name: u, user: ${user}}]
     delete process.env.KUBERNETES_SERVICE_HOST;
     try {
       const failing = createKubernetesSource({ nodeName: '' });
-      await expect(failing.start(seen)).rejects.toThrow(/neither --kubeconfig nor --master/);
+      await expect(failing.start(seen)).rejects.toThrow(/neither --kubeconfig, --master nor --manifests/);
     } finally {
       if (host !== undefined) process.env.KUBERNETES_SERVICE_HOST = host;
     }
