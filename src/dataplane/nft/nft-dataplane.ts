@@ -266,7 +266,7 @@ export class NftDataplane implements Switchable {
     const repaired: string[] = [];
     for (const kernel of this.kernels) {
       await kernel.deleteIdleChains();
-      const found = await this.differences(kernel);
+      const found = await this.differences(kernel).catch(goneMeanwhile);
       repaired.push(...found.map((what) => `IPv${kernel.family}: ${what}`));
     }
     if (repaired.length > 0) await this.start(state);
@@ -339,6 +339,12 @@ function ownersOf(state: DesiredState): OwnerChange[] {
 function merge(results: readonly ApplyResult[]): ApplyResult {
   const refusals: Refusal[] = results.flatMap((r) => r.refusals);
   return { operations: results.reduce((sum, r) => sum + r.operations, 0), refusals };
+}
+
+/** Somebody took the table, or a part of it, between two looks. */
+function goneMeanwhile(error: unknown): string[] {
+  if ((error as { code?: string }).code === 'ENOENT') return ['the table went while it was looked at'];
+  throw error;
 }
 
 function asTriplaneError(error: unknown): unknown {

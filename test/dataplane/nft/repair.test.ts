@@ -71,6 +71,22 @@ networks.describe('nft, others at our tables', () => {
     expect(await tableLines(netns)).toEqual(before);
   });
 
+  test('a ruleset that is flushed while we look is a difference and no failure', async () => {
+    await dataplane.start(STATE);
+    const before = await tableLines(netns);
+    for (let round = 0; round < 8; round++) {
+      let isFlushed = false;
+      const flush = nft('flush ruleset').finally(() => {
+        isFlushed = true;
+      });
+      const looks: string[] = [];
+      while (!isFlushed || looks.length === 0) looks.push(...(await dataplane.verify(STATE)).repaired);
+      await flush;
+      expect((await dataplane.verify(STATE)).repaired).toEqual([]);
+      expect(await tableLines(netns)).toEqual(before);
+    }
+  });
+
   test('our own changes are no news, but for a look after those that we made deaf', async () => {
     await dataplane.start(STATE);
     expect(told).toBe(1);
