@@ -333,8 +333,7 @@ static __always_inline int to_frontend(struct frame *fr, struct packet *p, __u32
 	if (!b)
 		return XDP_PASS;
 	if (conn_needs_pick(ref.conn, b, p)) {
-		/* tc takes it out of the way of whoever picks now. */
-		if (set->flags & TP_S_DRAIN)
+		if (set->flags & TP_S_DRAIN) /* tc takes it out of the way of whoever picks now. */
 			return XDP_PASS;
 		o.retake = ref.index + 1;
 		return to_new(fr, p, &o, set, family);
