@@ -314,7 +314,7 @@ function addCounters(registry: Registry) {
     ...addRequestMetrics(registers),
     switches: counter(
       'triplane_mode_changes_total',
-      'Changes of mode, by the new mode; the first one included',
+      'Changes of mode, the first included, by the new',
       'mode',
     ),
   };
