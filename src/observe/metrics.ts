@@ -300,11 +300,7 @@ function addCounters(registry: Registry) {
       'scope',
       'result',
     ),
-    operations: counter(
-      'triplane_kernel_operations_total',
-      'Kernel objects added, changed or removed',
-      'mode',
-    ),
+    operations: counter('triplane_kernel_operations_total', 'Kernel objects added, changed, removed', 'mode'),
     refusals: counter('triplane_kernel_refusals_total', 'Objects that the kernel refused', 'mode'),
     repairs: counter(
       'triplane_repairs_total',
@@ -314,7 +310,7 @@ function addCounters(registry: Registry) {
     ...addRequestMetrics(registers),
     switches: counter(
       'triplane_mode_changes_total',
-      'Changes of mode, the first included, by the new',
+      'Changes of mode, by the new mode; the first one included',
       'mode',
     ),
   };
