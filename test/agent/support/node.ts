@@ -14,8 +14,8 @@ import { mayChangeNetworks } from '../../support/privilege.ts';
 import { skipUnless } from '../../support/skip.ts';
 
 export const PROGRAM = [process.execPath, path.join(ROOT, 'bin/triplane')];
-/** Generous: it ends what will never come, and says nothing about speed. */
-const PATIENCE = { timeout: 30_000, interval: 50 };
+/** Generous: it ends what will never come, and says nothing about speed. An emulated processor is ten times slower. */
+const PATIENCE = { timeout: 30_000 * Number(process.env.TRIPLANE_TEST_SLOWNESS ?? 1), interval: 50 };
 
 export const kernel = skipUnless(mayChangeNetworks(), 'needs root');
 
