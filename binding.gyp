@@ -12,6 +12,7 @@
         "native/netns.cc",
         "native/netlink_socket.cc",
         "native/conntrack.cc",
+        "native/conntrack_create.cc",
         "native/flow.cc",
         "native/lock.cc",
         "native/ipvs.cc",

@@ -294,7 +294,8 @@ struct tp_sock_key {
 struct tp_sock_peer {
 	struct tp_addr addr;
 	__u16 port;
-	__u16 spare;
+	/* Of datagrams from unconnected sockets: the low bits of the tick in which the last one was sent. */
+	__u16 last_used;
 	/* Index of the record that serves this key. */
 	__u32 backend;
 	__u32 incarnation;

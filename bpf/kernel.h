@@ -5,15 +5,42 @@
 #ifndef TRIPLANE_KERNEL_H
 #define TRIPLANE_KERNEL_H
 
+#include "nat.h"
 #include "pick.h"
 
-/* enum ip_conntrack_status: the destination was replaced. */
-#define KERNEL_DST_NAT (1 << 5)
+/* enum tcp_conntrack: a SYN begins another connection there. */
+#define KERNEL_TCP_TIME_WAIT 7
+#define KERNEL_TCP_CLOSE 8
+/* enum ip_conntrack_dir */
+#define KERNEL_REPLY 1
+/* NAT ports tried while the kernel's NAT has each of them. */
+#define KERNEL_PORT_TRIES 16
 /* BPF_F_CURRENT_NETNS, as struct bpf_ct_opts has it. */
 #define KERNEL_THIS_NETNS -1
 
+/* What is read of the kernel's entry; the names are the kernel's. */
+union nf_conntrack_man_proto {
+	__u16 all;
+} __attribute__((preserve_access_index));
+struct nf_conntrack_man {
+	struct tp_addr u3;
+	union nf_conntrack_man_proto u;
+} __attribute__((preserve_access_index));
+struct nf_conntrack_tuple {
+	struct nf_conntrack_man src;
+} __attribute__((preserve_access_index));
+struct nf_conntrack_tuple_hash {
+	struct nf_conntrack_tuple tuple;
+} __attribute__((preserve_access_index));
+struct ip_ct_tcp {
+	__u8 state;
+} __attribute__((preserve_access_index));
+union nf_conntrack_proto {
+	struct ip_ct_tcp tcp;
+} __attribute__((preserve_access_index));
 struct nf_conn {
-	unsigned long status;
+	struct nf_conntrack_tuple_hash tuplehash[2];
+	union nf_conntrack_proto proto;
 } __attribute__((preserve_access_index));
 
 /* struct bpf_ct_opts as it was first (12 bytes), which every later kernel takes too. */
@@ -53,14 +80,33 @@ static __always_inline __u32 kernel_tuple(struct bpf_sock_tuple *tuple, const st
 	return sizeof(tuple->ipv6);
 }
 
-/* Whether the kernel has the packet's connection, and translates it: one that it merely saw passing is not its. */
+/* Whether the entry delivers the packet elsewhere than it was sent. That is so with NAT, and with IPVS as well, which
+ * sets none of NAT's bits; a connection that the kernel merely saw passing is not its. A SYN that begins another
+ * connection belongs to none that is over. */
+static __always_inline int kernel_translates(struct nf_conn *conn, const struct packet *p)
+{
+	struct tp_addr backend = {};
+	__u16 port = 0;
+	__u8 state = 0;
+
+	if (p->proto == IPPROTO_TCP && is_opening(p)) {
+		bpf_probe_read_kernel(&state, sizeof(state), &conn->proto.tcp.state);
+		if (state == KERNEL_TCP_TIME_WAIT || state == KERNEL_TCP_CLOSE)
+			return 0;
+	}
+	bpf_probe_read_kernel(&backend, sizeof(backend), &conn->tuplehash[KERNEL_REPLY].tuple.src.u3);
+	bpf_probe_read_kernel(&port, sizeof(port), &conn->tuplehash[KERNEL_REPLY].tuple.src.u.all);
+	return port != p->dport || !same_addr(&backend, &p->dst, p->family);
+}
+
+/* Whether the kernel has the packet's connection and translates it. */
 #define KERNEL_OWNS(name, context, lookup)                                                          \
 	TP_RARE int name(context *ctx, const struct packet *p)                                      \
 	{                                                                                           \
 		struct bpf_ct_opts___tp opts = {};                                                  \
 		struct bpf_sock_tuple tuple = {};                                                   \
 		struct nf_conn *conn;                                                               \
-		unsigned long status;                                                               \
+		int owns;                                                                           \
                                                                                                     \
 		if (!p || !tp_knobs.has_ct_lookup)                                                  \
 			return 0;                                                                   \
@@ -75,15 +121,67 @@ static __always_inline __u32 kernel_tuple(struct bpf_sock_tuple *tuple, const st
 			conn = lookup(ctx, &tuple, sizeof(tuple.ipv6), &opts, sizeof(opts));        \
 		if (!conn)                                                                          \
 			return 0;                                                                   \
-		status = conn->status;                                                              \
+		owns = kernel_translates(conn, p);                                                  \
 		bpf_ct_release(conn);                                                               \
-		if (!(status & KERNEL_DST_NAT))                                                     \
-			return 0;                                                                   \
-		count(TP_N_KERNEL_OWNED);                                                           \
-		return 1;                                                                           \
+		if (owns)                                                                           \
+			count(TP_N_KERNEL_OWNED);                                                   \
+		return owns;                                                                        \
 	}
 
 KERNEL_OWNS(skb_kernel_owns, struct __sk_buff, bpf_skb_ct_lookup)
 KERNEL_OWNS(xdp_kernel_owns, struct xdp_md, bpf_xdp_ct_lookup)
+
+/* Whether the kernel has any connection between the two ends, in either direction. */
+TP_RARE int skb_kernel_has(struct __sk_buff *skb, const struct packet *p)
+{
+	struct bpf_ct_opts___tp opts = {};
+	struct bpf_sock_tuple tuple = {};
+	struct nf_conn *conn;
+
+	if (!p || !tp_knobs.has_ct_lookup || p->proto == IPPROTO_SCTP)
+		return 0;
+	opts.netns_id = KERNEL_THIS_NETNS;
+	opts.l4proto = p->proto;
+	if (kernel_tuple(&tuple, p) == sizeof(tuple.ipv4))
+		conn = bpf_skb_ct_lookup(skb, &tuple, sizeof(tuple.ipv4), &opts, sizeof(opts));
+	else
+		conn = bpf_skb_ct_lookup(skb, &tuple, sizeof(tuple.ipv6), &opts, sizeof(opts));
+	if (!conn)
+		return 0;
+	bpf_ct_release(conn);
+	return 1;
+}
+
+/* Gives a connection that has its NAT address another port while the kernel's own NAT has one toward the same backend
+ * from the same address and port: answers could not be told apart. Not 0: no port is left, counted. */
+TP_RARE int skb_avoid_kernel_port(struct __sk_buff *skb, __u32 conn)
+{
+	struct tp_conn *c = conn_at(conn);
+	struct tp_backend *b;
+	__u32 port;
+
+	if (!c)
+		return 1;
+	b = backend_at(c->backend);
+	if (!b)
+		return 1;
+	for (int try = 0; try < KERNEL_PORT_TRIES; try++) {
+		struct packet answer = { .proto = c->proto, .family = c->family };
+
+		copy_addr(&answer.src, &b->addr);
+		copy_addr(&answer.dst, &c->nat_addr);
+		answer.sport = b->port;
+		answer.dport = c->nat_port;
+		if (!skb_kernel_has(skb, &answer))
+			return 0;
+		port = nat_claim_any(conn, tp_hash_nat(tp_knobs.seed, &b->addr, b->port, c->proto, c->family));
+		if (!port)
+			break;
+		nat_release(c, conn, b, c->family);
+		c->nat_port = port;
+	}
+	count(TP_N_NAT_FULL);
+	return 1;
+}
 
 #endif

@@ -90,6 +90,17 @@ struct {
 	__type(value, struct tp_sock_peer);
 } tp_sock_flows SEC(".maps");
 
+/* UDP sockets (by cookie) that another dataplane's kernel served when they first sent to a frontend: their datagrams stay
+ * with packets, so that a flow does not change its backend. User space names those that are there when we come;
+ * programs, those that send while we stand by. Full means that flows of later ones may move. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 262144);
+	__type(key, __u64);
+	__type(value, __u32);
+} tp_sock_before SEC(".maps");
+
 /* Network namespaces whose pods are not to be served at their sockets. Written by user space. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

@@ -20,8 +20,10 @@ static __always_inline void node_nat_addr(struct tp_conn *c, const struct packet
 		copy_addr(&c->nat_addr, &device->nat6);
 }
 
-static __always_inline int node_forward(struct __sk_buff *skb, struct packet *p, struct tp_conn *c)
+static __always_inline int node_forward(struct __sk_buff *skb, struct packet *p, const struct conn_ref *ref)
 {
+	struct tp_conn *c = ref->conn;
+	int settled = !no_addr(&c->nat_addr);
 	struct tp_backend *b = backend_at(c->backend);
 	struct end src = {}, dst = {};
 	struct route r = {};
@@ -37,6 +39,8 @@ static __always_inline int node_forward(struct __sk_buff *skb, struct packet *p,
 		return TC_ACT_SHOT;
 	}
 	node_nat_addr(c, p, here ? LOOPBACK_IFINDEX : r.ifindex);
+	if (!settled && kernel_port_taken(skb, ref->index))
+		return TC_ACT_SHOT;
 	make_end(&src, SIDE_SRC, &c->nat_addr, c->nat_port);
 	make_end(&dst, SIDE_DST, &b->addr, b->port);
 	if (skb_set_end(skb, p, &src) || skb_set_end(skb, p, &dst))
@@ -83,7 +87,7 @@ int tp_node(struct __sk_buff *skb)
 	verdict = tc_connection(skb, &p, frontend, &ref, p.family, FROM_NODE);
 	if (verdict != GO_ON || !ref.conn)
 		return refuse(skb, verdict);
-	return ref.conn->flags & TP_C_NODE ? node_forward(skb, &p, ref.conn) : TC_ACT_UNSPEC;
+	return ref.conn->flags & TP_C_NODE ? node_forward(skb, &p, &ref) : TC_ACT_UNSPEC;
 }
 
 #endif

@@ -126,7 +126,19 @@ static __always_inline __u32 sock_flow(const struct tp_sock_key *key)
 	b = backend_at(flow->backend);
 	if (!b || b->incarnation != flow->incarnation || !(b->flags & (TP_B_IN_CLUSTER | TP_B_IN_LOCAL)))
 		return 0;
+	if (flow->last_used != (__u16)ticks_now())
+		flow->last_used = ticks_now();
 	return flow->backend + 1;
+}
+
+/* Whether an unconnected socket is one that packets serve, since it sent to frontends before we did. */
+static __always_inline int sock_from_before(const struct tp_sock_key *key, const struct tp_settings *set)
+{
+	__u32 yes = 1;
+
+	if (set->flags & TP_S_DRAIN)
+		bpf_map_update_elem(&tp_sock_before, &key->cookie, &yes, BPF_ANY);
+	return bpf_map_lookup_elem(&tp_sock_before, &key->cookie) != NULL;
 }
 
 static __always_inline int sock_refuse(const struct packet *p)
@@ -152,6 +164,7 @@ static __always_inline int sock_translate(struct bpf_sock_addr *ctx, const struc
 	sock_key(ctx, p, &key);
 	copy_addr(&peer.addr, &p->dst);
 	peer.port = p->dport;
+	peer.last_used = ticks_now();
 	if (p->proto == IPPROTO_UDP)
 		bpf_map_update_elem(&tp_sock_flows, &key, &peer, BPF_ANY);
 	copy_addr(&key.addr, &b->addr);
@@ -184,6 +197,8 @@ static __always_inline int sock_forward(struct bpf_sock_addr *ctx, int connected
 	if (!connected) {
 		sock_key(ctx, &p, &key);
 		picked = sock_flow(&key);
+		if (!picked && sock_from_before(&key, set))
+			return SOCK_GO_ON;
 	}
 	pool = *(const volatile __u64 *)&f->inside;
 	if (!picked && (set->flags & TP_S_DRAIN))

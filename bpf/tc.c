@@ -95,9 +95,14 @@ static __always_inline int tc_connection(struct __sk_buff *skb, struct packet *p
 	conn_find(ref, p, o.hash, frontend, family);
 	if (ref->conn && set) {
 		b = backend_at(ref->conn->backend);
-		if (b && (p->headless || !conn_needs_pick(ref->conn, b, p) || (set->flags & TP_S_DRAIN))) {
+		if (b && (p->headless || !conn_needs_pick(ref->conn, b, p))) {
 			conn_saw_forward(ref->conn, p);
 			return GO_ON;
+		}
+		if (set->flags & TP_S_DRAIN) {
+			/* Whoever picks now has the rest of this connection, too: our entry may not be in its way. */
+			conn_evict(ref->index);
+			return V_PASS;
 		}
 		o.retake = ref->index + 1;
 	}
@@ -139,6 +144,15 @@ static __always_inline int to_frontend_tc(struct __sk_buff *skb, struct packet *
 }
 
 #define LOOPBACK_IFINDEX 1
+
+/* Where a NAT address has just been settled: takes another port while the kernel's own NAT uses the one we have toward
+ * the same backend. Not 0: there is none, and the packet cannot go; counted. */
+static __always_inline int kernel_port_taken(struct __sk_buff *skb, __u32 conn)
+{
+	const struct tp_settings *set = settings();
+
+	return set && asks_kernel(set) && skb_avoid_kernel_port(skb, conn);
+}
 
 /* In by lo, as what the node sends to itself comes in. IPv4 needs net.ipv4.conf.lo.accept_local there. */
 static __always_inline int skb_to_self(struct __sk_buff *skb)
@@ -250,8 +264,9 @@ static __always_inline int verdict_other(const struct packet *p)
 	return cluster_verdict(p) == V_DROP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
-static __always_inline int leave_masqueraded(struct __sk_buff *skb, struct packet *p, struct tp_conn *c)
+static __always_inline int leave_masqueraded(struct __sk_buff *skb, struct packet *p, const struct conn_ref *ref)
 {
+	struct tp_conn *c = ref->conn;
 	__u32 ifindex = skb->ifindex;
 	struct tp_device *device;
 
@@ -263,6 +278,8 @@ static __always_inline int leave_masqueraded(struct __sk_buff *skb, struct packe
 			c->nat_addr.w[0] = device->nat4;
 		else
 			copy_addr(&c->nat_addr, &device->nat6);
+		if (kernel_port_taken(skb, ref->index))
+			return TC_ACT_SHOT;
 	}
 	if (no_addr(&c->nat_addr)) {
 		count(TP_N_NO_ROUTE);
@@ -302,7 +319,7 @@ static __always_inline int egress_pair(struct __sk_buff *skb, struct packet *p, 
 		return TC_ACT_UNSPEC;
 	}
 	if (direction == FORWARD)
-		return ref.conn->flags & TP_C_MASQ ? leave_masqueraded(skb, p, ref.conn) : TC_ACT_UNSPEC;
+		return ref.conn->flags & TP_C_MASQ ? leave_masqueraded(skb, p, &ref) : TC_ACT_UNSPEC;
 	if (direction != REPLY)
 		return TC_ACT_UNSPEC;
 	f = frontend_at(ref.conn->frontend);

@@ -289,7 +289,8 @@ TP_RARE int xdp_open(struct xdp_md *ctx, struct packet *p, struct opening *o)
 	else
 		o->hop = xdp_backend_hop(ctx, p, o->backend);
 	hop = hop_if_true(o->hop, set->route_gen);
-	if (hop && (!(hop->flags & TP_D_XDP_SEND) || stack_may_fragment(ctx, p, hop)))
+	/* While the kernel's NAT may have the port that we choose, tc looks at the choice. */
+	if (hop && (!(hop->flags & TP_D_XDP_SEND) || asks_kernel(set) || stack_may_fragment(ctx, p, hop)))
 		hop = NULL;
 	if (!hop || (p->family == 4 ? !hop->nat4 : no_addr(&hop->nat6))) {
 		open_split(o, p);
@@ -331,7 +332,9 @@ static __always_inline int to_frontend(struct frame *fr, struct packet *p, __u32
 	b = backend_at(ref.conn->backend);
 	if (!b)
 		return XDP_PASS;
-	if (conn_needs_pick(ref.conn, b, p) && !(set->flags & TP_S_DRAIN)) {
+	if (conn_needs_pick(ref.conn, b, p)) {
+		if (set->flags & TP_S_DRAIN) /* tc takes it out of the way of whoever picks now. */
+			return XDP_PASS;
 		o.retake = ref.index + 1;
 		return to_new(fr, p, &o, set, family);
 	}

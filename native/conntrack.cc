@@ -322,4 +322,5 @@ void InitConntrack(Napi::Env env, Napi::Object exports) {
   exports.Set("conntrackDelete", Napi::Function::New(env, ConntrackDelete));
   exports.Set("conntrackCount", Napi::Function::New(env, ConntrackCount));
   ConntrackDump::Init(env, exports);
+  InitConntrackCreate(env, exports);
 }

@@ -2,9 +2,12 @@
 #include "nft_batch_builder.h"
 
 #include <arpa/inet.h>
+#include <endian.h>
 #include <linux/netfilter.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
+
+#include <cstdio>
 
 extern "C" {
 #include <libnftnl/udata.h>
@@ -25,6 +28,8 @@ enum OpKind : uint8_t {
   kFlushSet = 11,
 };
 constexpr uint8_t kElementIntervalEnd = 1;
+// The comment is "TIMEOUT LEFT", in milliseconds.
+constexpr uint8_t kElementTimed = 2;
 // A nested attribute's length is 16 bits; a message stays well below that.
 constexpr size_t kMessageBytes = 32 << 10;
 constexpr size_t kLargestElementBytes = 1024;
@@ -128,7 +133,12 @@ bool BatchBuilder::AddElement(ByteReader &in, uint8_t kind, uint32_t owner) {
     }
     mnl_attr_nest_end(nlh, nest);
   }
-  if (kind == kAddElement && !comment.empty()) {
+  if (kind == kAddElement && (flags & kElementTimed)) {
+    unsigned long long timeout = 0, left = 0;
+    if (sscanf(comment.c_str(), "%llu %llu", &timeout, &left) != 2) return false;
+    mnl_attr_put_u64(nlh, NFTA_SET_ELEM_TIMEOUT, htobe64(timeout));
+    mnl_attr_put_u64(nlh, NFTA_SET_ELEM_EXPIRATION, htobe64(left));
+  } else if (kind == kAddElement && !comment.empty()) {
     // One TLV of nft's own: type 0 (comment), length with the final zero byte.
     uint8_t udata[258] = {NFTNL_UDATA_SET_ELEM_COMMENT, static_cast<uint8_t>(comment.size() + 1)};
     memcpy(udata + 2, comment.c_str(), comment.size() + 1);

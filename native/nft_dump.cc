@@ -1,6 +1,7 @@
 // Reading nftables back: elements, rules and names of one table, and the generation number. Foreign tables
 // are never asked for.
 #include <arpa/inet.h>
+#include <endian.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 
@@ -192,7 +193,11 @@ class ElementReader : public ReadWorker {
       data = static_cast<const uint8_t *>(mnl_attr_get_payload(value));
       data_len = static_cast<size_t>(layout_.data_len);
     }
-    const std::string comment = Comment(element.at[NFTA_SET_ELEM_USERDATA]);
+    // Of an element that runs out: milliseconds left.
+    const nlattr *left = element.at[NFTA_SET_ELEM_EXPIRATION];
+    const std::string comment = left && mnl_attr_get_payload_len(left) >= 8
+                                    ? std::to_string(be64toh(mnl_attr_get_u64(left)))
+                                    : Comment(element.at[NFTA_SET_ELEM_USERDATA]);
     sum_ += ElementHash(key_bytes, key_len, data, data_len, comment);
     if (sums_only_) return;
     packed_.push_back(flags & NFT_SET_ELEM_INTERVAL_END ? 1 : 0);

@@ -54,12 +54,14 @@ class Diag {
   bool ok() const { return fd_ >= 0; }
 
   // All sockets of one family and protocol that have a peer.
-  std::vector<inet_diag_msg> Connected(uint8_t family, uint8_t protocol) {
+  std::vector<inet_diag_msg> Connected(uint8_t family, uint8_t protocol) { return InStates(family, protocol, kConnected); }
+
+  std::vector<inet_diag_msg> InStates(uint8_t family, uint8_t protocol, uint32_t states) {
     std::vector<inet_diag_msg> found;
     inet_diag_req_v2 ask = {};
     ask.sdiag_family = family;
     ask.sdiag_protocol = protocol;
-    ask.idiag_states = kConnected;
+    ask.idiag_states = states;
     if (!Send(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, ask)) return found;
     alignas(nlmsghdr) char buffer[kBuffer];
     for (;;) {
@@ -178,25 +180,45 @@ void List(int peers, std::vector<Row> *rows) {
   }
 }
 
-// Every network namespace in which a process lives, once.
+// Writes down (key: the cookie) every UDP socket that has no peer.
+void Remember(int map, uint32_t *count) {
+  Diag diag;
+  if (!diag.ok()) return;
+  const uint32_t yes = 1;
+  for (uint8_t family : {AF_INET, AF_INET6}) {
+    for (const inet_diag_msg &one : diag.InStates(family, IPPROTO_UDP, 1 << TCP_CLOSE)) {
+      const uint64_t cookie = static_cast<uint64_t>(one.id.idiag_cookie[1]) << 32 | one.id.idiag_cookie[0];
+      *count += bpf_map_update_elem(map, &cookie, &yes, BPF_ANY) == 0;
+    }
+  }
+}
+
+// Our own network namespace, and every other one in which a process lives that we may enter, once. To enter one, even
+// to come home, takes CAP_SYS_ADMIN, which an agent may run without.
 TaskError Everywhere(const std::function<void()> &work) {
   int home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
   if (home < 0) return {errno, "open /proc/thread-self/ns/net"};
-  DIR *proc = opendir("/proc");
+  struct stat about;
   std::set<std::pair<dev_t, ino_t>> seen;
+  if (fstat(home, &about) == 0) seen.insert({about.st_dev, about.st_ino});
+  work();
+  bool left = false;
+  DIR *proc = opendir("/proc");
   while (dirent *entry = proc ? readdir(proc) : nullptr) {
     if (entry->d_name[0] < '0' || entry->d_name[0] > '9') continue;
     std::string path = std::string("/proc/") + entry->d_name + "/ns/net";
-    struct stat about;
     if (stat(path.c_str(), &about) || !seen.insert({about.st_dev, about.st_ino}).second) continue;
     int ns = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (ns < 0) continue;
-    if (setns(ns, CLONE_NEWNET) == 0) work();
+    if (setns(ns, CLONE_NEWNET) == 0) {
+      left = true;
+      work();
+    }
     close(ns);
   }
   if (proc) closedir(proc);
   // A pool thread that cannot come home would do other people's work in the wrong network.
-  if (setns(home, CLONE_NEWNET)) abort();
+  if (left && setns(home, CLONE_NEWNET)) abort();
   close(home);
   return {};
 }
@@ -236,9 +258,19 @@ Napi::Value Translated(const Napi::CallbackInfo &info) {
       });
 }
 
+// sockRememberUdp(map): promise of how many. Unconnected UDP sockets of all network namespaces go into the map, by cookie.
+Napi::Value RememberUdp(const Napi::CallbackInfo &info) {
+  const int map = FdOf(info[0]);
+  auto count = std::make_shared<uint32_t>(0);
+  return AsyncTask::Start(
+      info.Env(), [map, count] { return Everywhere([&] { Remember(map, count.get()); }); },
+      [count](Napi::Env env) -> Napi::Value { return Napi::Number::New(env, *count); });
+}
+
 }  // namespace
 
 void InitSockDiag(Napi::Env env, Napi::Object exports) {
+  exports.Set("sockRememberUdp", Napi::Function::New(env, RememberUdp));
   exports.Set("sockTranslated", Napi::Function::New(env, Translated));
   exports.Set("sockDestroyUdp", Napi::Function::New(env, DestroyUdp));
 }

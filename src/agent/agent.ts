@@ -3,6 +3,7 @@
  * wants to know reads it here.
  */
 import type { Config } from '../config/config.ts';
+import type { Dataplane } from '../dataplane/dataplane.ts';
 import { familyOf } from '../model/address.ts';
 import type { ModelChange } from '../model/change.ts';
 import { ClusterModel } from '../model/cluster.ts';
@@ -16,9 +17,11 @@ import { configWarnings } from './config-warnings.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
 import { explanationOf } from './explanation.ts';
 import { healthCheckAddresses, type MachineAddresses, modelConfig, nodeFacts } from './facts.ts';
+import type { Handover } from './handover.ts';
 import { holdupOf } from './holdup.ts';
+import { MODE_SETTING, ModeControl } from './mode-control.ts';
 import { ModeNews } from './mode-news.ts';
-import { type Choice, chooseDataplane } from './modes.ts';
+import { chooseDataplane } from './modes.ts';
 import { PressureLog } from './pressure.ts';
 import { ProblemLog } from './problem-log.ts';
 import { type FlowParts, StaleFlows } from './stale-flows.ts';
@@ -47,6 +50,7 @@ import {
   type SwitchResult,
   type SyncEvent,
 } from './status.ts';
+import { makeHandover } from './succession.ts';
 import { SyncLoop } from './sync-loop.ts';
 import { ThisNode } from './this-node.ts';
 
@@ -70,7 +74,8 @@ export class Agent implements AgentStatus, AgentControl {
   private readonly parts: AgentParts;
   private config: Config;
   private readonly model: ClusterModel;
-  private readonly choice: Choice;
+  private readonly handover: Handover;
+  private readonly modes: ModeControl;
   private readonly loop: SyncLoop;
   private readonly flows: StaleFlows;
   /** A change that is on its way into the kernel strands TCP clients. */
@@ -113,14 +118,10 @@ export class Agent implements AgentStatus, AgentControl {
       nodeFacts(config, null, parts.machine()),
     );
     this.healthAddresses = healthCheckAddresses(config, null, parts.machine());
-    this.choice = chooseDataplane(
-      config.proxyMode,
-      {
-        config,
-        onForeignChange: () => this.loop.verifySoon(),
-      },
-      parts.auto,
-    );
+    const choice = chooseDataplane(config.proxyMode, this.dataplaneOptions(), parts.auto);
+    this.handover = this.handoverFrom(choice.dataplane);
+    const modeParts = { handover: this.handover, log: parts.log };
+    this.modes = new ModeControl(modeParts, config.proxyMode, choice.reason);
     this.flows = new StaleFlows(parts, this.model, (event) => this.signals.onConntrack.emit(event));
     this.loop = new SyncLoop(
       {
@@ -135,17 +136,31 @@ export class Agent implements AgentStatus, AgentControl {
         onHopeless: parts.onHopeless,
         onRefusals: (refusals) => this.problemLog.setRefusals(refusals),
       },
-      this.choice.dataplane,
+      this.handover,
       config,
     );
   }
 
+  private dataplaneOptions() {
+    return { config: this.config, onForeignChange: () => this.loop.verifySoon() };
+  }
+
+  private handoverFrom(first: Dataplane): Handover {
+    return makeHandover(first, {
+      log: this.parts.log,
+      options: () => this.dataplaneOptions(),
+      state: () => this.model.state,
+      onMode: () => this.signals.onMode.emit(this.mode()),
+    });
+  }
+
   async start(): Promise<void> {
-    this.parts.log.info({ mode: this.choice.mode, reason: this.choice.reason }, 'dataplane chosen');
+    this.parts.log.info({ mode: this.handover.mode, reason: this.modes.reason }, 'dataplane chosen');
+    this.signals.onMode.emit(this.mode());
     try {
       await this.parts.source.start(this.listener());
     } catch (error) {
-      await this.choice.dataplane.close();
+      await this.handover.close();
       throw error;
     }
   }
@@ -156,9 +171,10 @@ export class Agent implements AgentStatus, AgentControl {
     try {
       await this.parts.source.stop();
     } finally {
+      await this.modes.close();
       await this.loop.stop();
       await this.flows.sweep.stop();
-      await this.choice.dataplane.close();
+      await this.handover.close();
     }
   }
 
@@ -202,9 +218,14 @@ export class Agent implements AgentStatus, AgentControl {
     this.signals.onChanges.emit({ services, endpoints });
     if (this.model.thisNode !== nodeBefore) {
       this.machineChanged();
+      this.followAnnotation();
       this.thisNode.look();
     }
     if (this.model.isDirty) this.loop.changed();
+  }
+
+  private followAnnotation(): void {
+    this.modes.annotate(this.model.thisNode?.settings[MODE_SETTING]);
   }
 
   /** Addresses of the machine or of the Node object may have changed. */
@@ -252,7 +273,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.parts.log.warn({ repaired }, 'the kernel differed from what was applied; repaired');
     // While the rules were away, flows were begun without them.
     this.flows.sweep.request('TCP', 'UDP');
-    this.signals.onRepair.emit({ mode: this.choice.mode, repaired });
+    this.signals.onRepair.emit({ mode: this.handover.mode, repaired });
   }
 
   synced(): boolean {
@@ -284,12 +305,15 @@ export class Agent implements AgentStatus, AgentControl {
   }
 
   mode(): ModeStatus {
-    const { mode, reason, dataplane } = this.choice;
-    return { mode, requested: this.config.proxyMode, reason, degrees: dataplane.degrees?.() ?? [] };
+    const { handover, modes } = this;
+    const { reason, requested, failure } = modes;
+    const { mode, switching, draining } = handover;
+    const degrees = handover.degrees();
+    return { mode, requested, reason, switching: switching ?? '', draining, failure, degrees };
   }
 
   measures(): Measures {
-    return this.choice.dataplane.measures?.() ?? { tables: [], packets: {} };
+    return this.handover.measures();
   }
 
   counts(): Counts {
@@ -339,25 +363,14 @@ export class Agent implements AgentStatus, AgentControl {
     return this.parts.machine().all.some(({ address }) => address === source) ? 'node' : 'outside';
   }
 
-  async switchMode(mode: Mode | 'auto'): Promise<SwitchResult> {
-    if (mode === this.choice.mode || mode === 'auto') {
-      return { from: this.choice.mode, to: this.choice.mode, draining: 0, durationMs: 0 };
-    }
-    throw new TriplaneError(
-      'TP_NO_FEATURE',
-      `mode ${mode} is not part of this version; the agent stays in mode ${this.choice.mode}`,
-    );
+  switchMode(mode: Mode | 'auto'): Promise<SwitchResult> {
+    return this.modes.ask(mode);
   }
 
   /** Takes over what can change live. */
   reconfigure(config: Config): void {
-    if (config.proxyMode !== this.config.proxyMode && config.proxyMode !== this.choice.mode) {
-      this.parts.log.warn(
-        { mode: this.choice.mode, wanted: config.proxyMode },
-        'the mode changes at the next start',
-      );
-    }
     this.config = config;
+    this.modes.configure(config.proxyMode);
     this.loop.setTimes(config);
     this.model.setConfig(modelConfig(config, this.parts.nodeName));
     this.machineChanged();

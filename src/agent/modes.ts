@@ -2,6 +2,7 @@
 import type { Dataplane, Mode } from '../dataplane/dataplane.ts';
 import { EbpfDataplane } from '../dataplane/ebpf/ebpf-dataplane.ts';
 import { sizesFor } from '../dataplane/ebpf/knobs.ts';
+import type { EbpfOptions } from '../dataplane/ebpf/options.ts';
 import { IpvsDataplane } from '../dataplane/ipvs/ipvs-dataplane.ts';
 import { NftDataplane } from '../dataplane/nft/nft-dataplane.ts';
 import { TriplaneError } from '../model/errors.ts';
@@ -55,17 +56,19 @@ const OPENERS: Readonly<Record<Mode, (options: DataplaneOptions) => Dataplane>> 
       tcpFinMs: config.ipvsTcpFinMs,
       udpMs: config.ipvsUdpMs,
     }),
-  ebpf: ({ config, onForeignChange }) =>
-    new EbpfDataplane({
-      root: config.bpfRoot,
-      cgroup: config.cgroupRoot === '' ? (readKernelFacts().cgroup2 ?? '') : config.cgroupRoot,
-      socketLb: config.socketLb,
-      xdp: config.xdp === 'generic' ? 'native-or-generic' : config.xdp,
-      xdpForward: config.xdpForward,
-      sizes: sizesFor(config.bpfServicesMax, config.bpfBackendsMax, config.bpfConnectionsMax),
-      onForeignChange,
-    }),
+  ebpf: ({ config, onForeignChange }) => new EbpfDataplane({ ...ebpfOptions(config), onForeignChange }),
 };
+
+export function ebpfOptions(config: EbpfConfig): Omit<EbpfOptions, 'onForeignChange'> {
+  return {
+    root: config.bpfRoot,
+    cgroup: config.cgroupRoot === '' ? (readKernelFacts().cgroup2 ?? '') : config.cgroupRoot,
+    socketLb: config.socketLb,
+    xdp: config.xdp === 'generic' ? 'native-or-generic' : config.xdp,
+    xdpForward: config.xdpForward,
+    sizes: sizesFor(config.bpfServicesMax, config.bpfBackendsMax, config.bpfConnectionsMax),
+  };
+}
 
 /** What each mode cannot do without, of what can be switched off (src/node/switches.ts). */
 const NEEDS: Readonly<Record<Mode, readonly Feature[]>> = {
@@ -92,7 +95,8 @@ export function chooseDataplane(
   return { mode, reason, dataplane: openDataplane(mode, options) };
 }
 
-function openDataplane(mode: Mode, options: DataplaneOptions): Dataplane {
+/** Throws TP_NO_FEATURE or TP_NO_PRIVILEGE where the mode cannot run. */
+export function openDataplane(mode: Mode, options: DataplaneOptions): Dataplane {
   requireFeatures(NEEDS[mode]);
   return OPENERS[mode](options);
 }

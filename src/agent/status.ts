@@ -78,6 +78,12 @@ export interface ModeStatus {
   readonly requested: Mode | 'auto';
   /** One line: why this mode. */
   readonly reason: string;
+  /** The mode that a switch is under way to; '': none is. */
+  readonly switching: Mode | '';
+  /** Former modes that still carry connections. */
+  readonly draining: readonly { readonly mode: Mode; readonly connections: number }[];
+  /** One line: why the last switch that was tried failed; '': it did not. */
+  readonly failure: string;
   /** What the mode got of what it can do without. */
   readonly degrees: readonly Degree[];
 }

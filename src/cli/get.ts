@@ -166,6 +166,11 @@ export function nodeTable(node: AdminNode, format: 'table' | 'wide'): string {
     ['Mode', mode.mode === '' ? 'none yet' : mode.mode],
     ['Asked for', mode.requested],
     ['Because', mode.reason],
+    ...(mode.switching === '' ? [] : [['Switching to', mode.switching] as const]),
+    ...mode.draining.map(
+      (one) => [`Still on ${one.mode}`, `${one.connections} connections, until they end`] as const,
+    ),
+    ...(mode.failure === '' ? [] : [['Failed', mode.failure] as const]),
     ...mode.degrees.map(({ feature, device, got, reason }): [string, string] => [
       device === '' ? feature : `${feature} ${device}`,
       reason === '' ? got : `${got}: ${reason}`,

@@ -1,6 +1,7 @@
 /** What the commands do with the nft mode: read it back, and remove it. */
 
 import type { ServiceView } from '../dataplane/dataplane.ts';
+import { KEEPER_TABLE, Keeper } from '../dataplane/nft/keeper.ts';
 import { cleanupNft } from '../dataplane/nft/nft-dataplane.ts';
 import { readNft } from '../dataplane/nft/readback.ts';
 import type { Protocol } from '../model/records.ts';
@@ -59,5 +60,7 @@ function connectionOf(flow: Flow): ConnectionView {
 }
 
 export async function cleanNft(): Promise<readonly string[]> {
-  return (await cleanupNft()).map((table) => `nftables table ${table}`);
+  const tables: string[] = await cleanupNft();
+  if (await new Keeper('').remove()) tables.push(KEEPER_TABLE);
+  return tables.map((table) => `nftables table ${table}`);
 }

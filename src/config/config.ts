@@ -69,7 +69,7 @@ export function compareConfigs(before: Settings, after: Settings): { live: strin
   const restart: string[] = [];
   for (const [key, setting] of after) {
     const { spec } = setting;
-    if (spec.status !== 'works') continue;
+    if (spec.status !== 'works' || isUnnamedMode(setting)) continue;
     if (textOfValue(spec, before.get(key)!.value) === textOfValue(spec, setting.value)) continue;
     (spec.change === 'live' ? live : restart).push(spec.field === '' ? `--${spec.flag}` : spec.field);
   }
@@ -80,9 +80,18 @@ export function compareConfigs(before: Settings, after: Settings): { live: strin
 export function takeOver(before: Resolved, after: Resolved): Resolved {
   const settings = new Map<string, Setting>();
   for (const [key, setting] of after.settings) {
-    settings.set(key, setting.spec.change === 'live' ? setting : before.settings.get(key)!);
+    const isTaken = setting.spec.change === 'live' && !isUnnamedMode(setting);
+    settings.set(key, isTaken ? setting : before.settings.get(key)!);
   }
   return { config: configOf(settings), settings, warnings: after.warnings };
+}
+
+/**
+ * At a start no mode means auto. From a file that is followed it means nothing: a line that went missing is no order to
+ * move a node that carries traffic.
+ */
+function isUnnamedMode({ spec, from }: Setting): boolean {
+  return spec.key === 'proxyMode' && from === 'default';
 }
 
 function valuesFromFlags(flags: FlagTexts): Map<string, unknown> {

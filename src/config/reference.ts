@@ -27,7 +27,9 @@ the proxy modes \`auto\` and \`ebpf\`.
 Periods and \`masqueradeAll\`, which kube-proxy's file keeps once a mode, are taken from the section of the mode.
 
 **Following the file.** A changed file is read again. Settings marked *live* are taken over at once; for the
-others the log says that a restart is needed. A file that cannot be used changes nothing.
+others the log says that a restart is needed. A file that cannot be used changes nothing. The mode moves
+([switching.md](switching.md)) only when the file names one, and another than was named before: a file without \`mode\`
+means \`auto\` when the agent starts, and leaves a running one in the mode that it has.
 
 **Lists** are comma-separated as flags (a flag given twice adds to its list). **Durations** are Go's:
 \`300ms\`, \`30s\`, \`1h2m3.5s\`. **Booleans** may stand alone (\`--masquerade-all\`) or carry a value

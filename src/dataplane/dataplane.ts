@@ -1,8 +1,9 @@
 /**
- * What every dataplane offers the agent. One dataplane at a time carries new connections.
+ * What every dataplane offers the agent. One dataplane at a time carries new connections; those that came before it
+ * carry what they have until it ends (src/agent/handover.ts).
  */
 import type { DesiredChange, DesiredState } from '../model/desired.ts';
-import type { Address, ObjectKey, Protocol } from '../model/records.ts';
+import type { Address, Family, ObjectKey, Protocol } from '../model/records.ts';
 
 export type Mode = 'nft' | 'ipvs' | 'ebpf';
 
@@ -92,4 +93,79 @@ export interface Dataplane {
   measures?(): Measures;
   /** Releases handles; leaves the kernel as it is. */
   close(): Promise<void>;
+}
+
+/** A client that a sticky service remembers. */
+export interface AffinityView {
+  /** DesiredPort.name, with which family and protocol. */
+  readonly port: string;
+  readonly family: Family;
+  readonly protocol: Protocol;
+  readonly client: Address;
+  readonly backend: { readonly address: Address; readonly port: number };
+  /** Until it is forgotten, if the client does not come again. */
+  readonly secondsLeft: number;
+}
+
+export interface Carried {
+  /** Connections and datagram flows that still go by it. */
+  readonly connections: number;
+  /** None is left, and none was under way to be made when it was looked: it can be removed. */
+  readonly ended: boolean;
+}
+
+/** What stays in the kernel of a dataplane that takes no new connections any more. */
+export interface Remains {
+  readonly mode: Mode;
+  /** Asks the kernel. */
+  carried(): Promise<Carried>;
+  /** Follows a change of the desired state: flows to backends that have left are to end here, too. */
+  apply(change: DesiredChange, state: DesiredState): Promise<void>;
+  /** Takes everything of it out of the kernel and releases handles. */
+  remove(): Promise<void>;
+  /** Releases handles; leaves the kernel as it is, so that the same mode may take it up again. */
+  close(): Promise<void>;
+}
+
+/**
+ * A dataplane that another one can follow, or that can follow another one, without a connection being lost.
+ *
+ * The way from `old` to `next`, each step done before the next begins; `old` serves until next.lead():
+ *
+ *     old.introduce(); next.prepare(state); next.learnAffinities(old.affinities()); next.lead(); old.retire(state)
+ *
+ * When a step fails, `next` is retired instead, and old.start() puts `old` in order again. An `old` that only a dead
+ * process has used is opened, and prepared (ebpf) or not (nft, ipvs), and then takes the same way.
+ */
+export interface Switchable extends Dataplane {
+  /**
+   * All that start() does except taking new connections where the mode can hold back: ebpf stands on every hook with
+   * TP_S_DRAIN until lead(). A mode that cannot (nft, ipvs) is complete before it takes the first one, and takes it only
+   * where the old one stands behind it. May be called again to take up what has changed meanwhile. Connections of
+   * others are known from now on, and left alone.
+   */
+  prepare(state: DesiredState): Promise<ApplyResult>;
+  /** New connections come here from now on: one step of the kernel. */
+  lead(): void;
+  /**
+   * Before another dataplane is prepared: makes known what it would otherwise take for new. ebpf tells the kernel's
+   * connection tracking of connections that netfilter sees with their frontend; the kernel's modes have nothing to tell.
+   */
+  introduce(): Promise<void>;
+  /**
+   * Takes no new connection from now on, and keeps those it has: nft and ipvs leave a keeper (dataplane/nft/keeper.ts),
+   * ipvs its virtual services as well, without new connections; ebpf its programs and maps, draining. The dataplane may
+   * not be used afterwards; its remains may.
+   */
+  retire(state: DesiredState): Promise<Remains>;
+  /** No other dataplane has connections any more: nothing has to be asked for them. */
+  alone(): void;
+  /** Clients that sticky services remember, as the kernel has them now. */
+  affinities(): Promise<readonly AffinityView[]>;
+  /** Takes over what another one remembered, except where it knows the client itself. */
+  learnAffinities(affinities: readonly AffinityView[]): Promise<void>;
+}
+
+export function isSwitchable(dataplane: Dataplane): dataplane is Switchable {
+  return 'retire' in dataplane;
 }

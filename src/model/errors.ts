@@ -49,6 +49,10 @@ export const ERRORS = {
     means: 'Another agent serves this network namespace.',
     remedy: 'Stop the named process first.',
   },
+  TP_BUSY: {
+    means: 'A switch to another mode is under way.',
+    remedy: 'Wait until it is done; triplane get node shows it.',
+  },
   TP_KERNEL_REFUSED: {
     means: 'The kernel refused a change.',
     remedy: 'The message names the object; the rest was applied. It is tried again at the next sync.',

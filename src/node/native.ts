@@ -40,6 +40,8 @@ export interface Native {
     netns: string,
     items: Uint8Array,
   ): Promise<{ readonly deleted: number; readonly dumps: number }>;
+  /** Items of 44 bytes. Resolves to how many flows were not known. */
+  conntrackCreate(netns: string, items: Uint8Array): Promise<number>;
   conntrackCount(netns: string): { readonly entries: number; readonly entriesMax: number };
   ConntrackDump: new (netns: string, filter: Uint8Array) => NativeConntrackDump;
   /** A listening descriptor that the caller owns, or -1 when the name is taken. */

@@ -67,8 +67,13 @@ async function route(
     case '/metrics':
       return reply(response, 200, metrics.contentType, await metrics.text());
     case '/proxyMode': {
-      const { mode, reason } = status.mode();
+      const { mode, reason, switching, draining, failure } = status.mode();
+      // The body is for software that knows kube-proxy's; what else there is to say goes beside it.
       response.setHeader('X-Triplane-Reason', encodeURIComponent(reason));
+      if (switching !== '') response.setHeader('X-Triplane-Switching', switching);
+      if (failure !== '') response.setHeader('X-Triplane-Failure', encodeURIComponent(failure));
+      const rest = draining.map((one) => `${one.mode}=${one.connections}`);
+      if (rest.length > 0) response.setHeader('X-Triplane-Draining', rest.join(', '));
       return reply(response, 200, TEXT, MODE_WORDS[mode]);
     }
     case '/configz':

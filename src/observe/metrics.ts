@@ -116,6 +116,18 @@ const GAUGES: readonly GaugeRow[] = [
     },
   },
   {
+    name: 'triplane_draining_connections',
+    help: 'Connections that a former mode still carries, at the last look at them',
+    labels: ['mode'],
+    read: (status) => status.mode().draining.map(({ mode, connections }) => [{ mode }, connections]),
+  },
+  {
+    name: 'triplane_mode_switch_failed',
+    help: '1 while the last switch to another mode that was tried is one that failed',
+    labels: [],
+    read: (status) => [[{}, Number(status.mode().failure !== '')]],
+  },
+  {
     name: 'triplane_mode_degree_info',
     help: 'What the mode got of what it can do without, and why it is not the best there is',
     labels: ['mode', 'feature', 'device', 'got', 'reason'],
@@ -288,11 +300,7 @@ function addCounters(registry: Registry) {
       'scope',
       'result',
     ),
-    operations: counter(
-      'triplane_kernel_operations_total',
-      'Kernel objects added, changed or removed',
-      'mode',
-    ),
+    operations: counter('triplane_kernel_operations_total', 'Kernel objects added, changed, removed', 'mode'),
     refusals: counter('triplane_kernel_refusals_total', 'Objects that the kernel refused', 'mode'),
     repairs: counter(
       'triplane_repairs_total',

@@ -146,7 +146,8 @@ kernel.describe('changes under a running agent', () => {
     // What cannot be used is named, and what was in force stays so.
     writeFileSync(configFile(), 'clusterCIDR: [');
     agent.child.kill('SIGHUP');
-    await eventually(() => logged(agent.text, 'everything stays as it was').length).toBe(1);
+    // Once or twice: the signal says so, and the look at the file that comes every two seconds.
+    await eventually(() => logged(agent.text, 'everything stays as it was').length).toBeGreaterThan(0);
     expect(await seen()).toBe(primary());
     configure({});
     await eventually(seen).toBe(pod().addresses[4]);

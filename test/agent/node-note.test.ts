@@ -4,7 +4,9 @@ import { type Annotations, annotationsOf, NodeNote } from '../../src/agent/node-
 import type { ModeStatus } from '../../src/agent/status.ts';
 
 const log = { error: vi.fn(), warn: vi.fn(), info: vi.fn(), debug: vi.fn(), trace: vi.fn() };
+const SETTLED = { switching: '', draining: [], failure: '' } as const;
 const EBPF: ModeStatus = {
+  ...SETTLED,
   mode: 'ebpf',
   requested: 'auto',
   reason: 'the best mode that can run',
@@ -13,7 +15,10 @@ const EBPF: ModeStatus = {
     { feature: 'xdp', device: 'eth0', got: 'none', reason: 'no' },
   ],
 };
-const NFT: ModeStatus = { mode: 'nft', requested: 'nft', reason: 'asked for by name', degrees: [] };
+const NFT: ModeStatus = {
+  ...SETTLED,
+  ...{ mode: 'nft', requested: 'nft', reason: 'asked for by name', degrees: [] },
+};
 
 beforeEach(() => {
   vi.useFakeTimers();

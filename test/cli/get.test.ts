@@ -169,7 +169,10 @@ describe('get node', () => {
   const node: AdminNode = {
     ...{ name: 'n1', known: true, absent: false, deleting: false, taints: [], zone: '' },
     addresses: [A('10.0.0.1')],
-    mode: { mode: 'nft', requested: 'auto', reason: 'ebpf lacks BPF', degrees: [] },
+    mode: {
+      ...{ mode: 'nft', requested: 'auto', reason: 'ebpf lacks BPF', degrees: [] },
+      ...{ switching: '', draining: [], failure: '' },
+    },
     ...{ synced: true, holdup: '', problems: [] },
   };
 

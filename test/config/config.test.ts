@@ -514,6 +514,34 @@ describe('changes and documentation', () => {
     expect(config.healthzBind).toEqual(before.config.healthzBind);
   });
 
+  it.each([
+    // file at the start, changed file, flags, mode after it
+    ['mode: nftables', '', [], 'nft'],
+    ['mode: nftables', 'mode: ""', [], 'nft'],
+    ['mode: nftables', 'mode: nft', [], 'nft'],
+    ['mode: nftables', 'mode: ebpf', [], 'ebpf'],
+    ['mode: nftables', 'mode: auto', [], 'auto'],
+    ['mode: nftables', 'mode: iptables', [], 'auto'],
+    ['', 'mode: ipvs', [], 'ipvs'],
+    ['', '', [], 'auto'],
+    ['mode: nftables', 'mode: ebpf', ['--proxy-mode=ipvs'], 'ipvs'],
+  ] as const)(
+    'a file that changes from "%s" to "%s", with the flags %j: %s',
+    (first, changed, flags, mode) => {
+      const before = resolve(flags, `${HEAD}${first}\n`);
+      const after = resolve(flags, `${HEAD}${changed}\nclusterCIDR: 10.0.0.0/8\n`);
+      const taken = takeOver(before, after);
+      expect(taken.config).toMatchObject({ proxyMode: mode, clusterCIDRs: ['10.0.0.0/8'] });
+      const moves = before.config.proxyMode !== mode;
+      expect(compareConfigs(before.settings, after.settings)).toEqual({
+        live: [...(moves ? ['mode'] : []), 'clusterCIDR'],
+        restart: [],
+      });
+      // The mode that was named before is remembered, over a file that names none.
+      expect(takeOver(taken, before).config.proxyMode).toBe(first === '' ? mode : before.config.proxyMode);
+    },
+  );
+
   it('the page names every flag and field', () => {
     const page = configurationReference();
     for (const spec of OPTIONS as readonly OptionSpec[]) {

@@ -115,7 +115,7 @@ describe('metrics', () => {
     const agent = new TestAgent();
     const metrics = createMetrics(agent, '1');
     await metrics.text();
-    agent.modeNow = { mode: 'ipvs', requested: 'ipvs', reason: 'asked for', degrees: [] };
+    agent.modeNow = { ...agent.modeNow, mode: 'ipvs', requested: 'ipvs', reason: 'asked for' };
     const found = [...samples(await metrics.text()).keys()].filter((name) =>
       name.startsWith('triplane_mode_info'),
     );

@@ -32,6 +32,9 @@ export const TIMEOUT_FILES = [
   ['sctp_timeout_closed', 10],
 ] as const;
 
+/** Of datagrams in both directions, among the time-outs. */
+export const UDP_STREAM = TIMEOUT_FILES.length - 1;
+
 /** As conntrack's, so that a connection lives as long in every mode. */
 export function readTimeouts(): number[] {
   return TIMEOUT_FILES.map(([name, fallback]) => {
@@ -147,6 +150,11 @@ export class Collector {
         limits[id] = desired.affinitySeconds > 0 ? rules.ticks(desired.affinitySeconds) : 0;
     const map = maps.handles.tp_affinities!;
     return lifeNative().bpfSweepAffinities(map.fd, maps.backends.bytes, limits, this.#clock.ticks())[0];
+  }
+
+  /** How many passes have begun. */
+  get passes(): number {
+    return this.#pass;
   }
 
   refersToFrontend(index: number): boolean {

@@ -85,7 +85,6 @@ export class Drain {
       // The flags and the route generation come first in every layout.
       this.#settings = new Settings(mapArray(settings));
       bpfNative().bpfClose(settings.fd);
-      this.#settings.flags |= ABI.S_DRAIN;
     }
     if (!meta || !this.#handles) return;
     const maps = new TableMaps(this.#handles, seedOf(meta));
@@ -97,6 +96,11 @@ export class Drain {
       now,
     );
     this.#collector = new Collector(compiler, this.#clock, now);
+  }
+
+  /** Nothing new is picked from now on. */
+  begin(): void {
+    if (this.#settings) this.#settings.flags |= ABI.S_DRAIN;
   }
 
   advanceRoutes(): void {

@@ -1,58 +1,50 @@
 /** The ebpf mode: our own programs carry the traffic. */
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
 import type { Family } from '../../model/records.ts';
+import { createFlows } from '../../node/conntrack.ts';
 import { addPorts, parsePorts, readReservedPorts, writeReservedPorts } from '../../node/reserved-ports.ts';
 import type {
+  AffinityView,
   ApplyResult,
-  Dataplane,
   Degree,
   Measures,
-  Refusal,
+  Remains,
+  Switchable,
   TableUse,
   VerifyResult,
 } from '../dataplane.ts';
+import { Keeper } from '../nft/keeper.ts';
 import { ABI, COUNTERS, type CounterName } from './abi.ts';
 import { adoptTables } from './adopt.ts';
+import { readAffinities, writeAffinities } from './affinities.ts';
 import { Clock, ticksOf } from './clock.ts';
-import { Collector, connectionLimit } from './collector.ts';
+import { Collector } from './collector.ts';
 import { Compiler, type CompilerResult, type ServiceChange } from './compiler.ts';
 import { readCounters } from './counters.ts';
 import { ebpfDegrees } from './degrees.ts';
-import { type DeviceChoice, type DeviceRole, deviceRoles, uplinksOf } from './device-roles.ts';
+import { type DeviceRole, deviceRoles, uplinksOf } from './device-roles.ts';
 import { DeviceRows } from './device-rows.ts';
 import { Devices } from './devices.ts';
 import { Drain } from './drain.ts';
-import { ForwardGate, type XdpForward } from './forward-gate.ts';
+import { ForwardGate } from './forward-gate.ts';
 import { type Loaded, loadKernel, requireBpf } from './kernel.ts';
-import { DEFAULT_SIZES, type PortRange, type Sizes } from './knobs.ts';
-import { Links, type XdpMode } from './links.ts';
+import { DEFAULT_SIZES, type PortRange } from './knobs.ts';
+import { Links } from './links.ts';
 import { acceptLocalOnLoopback } from './loopback.ts';
 import { writeMeta } from './meta.ts';
-import type { SocketLb } from './node-settings.ts';
+import type { NodeRules } from './node-settings.ts';
 import { clusterIPs, NodeState } from './node-state.ts';
+import type { EbpfOptions } from './options.ts';
 import { prepareRoot } from './pins.ts';
-import { SocketSweeper } from './sockets.ts';
+import { pressureOf } from './pressure.ts';
+import { nodeFlows } from './readback.ts';
+import { EbpfRemains } from './remains.ts';
+import { countSockets, rememberSockets, SocketSweeper } from './sockets.ts';
 import { xdpFeatures, xdpSenders } from './xdp-senders.ts';
 
 /** Above the kernel's local ports (32768 to 60999) and the NodePorts. */
 export const DEFAULT_NAT_PORTS: readonly PortRange[] = [{ first: 61_000, last: 65_535 }];
 const DRAIN_STEP_MS = 50;
-
-export interface EbpfOptions {
-  /** Folder of pins, in a BPF file system or where one can be mounted. */
-  readonly root: string;
-  /** Folder of cgroup v2 to which socket programs are attached; '': none. */
-  readonly cgroup: string;
-  readonly socketLb?: SocketLb;
-  readonly xdp?: XdpMode;
-  /** XDP forwarding passes netfilter by. 'auto': while no rule of the node would have spoken. */
-  readonly xdpForward?: XdpForward;
-  readonly sizes?: Sizes;
-  readonly natPorts?: readonly PortRange[];
-  readonly devices?: DeviceChoice;
-  /** Called when somebody else changed something; the agent then calls verify(). */
-  readonly onForeignChange?: () => void;
-}
 
 /** What exists between start() and close(). */
 interface Running {
@@ -72,7 +64,7 @@ interface Running {
 
 const now = () => performance.now();
 
-export class EbpfDataplane implements Dataplane {
+export class EbpfDataplane implements Switchable {
   readonly mode = 'ebpf';
   readonly #options: Required<Omit<EbpfOptions, 'onForeignChange'>>;
   #running: Running | null = null;
@@ -92,17 +84,42 @@ export class EbpfDataplane implements Dataplane {
     prepareRoot(this.#options.root);
   }
 
+  /** Where others may have connections, prepare() is asked instead, and lead(). */
   async start(state: DesiredState): Promise<ApplyResult> {
+    const first = this.#running === null;
+    const result = await this.prepare(state);
+    if (first && this.#must().loaded.origin === 'new') this.alone();
+    this.lead();
+    return result;
+  }
+
+  /** New maps stand on every hook and pick nothing; maps that are taken over go on as they are, picking or not. */
+  async prepare(state: DesiredState): Promise<ApplyResult> {
     if (this.#running) return this.#bring(state);
     const running = await this.#open();
     this.#running = running;
+    this.#complete = running.loaded.origin === 'adopted';
     const result = this.#bring(state);
     this.#reservePorts(running);
     this.#followDevices();
     this.#writeMeta(running);
     running.collector.start();
+    // Those that come later and send before lead() are seen by the programs.
+    if (running.node.isDraining) await rememberSockets(running.loaded.maps.handles.tp_sock_before!.fd);
     return result;
   }
+
+  /** One store, so that a connection does not meet programs that pick at one device and not yet at the next. */
+  lead(): void {
+    const running = this.#must();
+    running.node.setRules({ drain: 'off' });
+    for (const drain of running.drains) drain.begin();
+    if (this.#complete) return;
+    this.#complete = true;
+    this.#writeMeta(running);
+  }
+  /** False until it has taken connections: what never did is not taken over by the next agent. */
+  #complete = false;
 
   async #open(): Promise<Running> {
     const { root, sizes, natPorts, xdpForward, socketLb, xdp, cgroup } = this.#options;
@@ -130,10 +147,13 @@ export class EbpfDataplane implements Dataplane {
     await devices.begin();
     const { sourceRoutes } = devices;
     // What another mode translated goes on there; maps that are taken over say whether there was any.
-    const asked = (loaded.maps.settings.words[0]! & ABI.S_ASK_KERNEL) !== 0;
-    const kernelConnections = loaded.origin === 'new' || asked ? 'some' : 'none';
+    const had = (flag: number) => loaded.origin === 'new' || (loaded.maps.settings.words[0]! & flag) !== 0;
     const sockets = loaded.omitted.has('sockets') || cgroup === '' ? 'off' : socketLb;
-    const rules = { socketLb: sockets, sourceRoutes, optouts: 'none', kernelConnections } as const;
+    const rules: NodeRules = {
+      ...{ socketLb: sockets, sourceRoutes, optouts: 'none' },
+      kernelConnections: had(ABI.S_ASK_KERNEL) ? 'some' : 'none',
+      drain: had(ABI.S_DRAIN) ? 'on' : 'off',
+    };
     const node = new NodeState(compiler, rules, '');
     const drains = loaded.older.map((number) => new Drain(root, number, now));
     const links = new Links(loaded.generation, loaded.object.programs(), {
@@ -208,7 +228,7 @@ export class EbpfDataplane implements Dataplane {
   #writeMeta({ loaded, links }: Running): void {
     const meta = {
       ...loaded.meta,
-      complete: true,
+      complete: this.#complete,
       reservedBefore: this.#reservedBefore,
       acceptLocalBefore: this.#acceptLocalBefore,
       clsact: links.clsactDevices(),
@@ -275,14 +295,44 @@ export class EbpfDataplane implements Dataplane {
     return { repaired };
   }
 
-  /** 'on': existing connections go on, nothing new is picked; for a switch to another mode. */
-  setDrain(drain: 'on' | 'off'): void {
-    this.#must().node.setDrain(drain);
+  /** Tells connection tracking of what the node's own processes have open: netfilter sees those with their frontend. */
+  async introduce(): Promise<void> {
+    const { compiler, clock } = this.#must();
+    await new Keeper('').install();
+    await createFlows(nodeFlows(compiler.maps, clock.hz));
   }
 
-  /** 'none': the kernel translates nothing any more that was there before us, and is not asked. */
-  setKernelConnections(kernelConnections: 'none' | 'some'): void {
-    this.#must().node.setRules({ kernelConnections });
+  async retire(): Promise<Remains> {
+    const { node, collector } = this.#must();
+    node.setRules({ drain: 'on' });
+    return new EbpfRemains(this, this.#options.root, collector.passes);
+  }
+
+  /** The kernel translates nothing any more that was there before us, and is not asked. */
+  alone(): void {
+    this.#must().node.setRules({ kernelConnections: 'none' });
+  }
+
+  async affinities(): Promise<readonly AffinityView[]> {
+    const { compiler, clock } = this.#must();
+    return readAffinities(compiler, clock.ticks(), clock.hz);
+  }
+
+  async learnAffinities(affinities: readonly AffinityView[]): Promise<void> {
+    const { compiler, clock } = this.#must();
+    writeAffinities(compiler, affinities, clock.ticks(), clock.hz);
+  }
+
+  /** Connections in the tables, as of the last pass of collection, and how many passes there were. */
+  connections(): { live: number; passes: number } {
+    const { collector, drains } = this.#must();
+    return { live: collector.last.live + drains.length, passes: collector.passes };
+  }
+
+  /** Sockets that believe to talk to a frontend, and flows of those that say so with each datagram. */
+  async sockets(): Promise<number> {
+    const { loaded, clock } = this.#must();
+    return countSockets(loaded.maps.handles, clock);
   }
 
   measures(): Measures {
@@ -293,19 +343,7 @@ export class EbpfDataplane implements Dataplane {
   /** How full the tables are. Those of connections and affinity as of the last pass of collection. */
   pressure(): TableUse[] {
     const { compiler, collector } = this.#must();
-    const { frontends, backends, pools, guards, ids, maps } = compiler;
-    const { live, masqueraded, paired, affinities } = collector.last;
-    return [
-      { table: 'frontends', used: frontends.records.used, limit: frontends.records.limit },
-      { table: 'backends', used: backends.records.used, limit: backends.records.limit },
-      { table: 'pool_slots', used: pools.used, limit: pools.limit },
-      { table: 'source_ranges', used: guards.used, limit: guards.limit },
-      { table: 'names', used: ids.used, limit: ids.limit },
-      { table: 'connections', used: live, limit: connectionLimit(compiler) },
-      { table: 'pairs', used: paired, limit: maps.pairs.entries * ABI.BUCKET_SLOTS },
-      { table: 'nat', used: masqueraded, limit: maps.nat.entries * ABI.NAT_SLOTS },
-      { table: 'affinities', used: affinities, limit: maps.handles.tp_affinities!.entries },
-    ];
+    return pressureOf(compiler, collector.last);
   }
 
   /** What the programs count, since the maps were made. */
@@ -324,16 +362,10 @@ export class EbpfDataplane implements Dataplane {
     if (!running) return [];
     const { links, loaded, gate } = running;
     const { cgroup, socketLb, xdp } = this.#options;
+    const { omitted, ctLookup } = loaded;
     return ebpfDegrees({
       ...{ held: links.held(), problems: links.problems, uplinks: this.#uplinks },
-      ...{
-        omitted: loaded.omitted,
-        ctLookup: loaded.ctLookup,
-        socketLb,
-        cgroup,
-        xdp,
-        forwarding: gate.state,
-      },
+      ...{ omitted, ctLookup, socketLb, cgroup, xdp, forwarding: gate.state },
     });
   }
 
@@ -359,6 +391,5 @@ export class EbpfDataplane implements Dataplane {
 }
 
 function merge(a: ApplyResult, b: ApplyResult): ApplyResult {
-  const refusals: Refusal[] = [...a.refusals, ...b.refusals];
-  return { operations: a.operations + b.operations, refusals };
+  return { operations: a.operations + b.operations, refusals: [...a.refusals, ...b.refusals] };
 }

@@ -62,6 +62,8 @@ export interface LifeNative {
   bpfSweepAffinities(fd: number, backends: Uint8Array, limits: Uint32Array, now: number): [number, number];
   /** Rows of 64 bytes (src/dataplane/ebpf/sockets.ts says their layout). */
   sockTranslated(peers: number): Promise<Uint8Array>;
+  /** Writes cookies into the map; resolves to how many. */
+  sockRememberUdp(before: number): Promise<number>;
   /** [namespaces, destroyed] */
   sockDestroyUdp(peers: number, gone: Uint8Array): Promise<[number, number]>;
 }

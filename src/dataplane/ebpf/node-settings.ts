@@ -16,6 +16,8 @@ export interface NodeRules {
   readonly optouts: 'none' | 'some';
   /** Whether the kernel may still translate connections from before: then it is asked first. */
   readonly kernelConnections: 'none' | 'some';
+  /** 'on': nothing new is picked; what there is goes on. */
+  readonly drain: 'on' | 'off';
 }
 
 const FAMILIES = [4, 6] as const;
@@ -44,6 +46,7 @@ export function settingFlags(node: DesiredNode, rules: NodeRules): number {
   if (rules.sourceRoutes === 'some') flags |= ABI.S_SOURCE_ROUTES;
   if (rules.kernelConnections === 'some') flags |= ABI.S_ASK_KERNEL;
   if (rules.optouts === 'some') flags |= ABI.S_SOCK_OPTOUT;
+  if (rules.drain === 'on') flags |= ABI.S_DRAIN;
   return flags;
 }
 

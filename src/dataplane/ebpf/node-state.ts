@@ -2,7 +2,7 @@
 import type { DesiredNode, DesiredState, LocalDetector } from '../../model/desired.ts';
 import type { Address, Cidr } from '../../model/records.ts';
 import type { Refusal } from '../dataplane.ts';
-import { ABI, LAYOUTS } from './abi.ts';
+import { LAYOUTS } from './abi.ts';
 import type { Compiler } from './compiler.ts';
 import { lifeNative } from './native-life.ts';
 import {
@@ -23,7 +23,6 @@ export class NodeState {
   readonly #spans: readonly ClusterSpan[];
   #node: DesiredNode;
   #rules: NodeRules;
-  #drain = 0;
   #written: Uint8Array | null = null;
 
   constructor(compiler: Compiler, rules: NodeRules, netns: string) {
@@ -38,6 +37,10 @@ export class NodeState {
 
   get detector(): LocalDetector {
     return this.#node.detector;
+  }
+
+  get isDraining(): boolean {
+    return this.#rules.drain === 'on';
   }
 
   /** Before the services that depend on it. */
@@ -59,15 +62,8 @@ export class NodeState {
     this.#remember();
   }
 
-  /** 'on': nothing new is picked; what there is goes on. */
-  setDrain(drain: 'on' | 'off'): void {
-    this.#drain = drain === 'on' ? ABI.S_DRAIN : 0;
-    this.#writeFlags();
-    this.#remember();
-  }
-
   #writeFlags(): void {
-    const flags = settingFlags(this.#node, this.#rules) | this.#drain;
+    const flags = settingFlags(this.#node, this.#rules);
     if (this.settings.flags !== flags) this.settings.flags = flags;
   }
 

@@ -1,5 +1,6 @@
 /** `triplane get` in ebpf mode: what the maps hold now, without the agent's help. */
 import type { Address, Family, Protocol } from '../../model/records.ts';
+import type { NewFlow } from '../../node/conntrack.ts';
 import type { EndpointView, ServiceView } from '../dataplane.ts';
 import { ABI, LAYOUTS, readAddress } from './abi.ts';
 import { Clock, secondsOf } from './clock.ts';
@@ -43,6 +44,8 @@ export interface ConnectionImage {
   /** As conntrack would name it; '' for protocols without one. */
   readonly state: string;
   readonly expiresSeconds: number;
+  /** A process of this node is the client, and tc translates what it sends. */
+  readonly fromNode: boolean;
 }
 
 /** The generation in force; null: there is none. */
@@ -124,11 +127,12 @@ function backendAt(maps: TableMaps, record: number, family: Family): { address: 
 }
 
 /** Connections of all generations that still have some: those of packets, and those of sockets. */
-export async function readConnections(root: string): Promise<ConnectionImage[]> {
-  const found: ConnectionImage[] = [];
+export async function readConnections(root: string): Promise<Omit<ConnectionImage, 'fromNode'>[]> {
+  const found: Omit<ConnectionImage, 'fromNode'>[] = [];
   for (const number of generations(root)) {
     const generation = new Generation(root, number);
-    found.push(...(withTables(generation, readTableConnections) ?? []));
+    const images = withTables(generation, readTableConnections) ?? [];
+    for (const { fromNode: _, ...row } of images) found.push(row);
     const peers = openMap(generation, 'tp_sock_peers');
     if (!peers) continue;
     try {
@@ -214,5 +218,14 @@ function connectionAt(
     masqueradedAs: natPort === 0 ? null : { address: readAddress(bytes, at + source, family), port: natPort },
     state,
     expiresSeconds: Math.max(0, Math.round(timeouts[timeout]! - idle)),
+    fromNode: (bytes[at + m.flags]! & ABI.C_NODE) !== 0,
   };
+}
+
+/** What the node's own processes have open through tc, as netfilter sees it: with the frontend. */
+export function nodeFlows(maps: TableMaps, hz: number): NewFlow[] {
+  const own = readTableConnections(maps, hz).filter(({ fromNode }) => fromNode);
+  return own.map(({ protocol, client, frontend, state, expiresSeconds }) => ({
+    ...{ protocol, source: client, destination: frontend, state, timeoutSeconds: expiresSeconds },
+  }));
 }

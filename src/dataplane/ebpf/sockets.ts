@@ -2,8 +2,12 @@
 import { addressBytes } from '../../model/address.ts';
 import type { Address, Family, Protocol } from '../../model/records.ts';
 import { readAddress } from './abi.ts';
+import { type Clock, ticksOf } from './clock.ts';
+import { readTimeouts, UDP_STREAM } from './collector.ts';
 import type { Departure } from './compiler.ts';
 import { GRACE_MS } from './grave.ts';
+import { SideMap } from './maps.ts';
+import type { MapHandle } from './native.ts';
 import { lifeNative } from './native-life.ts';
 
 /** struct Gone of native/sockdiag.cc. */
@@ -59,6 +63,41 @@ export async function translatedSockets(peers: number): Promise<TranslatedSocket
     });
   }
   return found;
+}
+
+/**
+ * Names the unconnected UDP sockets of all network namespaces that are there now: their datagrams stay with packets.
+ *
+ * @param before descriptor of tp_sock_before
+ */
+export async function rememberSockets(before: number): Promise<void> {
+  await lifeNative().sockRememberUdp(before);
+}
+
+/** Connected sockets that believe to talk to a frontend, and flows of those that say so with each datagram. */
+export async function countSockets(
+  handles: Readonly<Record<string, MapHandle>>,
+  clock: Clock,
+): Promise<number> {
+  const connected = await translatedSockets(handles.tp_sock_peers!.fd);
+  const ticksMax = ticksOf(readTimeouts()[UDP_STREAM]!, clock.hz);
+  return connected.length + recentFlows(new SideMap(handles.tp_sock_flows!), clock.ticks(), ticksMax);
+}
+
+/** struct tp_sock_peer */
+const LAST_USED = 18;
+
+/** Flows that have been used within so many ticks; the others are forgotten. */
+function recentFlows(flows: SideMap, nowTicks: number, ticksMax: number): number {
+  let recent = 0;
+  for (const key of flows.keys()) {
+    const value = flows.get(key);
+    if (!value) continue;
+    const lastUsed = value[LAST_USED]! | (value[LAST_USED + 1]! << 8);
+    if (((nowTicks - lastUsed) & 0xffff) <= ticksMax) recent++;
+    else flows.remove(key);
+  }
+  return recent;
 }
 
 function encode(departures: readonly Departure[]): Uint8Array {

@@ -5,7 +5,7 @@
  */
 import type { LocalDetector } from '../../model/desired.ts';
 import type { Family } from '../../model/records.ts';
-import { each, podMatch, ruleSets, setPort, WORDS } from '../nft/skeleton.ts';
+import { each, MASQUERADE, masqueradeRules, podMatch, ruleSets, setPort, WORDS } from '../nft/skeleton.ts';
 
 interface Keys {
   readonly ip: string;
@@ -150,18 +150,18 @@ function sourceChains({ ip, original, pod }: Keys): string {
     type nat hook postrouting priority 100; policy accept;
 ${each((p) => `meta l4proto ${p} ${original} @frontends goto choose-source`)}  }
   chain choose-source {
-    ${ip} saddr . ${ip} daddr @hairpin masquerade fully-random
-    ${ip} saddr @addresses masquerade fully-random comment "the node, to an address of its own device"
+    ${ip} saddr . ${ip} daddr @hairpin goto ${MASQUERADE}
+    ${ip} saddr @addresses goto ${MASQUERADE} comment "the node, to an address of its own device"
     ct original ${ip} daddr @masquerade-addresses goto by-frontend
     ct original ${ip} daddr @cluster-ips goto masquerade-strangers
   }
   chain by-frontend {
-${each((p) => `meta l4proto ${p} ${original} @masquerade-always masquerade fully-random`)}${each((p) => `meta l4proto ${p} ${original} @masquerade-node goto masquerade-node`)}    ct original ${ip} daddr @cluster-ips goto masquerade-strangers
+${each((p) => `meta l4proto ${p} ${original} @masquerade-always goto ${MASQUERADE}`)}${each((p) => `meta l4proto ${p} ${original} @masquerade-node goto masquerade-node`)}    ct original ${ip} daddr @cluster-ips goto masquerade-strangers
   }
-  chain masquerade-strangers {
-${pod ? `    ${pod} return\n    masquerade fully-random\n` : ''}  }
+${masqueradeRules()}  chain masquerade-strangers {
+${pod ? `    ${pod} return\n    goto ${MASQUERADE}\n` : ''}  }
   chain masquerade-node {
-${pod ? `    ${pod} return\n` : ''}    fib saddr type local masquerade fully-random
+${pod ? `    ${pod} return\n` : ''}    fib saddr type local goto ${MASQUERADE}
   }
 `;
 }

@@ -3,11 +3,14 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { DesiredChange, DesiredNode, DesiredService, DesiredState } from '../../model/desired.ts';
 import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
-import type { ApplyResult, Dataplane, Refusal, VerifyResult } from '../dataplane.ts';
+import type { AffinityView, ApplyResult, Refusal, Remains, Switchable, VerifyResult } from '../dataplane.ts';
 import { adoptTable } from './adopt.ts';
+import { readAffinities, writeAffinities } from './affinities.ts';
 import { parsePickChain, pickChainRules, writeNamed, writeTableFlags } from './chains.ts';
 import { type Companion, FamilyKernel, type OwnerChange } from './family-kernel.ts';
+import { KEEPER_TABLE, Keeper } from './keeper.ts';
 import { comparableSets, hasAllSets, staticDigest } from './kernel-image.ts';
+import { KernelRemains } from './kernel-remains.ts';
 import { GUARD_CHECK, MARKER_PREFIX, shortHash } from './layout.ts';
 import {
   type NameAnswer,
@@ -39,7 +42,7 @@ export interface NftOptions {
 
 const FAMILIES = [4, 6] as const;
 
-export class NftDataplane implements Dataplane {
+export class NftDataplane implements Switchable {
   readonly mode = 'nft';
   private readonly netns: string;
   private readonly onForeignChange: () => void;
@@ -67,7 +70,45 @@ export class NftDataplane implements Dataplane {
   }
 
   async start(state: DesiredState): Promise<ApplyResult> {
-    return this.quietly(() => this.bring(state));
+    const result = await this.quietly(() => this.bring(state));
+    // These tables keep connection tracking and NAT alive as well.
+    await new Keeper(this.netns).remove();
+    return result;
+  }
+
+  /** Complete before it takes the first connection; it cannot hold back, and needs not: ebpf stands before it. */
+  prepare(state: DesiredState): Promise<ApplyResult> {
+    return this.start(state);
+  }
+
+  lead(): void {}
+
+  alone(): void {}
+
+  async introduce(): Promise<void> {}
+
+  /** Works without start(), too. */
+  async affinities(): Promise<readonly AffinityView[]> {
+    const found: AffinityView[] = [];
+    for (const family of FAMILIES)
+      if ((await this.names(family, this.scheme.table)).tableFlags === 0)
+        found.push(...(await readAffinities(this.socket, family, this.scheme)));
+    return found;
+  }
+
+  async learnAffinities(affinities: readonly AffinityView[]): Promise<void> {
+    for (const kernel of this.kernels) await writeAffinities(kernel, affinities);
+  }
+
+  /** Works without start(), too, on tables that a predecessor left. */
+  async retire(state: DesiredState): Promise<Remains> {
+    await new Keeper(this.netns).install();
+    for (const family of FAMILIES)
+      for (const table of [this.scheme.table, this.scheme.nextTable]) await this.dropTable(family, table);
+    const remains = await KernelRemains.of(this.mode, this.netns, state);
+    this.kernels = [];
+    await this.close();
+    return remains;
   }
 
   /** From whatever is there to `state`: adopts a table of the same skeleton, replaces any other without a gap. */
@@ -338,6 +379,19 @@ export async function cleanupNft(netns = '', scheme: Scheme = NFT_SCHEME): Promi
       }
     }
     return removed;
+  } finally {
+    socket.close();
+  }
+}
+
+/** Whether tables of ours are there, or what keeps the connections of some that were. */
+export async function isNftThere(netns = '', scheme: Scheme = NFT_SCHEME): Promise<boolean> {
+  const socket = openNftSocket(netns);
+  try {
+    for (const family of FAMILIES)
+      for (const table of [scheme.table, scheme.nextTable, KEEPER_TABLE])
+        if ((await socket.dumpNames(NFPROTO[family], table)).tableFlags >= 0) return true;
+    return false;
   } finally {
     socket.close();
   }

@@ -25,6 +25,9 @@ export const NO_OWNER = 0xffffffff;
 /** Element flag: the exclusive end of a range in an interval set. */
 export const INTERVAL_END = 1;
 
+/** Element flag: its comment is "TIMEOUT LEFT" in milliseconds instead. */
+export const TIMED = 2;
+
 /** IPPROTO_* of linux/in.h. */
 export const PROTOCOL_NUMBER: Record<Protocol, number> = { TCP: 6, UDP: 17, SCTP: 132 };
 

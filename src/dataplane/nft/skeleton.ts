@@ -207,6 +207,20 @@ ${translate}    drop comment "met a frontend but got no backend: try again"
 `;
 }
 
+export const MASQUERADE = 'masquerade-now';
+/** Any port but the reserved ones and those that the ebpf mode gives to its connections (ebpf/ebpf-dataplane.ts). */
+const MASQUERADE_PORTS = '1024-60999';
+
+/**
+ * While one mode drains and the other takes what is new, no two connections may have the same answers. nft wants to
+ * know the protocol where a rule names ports.
+ */
+export function masqueradeRules(): string {
+  return `  chain ${MASQUERADE} {
+${each((p) => `meta l4proto ${p} masquerade to :${MASQUERADE_PORTS} fully-random`)}  }
+`;
+}
+
 function masqueradeChains(family: Family, detector: LocalDetector): string {
   const { ip } = WORDS[family];
   const original = `ct original ${ip} daddr . meta l4proto . ct original proto-dst`;
@@ -216,17 +230,17 @@ function masqueradeChains(family: Family, detector: LocalDetector): string {
     ct status dnat goto choose-source
   }
   chain choose-source {
-    ${ip} saddr . ${ip} daddr @hairpin masquerade fully-random
+    ${ip} saddr . ${ip} daddr @hairpin goto ${MASQUERADE}
     ct original ${ip} daddr @masquerade-addresses goto by-frontend
     ct original ${ip} daddr @cluster-ips goto masquerade-strangers
   }
   chain by-frontend {
-${each((p) => `meta l4proto ${p} ${original} @masquerade-always masquerade fully-random`)}${each((p) => `meta l4proto ${p} ${original} @masquerade-node goto masquerade-node`)}    ct original ${ip} daddr @cluster-ips goto masquerade-strangers
+${each((p) => `meta l4proto ${p} ${original} @masquerade-always goto ${MASQUERADE}`)}${each((p) => `meta l4proto ${p} ${original} @masquerade-node goto masquerade-node`)}    ct original ${ip} daddr @cluster-ips goto masquerade-strangers
   }
-  chain masquerade-strangers {
-${pod ? `    ${pod} return\n    masquerade fully-random\n` : ''}  }
+${masqueradeRules()}  chain masquerade-strangers {
+${pod ? `    ${pod} return\n    goto ${MASQUERADE}\n` : ''}  }
   chain masquerade-node {
-${pod ? `    ${pod} return comment "also where a CIDR of pods holds this node"\n` : ''}    fib saddr type local masquerade fully-random
+${pod ? `    ${pod} return comment "also where a CIDR of pods holds this node"\n` : ''}    fib saddr type local goto ${MASQUERADE}
   }
 `;
 }

@@ -113,7 +113,8 @@ export class OwnAgent {
       if (this.alive && !(await statusOf(this.adminSocket)).synced)
         throw new Error(`not ready: ${this.text}`);
     }, PATIENCE);
-    if (!this.alive) throw new Error(`the agent ended: ${this.text}`);
+    if (!this.alive)
+      throw new Error(`the agent ended (${this.child.exitCode ?? this.child.signalCode}): ${this.text}`);
     return this;
   }
 

@@ -40,7 +40,10 @@ export class TestAgent implements AgentStatus {
     ...{ taints: [], zone: 'z', addresses: [] },
   };
   holdupNow: Holdup | null = null;
-  modeNow: ModeStatus = { mode: 'nft', requested: 'auto', reason: 'ebpf: "not" there', degrees: [] };
+  modeNow: ModeStatus = {
+    ...{ mode: 'nft', requested: 'auto', reason: 'ebpf: "not" there', degrees: [] },
+    ...{ switching: '', draining: [], failure: '' },
+  };
   measuresNow: Measures = { tables: [], packets: {} };
   countsNow: Counts = {
     services: 3,

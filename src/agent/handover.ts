@@ -1,0 +1,325 @@
+/**
+ * One dataplane after the other, without a connection being lost (docs/switching.md). To the loop it is a dataplane like
+ * any other: the one that carries new connections. Behind it stand the remains of those that came before, until the last
+ * of their connections has ended. Calls are carried out one at a time, in their order.
+ */
+import {
+  type ApplyResult,
+  type Carried,
+  type Dataplane,
+  type Degree,
+  isSwitchable,
+  type Measures,
+  type Mode,
+  type Remains,
+  type Switchable,
+  type VerifyResult,
+} from '../dataplane/dataplane.ts';
+import type { DesiredChange, DesiredState } from '../model/desired.ts';
+import { TriplaneError } from '../model/errors.ts';
+import type { Log } from './status.ts';
+
+/** Between two looks at what a former dataplane still carries, at least; a look takes at most a twentieth of the time. */
+const LOOK_MS = 2000;
+const LOOK_SHARE = 20;
+
+/** A former dataplane, and how many connections it was last seen to have. */
+export interface Draining {
+  readonly mode: Mode;
+  readonly connections: number;
+}
+
+export interface HandoverParts {
+  readonly log: Log;
+  /** Opens the dataplane of a mode; throws where it cannot run. */
+  readonly open: (mode: Mode) => Dataplane;
+  /**
+   * What a dead agent, or another proxy, has left in the kernel that another mode than this one carries: opened, as far
+   * as its connections need it.
+   */
+  readonly predecessors: (mode: Mode, state: DesiredState) => Promise<readonly Switchable[]>;
+  /** The state that the kernel is to be at. */
+  readonly state: () => DesiredState;
+  /** Another mode carries new connections now. */
+  readonly onMode: () => void;
+}
+
+export interface Exchange {
+  readonly from: Mode;
+  readonly to: Mode;
+  readonly draining: number;
+  readonly durationMs: number;
+}
+
+interface Former {
+  readonly remains: Remains;
+  /** As of the last look. */
+  carried: Carried;
+}
+
+export class Handover implements Dataplane {
+  readonly #parts: HandoverParts;
+  #current: Dataplane;
+  #formers: Former[] = [];
+  /** The first full state is in the kernel. */
+  #started = false;
+  #switching: Mode | null = null;
+  #turn: Promise<unknown> = Promise.resolve();
+  #timer: NodeJS.Timeout | null = null;
+  #closed = false;
+
+  constructor(parts: HandoverParts, first: Dataplane) {
+    this.#parts = parts;
+    this.#current = first;
+  }
+
+  get mode(): Mode {
+    return this.#current.mode;
+  }
+
+  degrees(): readonly Degree[] {
+    return this.#current.degrees?.() ?? [];
+  }
+
+  measures(): Measures {
+    return this.#current.measures?.() ?? { tables: [], packets: {} };
+  }
+
+  /** The mode that a switch is under way to. */
+  get switching(): Mode | null {
+    return this.#switching;
+  }
+
+  get draining(): readonly Draining[] {
+    return this.#formers.map(({ remains, carried }) => ({
+      mode: remains.mode,
+      connections: carried.connections,
+    }));
+  }
+
+  #alone<T>(work: () => Promise<T>): Promise<T> {
+    const next = this.#turn.then(work);
+    this.#turn = next.catch(() => {});
+    return next;
+  }
+
+  start(state: DesiredState): Promise<ApplyResult> {
+    return this.#alone(async () => {
+      if (this.#started || !isSwitchable(this.#current)) {
+        const result = await this.#current.start(state);
+        this.#started = true;
+        return result;
+      }
+      return this.#startAfter(this.#current, state);
+    });
+  }
+
+  /** The first start: others may have carried traffic here until now. */
+  async #startAfter(next: Switchable, state: DesiredState): Promise<ApplyResult> {
+    const olds = await this.#parts.predecessors(next.mode, state);
+    try {
+      const result = await this.#follow(next, olds, state);
+      this.#started = true;
+      this.#settle();
+      return result;
+    } catch (error) {
+      // The loop tries again from the beginning; what was found is found again.
+      for (const old of olds) await old.close();
+      throw error;
+    }
+  }
+
+  /** `next` leads, and each of `olds` is retired. */
+  async #follow(next: Switchable, olds: readonly Switchable[], state: DesiredState): Promise<ApplyResult> {
+    if (olds.length === 0) return next.start(state);
+    for (const old of olds) await old.introduce();
+    const result = await next.prepare(state);
+    for (const old of olds) await next.learnAffinities(await old.affinities());
+    next.lead();
+    for (const old of olds) await this.#retire(old, state);
+    return result;
+  }
+
+  async #retire(old: Switchable, state: DesiredState): Promise<number> {
+    const remains = await old.retire(state);
+    const former: Former = { remains, carried: { connections: 0, ended: false } };
+    this.#formers.push(former);
+    former.carried = await remains.carried();
+    const { connections } = former.carried;
+    this.#parts.log.info(
+      { mode: old.mode, connections },
+      'takes no new connections any more; those it has stay on it until they end',
+    );
+    return connections;
+  }
+
+  apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {
+    return this.#alone(async () => {
+      const result = await this.#current.apply(change, state);
+      for (const { remains } of this.#formers) {
+        try {
+          await remains.apply(change, state);
+        } catch (error) {
+          this.#parts.log.warn({ err: error, mode: remains.mode }, 'what drains could not follow a change');
+        }
+      }
+      return result;
+    });
+  }
+
+  verify(state: DesiredState): Promise<VerifyResult> {
+    return this.#alone(() => this.#current.verify(state));
+  }
+
+  /** When no switch is under way. */
+  async settled(): Promise<void> {
+    while (this.#switching !== null) await this.#exchanging.catch(() => {});
+  }
+  #exchanging: Promise<unknown> = Promise.resolve();
+
+  /**
+   * Moves to another mode. Whatever goes wrong leaves the present one in charge, and is thrown: TP_BUSY while another
+   * switch is under way, TP_NO_FEATURE where the mode cannot run or connections could not be kept.
+   */
+  async switchTo(mode: Mode): Promise<Exchange> {
+    if (this.#switching !== null)
+      throw new TriplaneError('TP_BUSY', `a switch to mode ${this.#switching} is under way`);
+    const began = performance.now();
+    const from = this.mode;
+    if (mode === from) return { from, to: mode, draining: 0, durationMs: 0 };
+    this.#switching = mode;
+    try {
+      this.#exchanging = this.#exchange(mode);
+      const draining = (await this.#exchanging) as number;
+      return { from, to: mode, draining, durationMs: performance.now() - began };
+    } finally {
+      this.#switching = null;
+      if (this.mode !== from) this.#parts.onMode();
+    }
+  }
+
+  async #exchange(mode: Mode): Promise<number> {
+    if (await this.#alone(() => this.#exchangeUnstarted(mode))) return 0;
+    const old = this.#switchable(this.#current);
+    const opened = this.#parts.open(mode);
+    if (!isSwitchable(opened)) await opened.close();
+    const next = this.#switchable(opened);
+    try {
+      await this.#alone(() => this.#takeBack(mode));
+      // The long part, while the old one goes on following changes.
+      await this.#alone(() => old.introduce());
+      await next.prepare(snapshot(this.#parts.state()));
+      return await this.#alone(() => this.#exchangeNow(old, next));
+    } catch (error) {
+      await this.#alone(() => this.#giveUp(old, next));
+      throw error;
+    }
+  }
+
+  /** Before the first start there is nothing to hand over. */
+  async #exchangeUnstarted(mode: Mode): Promise<boolean> {
+    if (this.#started) return false;
+    const old = this.#current;
+    this.#current = this.#parts.open(mode);
+    await old.close();
+    return true;
+  }
+
+  #switchable(dataplane: Dataplane): Switchable {
+    if (isSwitchable(dataplane)) return dataplane;
+    throw new TriplaneError('TP_NO_FEATURE', `mode ${dataplane.mode} cannot be switched to or from`);
+  }
+
+  async #exchangeNow(old: Switchable, next: Switchable): Promise<number> {
+    if (this.#closed) throw new TriplaneError('TP_BUSY', 'the agent is ending');
+    const state = this.#parts.state();
+    await next.prepare(state);
+    await next.learnAffinities(await old.affinities());
+    next.lead();
+    const draining = await this.#retire(old, state);
+    this.#current = next;
+    this.#settle();
+    return draining;
+  }
+
+  /** What drains of the mode itself serves again with everything it has. */
+  async #takeBack(mode: Mode): Promise<void> {
+    const own = this.#formers.filter(({ remains }) => remains.mode === mode);
+    this.#formers = this.#formers.filter(({ remains }) => remains.mode !== mode);
+    for (const { remains } of own) await remains.close();
+  }
+
+  /** `next` may have taken connections, or got nowhere at all; `old` may have lost some of what it had. */
+  async #giveUp(old: Switchable, next: Switchable): Promise<void> {
+    const { log, state } = this.#parts;
+    try {
+      await this.#retire(next, state());
+    } catch (error) {
+      log.debug({ err: error, mode: next.mode }, 'a failed switch has left nothing that could drain');
+      await next.close().catch(() => {});
+    }
+    if (this.#closed) return;
+    await old
+      .start(state())
+      .catch((error: unknown) =>
+        log.error({ err: error, mode: old.mode }, 'the mode in charge needs repair'),
+      );
+    this.#settle();
+  }
+
+  /** Looks after what drains, now and then. */
+  #settle(): void {
+    if (this.#formers.length === 0) {
+      if (isSwitchable(this.#current)) this.#current.alone();
+    } else this.#lookLater(LOOK_MS);
+  }
+
+  #lookLater(delayMs: number): void {
+    if (this.#closed) return;
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => {
+      this.#timer = null;
+      this.#look();
+    }, delayMs).unref();
+  }
+
+  async #look(): Promise<void> {
+    const began = performance.now();
+    try {
+      for (const former of this.#formers) former.carried = await former.remains.carried();
+      await this.#alone(() => this.#removeEnded());
+    } catch (error) {
+      this.#parts.log.warn({ err: error }, 'what drains could not be looked at; trying again');
+    }
+    if (this.#formers.length > 0)
+      this.#lookLater(Math.max(LOOK_MS, LOOK_SHARE * (performance.now() - began)));
+  }
+
+  async #removeEnded(): Promise<void> {
+    // Whoever comes next may need what a former one still has, the keeper above all.
+    if (this.#closed || this.#switching !== null) return;
+    const ended = this.#formers.filter(({ carried }) => carried.ended);
+    for (const former of ended) {
+      await former.remains.remove();
+      this.#formers = this.#formers.filter((one) => one !== former);
+      this.#parts.log.info(
+        { mode: former.remains.mode },
+        'its last connection has ended; what was left of it is removed',
+      );
+    }
+    if (this.#formers.length === 0 && isSwitchable(this.#current)) this.#current.alone();
+  }
+
+  async close(): Promise<void> {
+    this.#closed = true;
+    if (this.#timer) clearTimeout(this.#timer);
+    await this.#turn;
+    for (const { remains } of this.#formers) await remains.close();
+    await this.#current.close();
+  }
+}
+
+/** As it is now: the map that it looks into goes on changing. */
+function snapshot({ node, services }: DesiredState): DesiredState {
+  return { node, services: new Map(services) };
+}

@@ -1,0 +1,80 @@
+/** What an agent finds in the kernel at its start that another mode, or another proxy, has made and still carries. */
+import { existsSync } from 'node:fs';
+import type { Mode, Switchable } from '../dataplane/dataplane.ts';
+import { cleanupEbpf } from '../dataplane/ebpf/cleanup.ts';
+import { EbpfDataplane } from '../dataplane/ebpf/ebpf-dataplane.ts';
+import { findRoots, generationMeta } from '../dataplane/ebpf/kernel.ts';
+import { netnsIdentity } from '../dataplane/ebpf/meta.ts';
+import { Generation, generations } from '../dataplane/ebpf/pins.ts';
+import { KernelRemains } from '../dataplane/nft/kernel-remains.ts';
+import { isNftThere, NftDataplane } from '../dataplane/nft/nft-dataplane.ts';
+import type { DesiredState } from '../model/desired.ts';
+import type { DataplaneOptions } from './modes.ts';
+import { ebpfOptions } from './modes.ts';
+import type { Log } from './status.ts';
+
+export interface PredecessorOptions {
+  readonly config: DataplaneOptions['config'];
+  readonly log: Log;
+}
+
+/** Of other modes than `mode`, opened. What cannot be looked at (a missing feature) is told, and taken for nothing. */
+export async function predecessorsOf(
+  mode: Mode,
+  state: DesiredState,
+  { config, log }: PredecessorOptions,
+): Promise<Switchable[]> {
+  const found: Switchable[] = [];
+  for (const look of [
+    () => ebpfPredecessors(mode, state, config),
+    () => (mode === 'nft' ? [] : kernelPredecessors(mode, state)),
+  ]) {
+    try {
+      found.push(...(await look()));
+    } catch (error) {
+      log.debug({ err: error }, 'what other modes may have left could not be looked at');
+    }
+  }
+  for (const one of found)
+    log.info({ mode: one.mode }, 'the kernel still has what another mode, or another proxy, has carried');
+  return found;
+}
+
+async function ebpfPredecessors(
+  mode: Mode,
+  state: DesiredState,
+  config: DataplaneOptions['config'],
+): Promise<Switchable[]> {
+  if (mode !== 'ebpf') removeUnfinished(config.bpfRoot);
+  const found: Switchable[] = [];
+  for (const root of findRoots()) {
+    if (mode === 'ebpf' && root === config.bpfRoot) continue;
+    const newest = generations(root).at(-1);
+    const meta = newest === undefined ? null : generationMeta(new Generation(root, newest));
+    if (!meta) continue;
+    const { sizes, natPorts } = meta;
+    const old = new EbpfDataplane({ ...ebpfOptions(config), root, sizes, natPorts });
+    await old.prepare(state);
+    found.push(old);
+  }
+  return found;
+}
+
+/** Maps of an agent that ended before they took a connection. */
+function removeUnfinished(root: string): void {
+  if (!existsSync(root)) return;
+  const metas = generations(root).map((number) => generationMeta(new Generation(root, number)));
+  const unfinished = metas.length > 0 && metas.every((meta) => meta?.complete === false);
+  if (unfinished && metas.every((meta) => meta?.netns === netnsIdentity())) cleanupEbpf(root);
+}
+
+/** Tables of ours, or connections to our frontends that somebody's NAT or IPVS has made: those of kube-proxy, say. */
+async function kernelPredecessors(mode: Mode, state: DesiredState): Promise<Switchable[]> {
+  const isThere = (await isNftThere()) || (mode === 'ebpf' && (await kernelCarries(state)));
+  return isThere ? [new NftDataplane()] : [];
+}
+
+async function kernelCarries(state: DesiredState): Promise<boolean> {
+  const remains = await KernelRemains.of('nft', '', state);
+  return (await remains.carried()).connections > 0;
+}

@@ -1,0 +1,22 @@
+/** What is asked of the ebpf mode beside the desired state. */
+import type { DeviceChoice } from './device-roles.ts';
+import type { XdpForward } from './forward-gate.ts';
+import type { PortRange, Sizes } from './knobs.ts';
+import type { XdpMode } from './links.ts';
+import type { SocketLb } from './node-settings.ts';
+
+export interface EbpfOptions {
+  /** Folder of pins, in a BPF file system or where one can be mounted. */
+  readonly root: string;
+  /** Folder of cgroup v2 to which socket programs are attached; '': none. */
+  readonly cgroup: string;
+  readonly socketLb?: SocketLb;
+  readonly xdp?: XdpMode;
+  /** XDP forwarding passes netfilter by. 'auto': while no rule of the node would have spoken. */
+  readonly xdpForward?: XdpForward;
+  readonly sizes?: Sizes;
+  readonly natPorts?: readonly PortRange[];
+  readonly devices?: DeviceChoice;
+  /** Called when somebody else changed something; the agent then calls verify(). */
+  readonly onForeignChange?: () => void;
+}

@@ -1,0 +1,164 @@
+/** The order of a handover, and what stays when a step of it fails. */
+import { describe, expect, test } from 'vitest';
+import { Handover } from '../../src/agent/handover.ts';
+import type { Mode, Remains, Switchable } from '../../src/dataplane/dataplane.ts';
+import type { DesiredState } from '../../src/model/desired.ts';
+
+const STATE: DesiredState = { services: new Map(), node: { detector: { by: 'none' }, serviceCIDRs: [] } };
+const DONE = { operations: 0, refusals: [] };
+
+type Step = 'introduce' | 'prepare' | 'learn' | 'retire' | 'start';
+
+/** Writes down what is asked of it; fails at one step if told to. */
+class Fake implements Switchable {
+  readonly mode: Mode;
+  readonly #calls: string[];
+  readonly #fails: Step | null;
+  carried = { connections: 3, ended: false };
+
+  constructor(mode: Mode, calls: string[], fails: Step | null = null) {
+    this.mode = mode;
+    this.#calls = calls;
+    this.#fails = fails;
+  }
+
+  #call(step: Step | 'lead' | 'alone' | 'close'): void {
+    this.#calls.push(`${this.mode} ${step}`);
+    if (step === this.#fails) throw new Error(`${step} fails`);
+  }
+
+  async start() {
+    this.#call('start');
+    return DONE;
+  }
+  async prepare() {
+    this.#call('prepare');
+    return DONE;
+  }
+  async introduce() {
+    this.#call('introduce');
+  }
+  lead() {
+    this.#call('lead');
+  }
+  alone() {
+    this.#call('alone');
+  }
+  async affinities() {
+    return [];
+  }
+  async learnAffinities() {
+    this.#call('learn');
+  }
+  async apply() {
+    return DONE;
+  }
+  async verify() {
+    return { repaired: [] };
+  }
+  async close() {
+    this.#call('close');
+  }
+  async retire(): Promise<Remains> {
+    this.#call('retire');
+    const calls = this.#calls;
+    const { mode } = this;
+    return {
+      mode,
+      carried: async () => this.carried,
+      apply: async () => {},
+      remove: async () => void calls.push(`${mode} remove`),
+      close: async () => void calls.push(`${mode} remains close`),
+    };
+  }
+}
+
+function world(fails: { old?: Step; next?: Step } = {}, left: readonly Mode[] = []) {
+  const calls: string[] = [];
+  const modes: Mode[] = [];
+  const quiet = () => {};
+  const log = { error: quiet, warn: quiet, info: quiet, debug: quiet, trace: quiet };
+  const handover: Handover = new Handover(
+    {
+      log,
+      open: (mode) => new Fake(mode, calls, fails.next ?? null),
+      predecessors: async () => left.map((mode) => new Fake(mode, calls)),
+      state: () => STATE,
+      onMode: () => modes.push(handover.mode),
+    },
+    new Fake('nft', calls, fails.old ?? null),
+  );
+  return { calls, modes, handover };
+}
+
+describe('a handover', () => {
+  test('the new one is complete before the old one is asked to stop', async () => {
+    const { calls, modes, handover } = world();
+    await handover.start(STATE);
+    calls.length = 0;
+    expect(await handover.switchTo('ebpf')).toMatchObject({ from: 'nft', to: 'ebpf', draining: 3 });
+    expect(calls).toEqual([
+      ...['nft introduce', 'ebpf prepare', 'ebpf prepare'],
+      ...['ebpf learn', 'ebpf lead', 'nft retire'],
+    ]);
+    expect(modes).toEqual(['ebpf']);
+    expect(handover.draining).toEqual([{ mode: 'nft', connections: 3 }]);
+    await handover.close();
+  });
+
+  test('back again while the first one drains: its remains are taken up', async () => {
+    const { calls, handover } = world();
+    await handover.start(STATE);
+    await handover.switchTo('ebpf');
+    calls.length = 0;
+    await handover.switchTo('nft');
+    expect(calls[0]).toBe('nft remains close');
+    expect(handover.mode).toBe('nft');
+    expect(handover.draining).toEqual([{ mode: 'ebpf', connections: 3 }]);
+    await handover.close();
+  });
+
+  test('what a dead agent left takes the same way at the start', async () => {
+    const { calls, handover } = world({}, ['ebpf']);
+    await handover.start(STATE);
+    expect(calls).toEqual(['ebpf introduce', 'nft prepare', 'nft learn', 'nft lead', 'ebpf retire']);
+    await handover.close();
+  });
+
+  test('before the first start another mode simply takes the place', async () => {
+    const { calls, handover } = world();
+    await handover.switchTo('ebpf');
+    expect(calls).toEqual(['nft close']);
+    expect(handover.mode).toBe('ebpf');
+    await handover.close();
+  });
+
+  test.each([
+    ['next', 'prepare'],
+    ['next', 'learn'],
+    ['old', 'introduce'],
+    ['old', 'retire'],
+  ] as const)('when the %s one fails at %s, the old one is in charge', async (who, step) => {
+    const { calls, modes, handover } = world({ [who]: step });
+    await handover.start(STATE);
+    calls.length = 0;
+    await expect(handover.switchTo('ebpf')).rejects.toThrow(`${step} fails`);
+    expect(handover.mode).toBe('nft');
+    expect(handover.switching).toBe(null);
+    expect(modes).toEqual([]);
+    // What the new one may have taken meanwhile drains, and the old one is put in order.
+    expect(calls).toContain('ebpf retire');
+    expect(calls.indexOf('nft start')).toBeGreaterThan(calls.indexOf('ebpf retire'));
+    await handover.close();
+  });
+
+  test('one at a time', async () => {
+    const { handover } = world();
+    await handover.start(STATE);
+    const first = handover.switchTo('ebpf');
+    await expect(handover.switchTo('ipvs')).rejects.toMatchObject({ code: 'TP_BUSY' });
+    await first;
+    expect(handover.mode).toBe('ebpf');
+    await handover.close();
+  });
+});

@@ -1,0 +1,177 @@
+/** Moving a running agent between modes under traffic of every kind: docs/switching.md. */
+import { readdirSync } from 'node:fs';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { Mode } from '../../src/dataplane/dataplane.ts';
+import { privilege } from '../support/privilege.ts';
+import { skipUnless } from '../support/skip.ts';
+import { type SwitchSpec, SwitchWorld } from '../support/switch-world.ts';
+import { buildProgram, eventually } from './support/node.ts';
+
+const root = skipUnless(privilege() === 'root', 'needs root');
+/** Traffic of a moment: nothing is waited for. */
+const flow = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+const FOREIGN = `table inet foreign {
+  chain forward { type filter hook forward priority 0; policy accept; ct state invalid counter drop; }
+}
+`;
+const KEEPERS = ['table ip triplane-keeper', 'table ip6 triplane-keeper'];
+const TABLES = ['table ip triplane', 'table ip6 triplane'];
+
+interface Surroundings extends SwitchSpec {
+  readonly title: string;
+  readonly foreign: string;
+}
+
+const SURROUNDINGS: readonly Surroundings[] = [
+  { title: 'a bare namespace', label: 'swb', foreign: '' },
+  {
+    ...{ title: 'a foreign firewall, strict tracking, sockets served', label: 'swf', foreign: FOREIGN },
+    ...{ cgroups: 'per-pod', sysctls: ['net/netfilter/nf_conntrack_tcp_loose=0'] },
+  },
+];
+
+root.describe('switching', () => {
+  beforeAll(buildProgram);
+
+  for (const surroundings of SURROUNDINGS) {
+    root.describe(surroundings.title, () => {
+      let world: SwitchWorld;
+      beforeAll(async () => {
+        world = await SwitchWorld.create(surroundings);
+        if (surroundings.foreign !== '') await world.node.exec(['nft', '-f', '-'], surroundings.foreign);
+        await world.startAgent('nft');
+      });
+      afterAll(() => world?.remove());
+
+      test('there and back again loses nothing, and leaves nothing behind', async () => {
+        const neighbour = await world.neighbour();
+        await world.open(2);
+        await world.load(4);
+        const modes: Mode[] = ['ebpf', 'nft', 'ebpf', 'nft'];
+        let seen = neighbour.saw();
+        for (const mode of modes) {
+          await flow(800);
+          expect(await world.switchTo(mode)).toMatchObject({ to: mode });
+          expect(world.tables()).toEqual(mode === 'ebpf' ? KEEPERS : TABLES);
+          await flow(800);
+          const now = neighbour.saw();
+          expect(now.clsact).toBeGreaterThan(seen.clsact);
+          expect(now.tcx).toBeGreaterThan(seen.tcx);
+          seen = now;
+        }
+        expect((await world.status()).mode).toMatchObject({ mode: 'nft', failure: '', switching: '' });
+        expect((await world.stop()).join('\n')).toBe('');
+        await eventually(async () => (await world.status()).mode.draining).toEqual([]);
+        expect(world.tables()).toEqual(TABLES);
+        const pins = readdirSync('/sys/fs/bpf').filter((name) => name.includes(world.lab.name));
+        expect(pins).toEqual([]);
+      });
+
+      test('the keeper is there while the kernel translates something, and no longer', async () => {
+        const [way] = world.ways(4);
+        const hold = await way!.from.hold('tcp', way!.address, way!.port, { durationMs: 60_000 });
+        await hold.established;
+        await world.switchTo('ebpf');
+        await flow(5000);
+        expect(world.tables()).toEqual(KEEPERS);
+        expect((await world.status()).mode.draining).toMatchObject([{ mode: 'nft' }]);
+        expect(await hold.stop()).toMatchObject({ moved: 0 });
+        expect(hold.failures).toEqual([]);
+        await eventually(() => world.tables()).toEqual([]);
+        await eventually(async () => (await world.status()).mode.draining).toEqual([]);
+        await world.switchTo('nft');
+      });
+
+      test('a mode that cannot run here changes nothing and says so', async () => {
+        await expect(world.switchTo('ipvs')).rejects.toThrow();
+        const { mode } = await world.status();
+        expect(mode).toMatchObject({ mode: 'nft', switching: '' });
+        expect(mode.failure).toContain('ipvs');
+        const { outcomes } = await world.lab
+          .pod('a')
+          .call('tcp', world.ways(4)[0]!.address, 9000, { count: 5 });
+        expect(outcomes.ok).toBe(5);
+      });
+    });
+  }
+
+  root.describe('with what is in the way', () => {
+    let world: SwitchWorld;
+    beforeAll(async () => {
+      world = await SwitchWorld.create({ label: 'sww', families: [4] });
+    });
+    afterAll(() => world?.remove());
+
+    test('a NAT port that the kernel has toward a backend is not given away twice', async () => {
+      const { client } = world.lab;
+      const { address, port } = world.single();
+      // As our programs would choose: the client's own port, where it is one of theirs.
+      const [kernelPort, sourcePort] = [61_500, 61_500];
+      const rules = `table ip pinned { chain post { type nat hook postrouting priority 90;
+        ip saddr ${client.addresses[4]} tcp sport 50000 masquerade to :${kernelPort}; }; }\n`;
+      expect((await world.node.exec(['nft', '-f', '-'], rules)).stderr).toBe('');
+      await world.startAgent('nft');
+      const hold = await client.hold('tcp', address, port, { sourcePort: 50_000, intervalMs: 50 });
+      expect((await hold.established).open).toBe(1);
+      await world.switchTo('ebpf');
+      for (let i = 0; i < 3; i++) {
+        const answer = await client.ask('tcp', address, port, { sourcePort, timeoutMs: 3000 });
+        expect(answer).toMatchObject({ outcome: 'ok' });
+        expect(answer.peerPort).not.toBe(kernelPort);
+        await flow(100);
+      }
+      const { exchanges } = await hold.stop();
+      expect(exchanges).toBeGreaterThan(3);
+      expect(hold.failures).toEqual([]);
+      await world.agent.stop();
+    });
+
+    test('an agent killed in the middle of a switch: traffic goes on, and the next one puts it right', async () => {
+      await world.startAgent('nft');
+      await world.open(1);
+      await world.load(4);
+      for (const [i, delayMs] of [100, 700, 1500, 2500].entries()) {
+        const target = i % 2 === 0 ? 'ebpf' : 'nft';
+        const switching = world.switchTo(target).catch(() => {});
+        await flow(delayMs);
+        await world.agent.stop('SIGKILL');
+        await switching;
+        await flow(300);
+        // In the mode that it was to leave, or to go to.
+        const mode = i < 2 ? 'nft' : target;
+        await world.startAgent(mode);
+        await flow(300);
+        expect((await world.status()).mode).toMatchObject({ mode, failure: '' });
+        expect(world.tables()).toEqual(
+          expect.arrayContaining(mode === 'nft' ? ['table ip triplane'] : ['table ip triplane-keeper']),
+        );
+      }
+      expect((await world.stop()).join('\n')).toBe('');
+      await eventually(async () => (await world.status()).mode.draining).toEqual([]);
+    });
+
+    test('the annotation of the Node moves it, and is followed when it goes', async () => {
+      await world.annotate('ebpf');
+      await eventually(async () => (await world.status()).mode.mode).toBe('ebpf');
+      expect((await world.status()).mode.reason).toContain('annotation');
+      await world.annotate(null);
+      await eventually(async () => (await world.status()).mode.mode).toBe('nft');
+    });
+
+    test('a client of a sticky service stays with its backend', async () => {
+      const pod = world.lab.pod('a');
+      const sticky = world.ways(4).find(({ title }) => title.includes('pod to a sticky'))!;
+      const answering = async () => {
+        const { pods } = await pod.call('tcp', sticky.address, sticky.port, { count: 20, timeoutMs: 3000 });
+        return Object.keys(pods);
+      };
+      const first = await answering();
+      expect(first).toHaveLength(1);
+      for (const mode of ['ebpf', 'nft', 'ebpf'] as const) {
+        await world.switchTo(mode);
+        expect(await answering()).toEqual(first);
+      }
+    });
+  });
+});

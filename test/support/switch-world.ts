@@ -1,0 +1,262 @@
+/**
+ * A node with an agent that changes its mode, and everybody who may have connections through it: pods, processes of the
+ * node and a client outside, TCP and datagrams, connected sockets and others, both families. The node's namespace is
+ * bare: nobody else's rules keep connection tracking or NAT alive.
+ */
+import { spawnSync } from 'node:child_process';
+import type { SwitchResult } from '../../src/agent/status.ts';
+import { askAgent } from '../../src/cli/admin-client.ts';
+import type { Mode } from '../../src/dataplane/dataplane.ts';
+import type { Agent } from '../../src/lab/agent.ts';
+import { createLab, type Lab } from '../../src/lab/lab.ts';
+import { serviceObject, sliceObjects } from '../../src/lab/manifests.ts';
+import type { Hold, Load, Place } from '../../src/lab/place.ts';
+import { serviceAddress } from '../../src/lab/plan.ts';
+import { applySettings } from '../../src/lab/run.ts';
+import type { Family } from '../../src/model/records.ts';
+import type { AdminStatus } from '../../src/observe/admin.ts';
+import { Neighbour } from './neighbour.ts';
+
+const PORT = 9000;
+const NODE_PORT = 30900;
+const KEPT_NODE_PORT = 30901;
+const WEB = 10;
+const KEPT = 12;
+const STICKY = 13;
+const SINGLE = 14;
+
+export interface SwitchSpec {
+  readonly label: string;
+  readonly families?: readonly Family[];
+  /** Pods and processes within the tree of the socket programs, or all by packets. */
+  readonly cgroups?: 'per-pod' | 'none';
+  /** Further arguments of the agent. */
+  readonly args?: readonly string[];
+  /** Of the node's namespace, "net/netfilter/...=value". */
+  readonly sysctls?: readonly string[];
+}
+
+/** Short, so that what has ended is seen to have ended while a test looks. */
+const SHORT = ['tcp_timeout_time_wait=2', 'tcp_timeout_close=2', 'udp_timeout=4', 'udp_timeout_stream=4'];
+
+export interface Way {
+  readonly title: string;
+  readonly from: Place;
+  readonly address: string;
+  readonly port: number;
+}
+
+export class SwitchWorld {
+  readonly lab: Lab;
+  readonly #spec: SwitchSpec;
+  readonly #holds: { readonly title: string; readonly hold: Hold }[] = [];
+  readonly #loads: { readonly title: string; readonly load: Load }[] = [];
+
+  constructor(lab: Lab, spec: SwitchSpec) {
+    this.lab = lab;
+    this.#spec = spec;
+  }
+
+  static async create(spec: SwitchSpec): Promise<SwitchWorld> {
+    const lab = await createLab({
+      name: `${spec.label}${process.pid}`,
+      families: spec.families ?? [4, 6],
+      nodes: [{ name: 'n1' }, { name: 'n2', agent: 'none' }],
+      pods: [
+        { name: 'a', node: 'n1' },
+        { name: 'b', node: 'n1', labels: { app: 'web' } },
+        { name: 'c', node: 'n2', labels: { app: 'web' } },
+        { name: 'd', node: 'n2', labels: { app: 'web' } },
+      ],
+      cgroups: spec.cgroups ?? 'none',
+    });
+    const world = new SwitchWorld(lab, spec);
+    try {
+      await world.sysctl(SHORT.map((one) => `net/netfilter/nf_conntrack_${one}`));
+      await world.sysctl(spec.sysctls ?? []);
+      world.writeServices();
+    } catch (error) {
+      lab.down();
+      throw error;
+    }
+    return world;
+  }
+
+  async sysctl(lines: readonly string[]): Promise<void> {
+    const set = lines.map((line) => `sysctl ${line.replace('=', ' ')}`);
+    await applySettings([`netns /run/netns/${this.node.namespace}`, ...set]);
+  }
+
+  writeServices(): void {
+    const { lab } = this;
+    const { families } = lab.plan;
+    const clusterIPs = (host: number) => families.map((family) => serviceAddress(family, host));
+    const both = [
+      { name: 'tcp', port: PORT, targetPort: 80, protocol: 'TCP' as const },
+      { name: 'udp', port: PORT, targetPort: 80, protocol: 'UDP' as const },
+    ];
+    const endpoints = lab.plan.pods.filter(({ labels }) => labels.app === 'web');
+    const ports = [
+      { name: 'tcp', port: 80, protocol: 'TCP' as const },
+      { name: 'udp', port: 80, protocol: 'UDP' as const },
+    ];
+    const slices = (service: string, some = endpoints) =>
+      sliceObjects({ service, families, ports, endpoints: some });
+    const one = endpoints.filter(({ name }) => name === 'c');
+    const service = (name: string, host: number, nodePort: number, more: object = {}) =>
+      serviceObject({
+        ...{ name, clusterIPs: clusterIPs(host), type: 'NodePort' },
+        ports: both.map((port) => ({ ...port, nodePort })),
+        ...more,
+      });
+    lab.manifests.write('services', [
+      ...[service('web', WEB, NODE_PORT), ...slices('web')],
+      ...[service('kept', KEPT, KEPT_NODE_PORT, { externalTrafficPolicy: 'Local' }), ...slices('kept')],
+      ...[service('single', SINGLE, NODE_PORT + 3), ...slices('single', one)],
+      ...[service('sticky', STICKY, NODE_PORT + 2, { affinitySeconds: 600 }), ...slices('sticky')],
+    ]);
+  }
+
+  /** Of a service with one backend, on the other node. */
+  single(): { address: string; port: number } {
+    return { address: this.node.addresses[4]!, port: NODE_PORT + 3 };
+  }
+
+  /** The annotation triplane.dev/proxy-mode of the node; null: none. */
+  async annotate(mode: Mode | null): Promise<void> {
+    const objects = this.lab.nodeObjects().map((object) => {
+      const { name } = object.metadata;
+      const annotations = name === 'n1' && mode !== null ? { 'triplane.dev/proxy-mode': mode } : {};
+      return { ...object, metadata: { ...object.metadata, annotations } };
+    });
+    this.lab.manifests.write('nodes', objects);
+  }
+
+  /** Somebody else's programs on the uplink, at clsact and at tcx. */
+  async neighbour(): Promise<Neighbour> {
+    const { stdout } = await this.node.exec(['ip', '-j', 'link', 'show', 'eth0']);
+    const [link] = JSON.parse(stdout) as { ifindex: number }[];
+    return Neighbour.attach(link!.ifindex, `/run/netns/${this.node.namespace}`);
+  }
+
+  get node(): Place {
+    return this.lab.node('n1');
+  }
+
+  get agent(): Agent {
+    return this.lab.agents.get('n1')!;
+  }
+
+  startAgent(mode: Mode): Promise<Agent> {
+    return this.lab.startAgent('n1', { args: ['--proxy-mode', mode, ...(this.#spec.args ?? [])] });
+  }
+
+  switchTo(mode: Mode): Promise<SwitchResult> {
+    return askAgent<SwitchResult>(this.agent.adminSocket, 'POST', '/v1/switch', { mode });
+  }
+
+  status(): Promise<AdminStatus> {
+    return askAgent<AdminStatus>(this.agent.adminSocket, 'GET', '/v1/status');
+  }
+
+  /** How somebody comes to a service, each another path through the node. */
+  ways(family: Family): Way[] {
+    const { lab } = this;
+    const node = lab.node('n1').addresses[family]!;
+    const [web, sticky] = [serviceAddress(family, WEB), serviceAddress(family, STICKY)];
+    const from = { pod: lab.pod('a'), self: lab.pod('b'), node: this.node, client: lab.client };
+    return [
+      { title: 'pod to a cluster IP', from: from.pod, address: web, port: PORT },
+      { title: 'pod to a sticky cluster IP', from: from.pod, address: sticky, port: PORT },
+      { title: 'backend to its own service', from: from.self, address: web, port: PORT },
+      { title: 'node to a cluster IP', from: from.node, address: web, port: PORT },
+      { title: 'node to a sticky cluster IP', from: from.node, address: sticky, port: PORT },
+      { title: 'node to its own NodePort', from: from.node, address: node, port: NODE_PORT },
+      { title: 'client to a NodePort', from: from.client, address: node, port: NODE_PORT },
+      { title: 'client to a Local NodePort', from: from.client, address: node, port: KEPT_NODE_PORT },
+    ].map((way) => ({ ...way, title: `IPv${family}, ${way.title}` }));
+  }
+
+  /** What there was, for whoever wants to say how much it was. */
+  opened = 0;
+  exchanges = 0;
+  answered = 0;
+
+  /** Open connections and datagram flows by every way, that go on until stop(). */
+  async open(
+    connections: number,
+    { datagrams = connections, intervalMs = 100 }: { datagrams?: number; intervalMs?: number } = {},
+  ): Promise<void> {
+    const opened = this.lab.plan.families.flatMap((family) =>
+      this.ways(family).flatMap(({ title, from, address, port }) =>
+        (['tcp', 'udp', 'unconnected'] as const).map(async (kind) => {
+          const protocol = kind === 'tcp' ? 'tcp' : 'udp';
+          const count = kind === 'tcp' ? connections : datagrams;
+          const hold = await from.hold(protocol, address, port, {
+            ...{ connections: count, intervalMs, durationMs: 170_000, timeoutMs: 8000 },
+            ...(kind === 'unconnected' ? { socket: kind } : {}),
+          });
+          this.#holds.push({ title: `${title}, ${kind}`, hold });
+          const { open } = await hold.established;
+          if (open !== count) throw new Error(`${title}, ${kind}: ${open} of ${count} opened`);
+          this.opened += open;
+        }),
+      ),
+    );
+    await Promise.all(opened);
+  }
+
+  /** New connections by every way, `rate` a second each. */
+  async load(rate: number, close: 'fin' | 'rst' = 'fin'): Promise<void> {
+    for (const family of this.lab.plan.families)
+      for (const { title, from, address, port } of this.ways(family)) {
+        const options = { rate, close, timeoutMs: 8000, durationMs: 170_000 };
+        this.#loads.push({ title: `${title}, new`, load: await from.load('tcp', address, port, options) });
+      }
+  }
+
+  /** Ends new connections, and says what went wrong, one line each. */
+  async endLoads(): Promise<string[]> {
+    return this.#end(this.#loads.splice(0).map(({ title, load }) => ({ title, job: load })));
+  }
+
+  /** Ends everything, and says what went wrong with it, one line each. */
+  async stop(): Promise<string[]> {
+    const holds = this.#holds.splice(0).map(({ title, hold }) => ({ title, job: hold }));
+    return [...(await this.endLoads()), ...(await this.#end(holds))];
+  }
+
+  async #end(jobs: readonly { readonly title: string; readonly job: Load }[]): Promise<string[]> {
+    const wrong: string[] = [];
+    for (const { title, job } of jobs) {
+      const { outcomes, moved, exchanges, total } = await job.stop();
+      const { ok, ...bad } = outcomes;
+      this.exchanges += exchanges;
+      this.answered += exchanges > 0 ? 0 : ok;
+      const failed = Object.entries(bad).filter(([, count]) => count > 0);
+      if (failed.length > 0 || job.failures.length > 0)
+        wrong.push(
+          `${title}: ${JSON.stringify(Object.fromEntries(failed))} ${JSON.stringify(job.failures[0])}`,
+        );
+      if (moved > 0) wrong.push(`${title}: ${moved} flows went to another backend`);
+      if (exchanges + total === 0) wrong.push(`${title}: nothing was sent`);
+    }
+    return wrong;
+  }
+
+  /** Whether tables of ours are in the node's namespace, by name. */
+  tables(): string[] {
+    const { stdout } = spawnSync(
+      'nsenter',
+      [`--net=/run/netns/${this.node.namespace}`, 'nft', 'list', 'tables'],
+      {
+        encoding: 'utf8',
+      },
+    );
+    return stdout.split('\n').filter((line) => line.includes('triplane'));
+  }
+
+  remove(): void {
+    this.lab.down();
+  }
+}
