@@ -174,6 +174,28 @@ root.describe('the ebpf dataplane', () => {
     if (!canAsk) context.skip('needs bpftool to see that the programs are gone; the rest holds');
   });
 
+  test('names of the longest kind are read back whole, and adopted', async () => {
+    const label = (letter: string) => letter.repeat(63);
+    const { key, ports } = service(`${label('n')}/${label('s')}`, '10.200.1.9', ['10.10.1.9']);
+    const [port] = ports;
+    // Two that differ in the last character alone.
+    const twins = ['a', 'b'].map((end, i) => ({
+      ...port!,
+      name: `${key}:${label('p').slice(1)}${end}`,
+      frontends: port!.frontends.map((frontend) => ({ ...frontend, port: 80 + i })),
+    }));
+    const state = stateOf({ key, ports: twins });
+    const { dataplane } = await start(state);
+    await dataplane.close();
+    expect(
+      readEbpf(ROOT)!
+        .services.map((row) => row.service)
+        .sort(),
+    ).toEqual(twins.map(({ name }) => name));
+    const { result } = await start(state);
+    expect(result.operations).toBeLessThanOrEqual(1);
+  });
+
   test('what outlives its network namespace is found from any other, and goes without a trace there', async () => {
     const mount = cgroupMount();
     const cgroup = mount === null ? '' : path.join(mount, `tplife${process.pid}`);
