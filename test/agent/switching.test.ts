@@ -5,7 +5,7 @@ import type { Mode } from '../../src/dataplane/dataplane.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
 import { type SwitchSpec, SwitchWorld } from '../support/switch-world.ts';
-import { buildProgram, eventually } from './support/node.ts';
+import { buildProgram, eventually, logged } from './support/node.ts';
 
 const root = skipUnless(privilege() === 'root', 'needs root');
 /** Traffic of a moment: nothing is waited for. */
@@ -124,6 +124,19 @@ root.describe('switching', () => {
       const { exchanges } = await hold.stop();
       expect(exchanges).toBeGreaterThan(3);
       expect(hold.failures).toEqual([]);
+      await world.agent.stop();
+    });
+
+    test('what drains is not taken for stray when conntrack is looked through', async () => {
+      await world.startAgent('ebpf');
+      await world.open(2);
+      await world.switchTo('nft');
+      const repairs = () => logged(world.agent.log(), 'the kernel differed from what was applied').length;
+      for (const table of ['ip', 'ip6'] as const)
+        await world.node.exec(['nft', 'delete', 'table', table, 'triplane']);
+      await eventually(repairs).toBeGreaterThan(0);
+      await flow(1500);
+      expect((await world.stop()).join('\n')).toBe('');
       await world.agent.stop();
     });
 

@@ -37,7 +37,7 @@ import { clusterIPs, NodeState } from './node-state.ts';
 import type { EbpfOptions } from './options.ts';
 import { prepareRoot } from './pins.ts';
 import { pressureOf } from './pressure.ts';
-import { nodeFlows } from './readback.ts';
+import { nodeFlows, nodeTargets } from './readback.ts';
 import { EbpfRemains } from './remains.ts';
 import { countSockets, rememberSockets, SocketSweeper } from './sockets.ts';
 import { xdpFeatures, xdpSenders } from './xdp-senders.ts';
@@ -303,9 +303,10 @@ export class EbpfDataplane implements Switchable {
   }
 
   async retire(): Promise<Remains> {
-    const { node, collector } = this.#must();
+    const { node, collector, compiler, clock } = this.#must();
     node.setRules({ drain: 'on' });
-    return new EbpfRemains(this, this.#options.root, collector.passes);
+    const targets = () => nodeTargets(compiler.maps, clock.hz);
+    return new EbpfRemains(this, this.#options.root, collector.passes, targets);
   }
 
   /** The kernel translates nothing any more that was there before us, and is not asked. */
