@@ -1,16 +1,18 @@
 /** What an agent finds in the kernel at its start that another mode, or another proxy, has made and still carries. */
 import { existsSync } from 'node:fs';
-import type { Mode, Switchable } from '../dataplane/dataplane.ts';
+import { isSwitchable, type Mode, type Switchable } from '../dataplane/dataplane.ts';
 import { cleanupEbpf } from '../dataplane/ebpf/cleanup.ts';
 import { EbpfDataplane } from '../dataplane/ebpf/ebpf-dataplane.ts';
 import { findRoots, generationMeta } from '../dataplane/ebpf/kernel.ts';
 import { netnsIdentity } from '../dataplane/ebpf/meta.ts';
 import { Generation, generations } from '../dataplane/ebpf/pins.ts';
+import { IPVS_SCHEME } from '../dataplane/ipvs/scheme.ts';
 import { KernelRemains } from '../dataplane/nft/kernel-remains.ts';
-import { isNftThere, NftDataplane } from '../dataplane/nft/nft-dataplane.ts';
+import { NftDataplane } from '../dataplane/nft/nft-dataplane.ts';
+import { areTablesThere, isNftThere } from '../dataplane/nft/presence.ts';
 import type { DesiredState } from '../model/desired.ts';
 import type { DataplaneOptions } from './modes.ts';
-import { ebpfOptions } from './modes.ts';
+import { ebpfOptions, openDataplane } from './modes.ts';
 import type { Log } from './status.ts';
 
 export interface PredecessorOptions {
@@ -27,6 +29,7 @@ export async function predecessorsOf(
   const found: Switchable[] = [];
   for (const look of [
     () => ebpfPredecessors(mode, state, config),
+    () => (mode === 'ipvs' ? [] : ipvsPredecessors(config)),
     () => (mode === 'nft' ? [] : kernelPredecessors(mode, state)),
   ]) {
     try {
@@ -66,6 +69,12 @@ function removeUnfinished(root: string): void {
   const metas = generations(root).map((number) => generationMeta(new Generation(root, number)));
   const unfinished = metas.length > 0 && metas.every((meta) => meta?.complete === false);
   if (unfinished && metas.every((meta) => meta?.netns === netnsIdentity())) cleanupEbpf(root);
+}
+
+async function ipvsPredecessors(config: DataplaneOptions['config']): Promise<Switchable[]> {
+  if (!(await areTablesThere('', IPVS_SCHEME))) return [];
+  const old = openDataplane('ipvs', { config, onForeignChange: () => {} });
+  return isSwitchable(old) ? [old] : [];
 }
 
 /** Tables of ours, or connections to our frontends that somebody's NAT or IPVS has made: those of kube-proxy, say. */
