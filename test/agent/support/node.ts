@@ -15,7 +15,7 @@ import { skipUnless } from '../../support/skip.ts';
 
 export const PROGRAM = [process.execPath, path.join(ROOT, 'bin/triplane')];
 /** Generous: it ends what will never come, and says nothing about speed. */
-const PATIENCE = { timeout: 30_000, interval: 50 };
+const PATIENCE = { timeout: 90_000, interval: 50 };
 
 export const kernel = skipUnless(mayChangeNetworks(), 'needs root');
 
