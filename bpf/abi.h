@@ -12,7 +12,7 @@
 #include "limits.h"
 
 /* Advanced whenever a layout below changes its meaning: maps of another layout are not adopted. */
-#define TP_LAYOUT 2
+#define TP_LAYOUT 3
 
 #ifdef __cplusplus
 #define TP_STATIC_ASSERT static_assert
@@ -303,16 +303,16 @@ struct tp_sock_peer {
 };
 TP_STATIC_ASSERT(sizeof(struct tp_sock_key) == 32 && sizeof(struct tp_sock_peer) == 32, "no holes");
 
-/* "namespace/name:port" of a DesiredPort, for whoever reads the maps without the agent: 63 + 1 + 63 + 1 + 15
+/* "namespace/name:port" of a DesiredPort, for whoever reads the maps without the agent: 63 + 1 + 63 + 1 + 63
  * characters at most, the rest zero. */
 struct tp_name {
-	char text[160];
+	char text[192];
 };
 /* What the agent that comes next must know of these maps: JSON, the rest zero (src/dataplane/ebpf/meta.ts). */
 struct tp_meta {
 	char text[4096];
 };
-TP_STATIC_ASSERT(sizeof(struct tp_name) == 160 && sizeof(struct tp_meta) == 4096, "no holes");
+TP_STATIC_ASSERT(sizeof(struct tp_name) == 192 && sizeof(struct tp_meta) == 4096, "no holes");
 
 /* Per-CPU counters, one u64 each. */
 enum tp_counter {

@@ -1,7 +1,15 @@
 /** Objects that are refused at this moment: each is logged once when it comes and once when it goes. */
 import type { Refusal } from '../dataplane/dataplane.ts';
+import type { ErrorCode } from '../model/errors.ts';
 import type { ObjectKey } from '../model/records.ts';
 import type { Log, Problem } from './status.ts';
+
+/** What says by itself what failed: no object was refused. */
+const FAILURES: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
+  'TP_API',
+  'TP_NOT_KEPT',
+  'TP_TOO_MANY_ENDPOINTS',
+]);
 
 /** Each has at most one problem with an object; two may have one with the same object, and each takes back its own. */
 export type Reporter = 'source' | 'model';
@@ -23,14 +31,16 @@ export class ProblemLog {
     const known = this.current[reporter].get(object);
     if (known?.reason === reason && known.code === code) return;
     this.current[reporter].set(object, problem);
-    this.log.warn(origin === '' ? { code, object } : { code, object, origin }, `refused: ${reason}`);
+    const text = FAILURES.has(code) ? reason : `refused: ${reason}`;
+    this.log.warn(origin === '' ? { code, object } : { code, object, origin }, text);
   }
 
   gone(reporter: Reporter, object: string): void {
     const problem = this.current[reporter].get(object);
     if (!problem) return;
     this.current[reporter].delete(object);
-    this.log.info({ code: problem.code, object }, 'no longer refused');
+    const { code } = problem;
+    this.log.info({ code, object }, FAILURES.has(code) ? 'in order again' : 'no longer refused');
   }
 
   /** All that the kernel refuses now. */

@@ -18,15 +18,21 @@ const OUTPUT_BYTES_MAX = 512 * 1024 * 1024;
 const IPTABLES = ['iptables-legacy', 'iptables-nft', 'ip6tables-legacy', 'ip6tables-nft'] as const;
 const PLAIN = ['iptables', 'ip6tables'] as const;
 
+/** Not there, or (as where PATH names a folder of somebody else's) not to be found by this user. */
+function isMissing(error: Error | undefined): boolean {
+  const code = (error as NodeJS.ErrnoException | undefined)?.code;
+  return code === 'ENOENT' || code === 'EACCES';
+}
+
 /** What the tool printed; null: it is not installed. Throws TP_KERNEL_REFUSED with what it said. */
 function run(tool: string, args: readonly string[], input = ''): string | null {
   const result = spawnSync(tool, args, {
     ...{ input, encoding: 'utf8', timeout: TOOL_MS_MAX, maxBuffer: OUTPUT_BYTES_MAX },
   });
-  if ((result.error as NodeJS.ErrnoException | undefined)?.code === 'ENOENT') return null;
+  if (isMissing(result.error)) return null;
   if (result.error || result.status !== 0) {
     const said = result.error?.message ?? result.stderr.trim().split('\n').at(-1) ?? '';
-    throw new TriplaneError('TP_KERNEL_REFUSED', `${tool} ${args[0] ?? ''} failed: ${said}`);
+    throw new TriplaneError('TP_KERNEL_REFUSED', `${[tool, ...args.slice(0, 1)].join(' ')} failed: ${said}`);
   }
   return result.stdout;
 }
@@ -46,10 +52,7 @@ function cleanAllIptables(): string[] {
 }
 
 function isInstalled(tool: string): boolean {
-  return (
-    (spawnSync(tool, ['--version'], { stdio: 'ignore' }).error as NodeJS.ErrnoException | undefined)?.code !==
-    'ENOENT'
-  );
+  return !isMissing(spawnSync(tool, ['--version'], { stdio: 'ignore' }).error);
 }
 
 /** Sets that no rule names any more: after iptables. */

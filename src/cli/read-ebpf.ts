@@ -1,7 +1,7 @@
 /** What the commands do with the ebpf mode: read it back, and remove it. */
 import { existsSync } from 'node:fs';
-import { cleanupEbpf } from '../dataplane/ebpf/cleanup.ts';
-import { findRoots } from '../dataplane/ebpf/kernel.ts';
+import { cleanupEbpf, cleanupOrphan } from '../dataplane/ebpf/cleanup.ts';
+import { findOrphans, findRoots } from '../dataplane/ebpf/kernel.ts';
 import { readConnections, readEbpf, servesAnother } from '../dataplane/ebpf/readback.ts';
 import type { KernelReader } from './machinery.ts';
 
@@ -25,5 +25,5 @@ export async function cleanEbpf(): Promise<readonly string[]> {
   const roots = new Set(findRoots());
   // Of another network namespace's agent it would be somebody else's.
   if (existsSync(DEFAULT_ROOT) && roots.size === 0 && !servesAnother(DEFAULT_ROOT)) roots.add(DEFAULT_ROOT);
-  return [...roots].flatMap(cleanupEbpf);
+  return [...[...roots].flatMap(cleanupEbpf), ...findOrphans().flatMap(cleanupOrphan)];
 }

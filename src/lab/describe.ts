@@ -1,4 +1,5 @@
 /** Labs in words, for people: the topology, and the commands to poke at it. Pure. */
+import { agentSocket } from './paths.ts';
 import { type LabPlan, listed, type PerFamily, serviceAddress } from './plan.ts';
 
 function both(addresses: PerFamily, plan: LabPlan): string {
@@ -27,6 +28,9 @@ export function describeTopology(plan: LabPlan): string[] {
   return lines;
 }
 
+/** What is longer does not push the comments of all others away. */
+const ALIGNED_COLUMNS_MAX = 90;
+
 export interface CommandOptions {
   /** 'services': agents run and the example services are there. */
   readonly has: 'services' | 'no services';
@@ -42,7 +46,7 @@ export function describeCommands(plan: LabPlan, { has, program }: CommandOptions
   const target = plan.pods.filter((pod) => pod.network === 'pod').at(-1);
   const [family = 4] = plan.families;
   const from = first?.name ?? plan.nodes[0]!.name;
-  const worker = plan.nodes.at(-1)!.name;
+  const worker = (plan.nodes.filter((node) => node.agent === 'run').at(-1) ?? plan.nodes[0]!).name;
   const lines: [string, string][] = [];
   if (target)
     lines.push([`${lab} call${name} ${from} tcp ${target.addresses[family]} 80`, 'one pod calls another']);
@@ -54,10 +58,16 @@ export function describeCommands(plan: LabPlan, { has, program }: CommandOptions
     ]);
     lines.push([`${lab} call${name} client tcp ${node} 30900 --count 100`, 'a NodePort, from outside']);
     lines.push([`${lab} exec${name} ${worker} -- triplane get services`, 'what the kernel of a node holds']);
+    const packet = `${plan.client.addresses[family]} ${serviceAddress(family, 10)}:9000`;
+    const socket = `--admin-socket ${agentSocket(plan.name, worker)}`;
+    lines.push([
+      `${lab} exec${name} ${worker} -- triplane explain ${packet} ${socket}`,
+      'what becomes of a packet there, and why',
+    ]);
   }
   lines.push([`${lab} exec${name} ${worker} -- ip -brief address`, 'any command, inside a node or pod']);
   lines.push([`${lab} status${name}`, 'what runs']);
   lines.push([`${lab} down${name}`, 'removes all of it']);
-  const wide = Math.max(...lines.map(([command]) => command.length));
+  const wide = Math.max(...lines.map(([command]) => command.length).filter((n) => n <= ALIGNED_COLUMNS_MAX));
   return lines.map(([command, what]) => `${command.padEnd(wide)}  # ${what}`);
 }

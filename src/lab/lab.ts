@@ -17,7 +17,7 @@ import { labCgroup, makeCgroup } from './cgroups.ts';
 import { forgetAtExit, removeAtExit } from './cleanup.ts';
 import { type ApiObject, ManifestDir, nodeObject } from './manifests.ts';
 import { LabNode, LabPod } from './members.ts';
-import { labDir } from './paths.ts';
+import { agentSocket, labDir } from './paths.ts';
 import { Place } from './place.ts';
 import {
   type LabPlan,
@@ -189,7 +189,7 @@ export class Lab {
   async startAgent(node: string, options: AgentOptions = {}): Promise<Agent> {
     const place = this.node(node);
     const dir = path.join(labDir(this.name), 'agents');
-    const adminSocket = path.join(dir, `${node}.sock`);
+    const adminSocket = agentSocket(this.name, node);
     const cgroup = this.nodeCgroup(node);
     const any = place.addresses[4] ? '0.0.0.0' : '[::]';
     const loopback = place.addresses[4] ? '127.0.0.1' : '[::1]';

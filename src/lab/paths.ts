@@ -36,3 +36,8 @@ export function labDir(lab: string): string {
 export function netnsPath(namespace: string): string {
   return `/run/netns/${namespace}`;
 }
+
+/** The admin socket of a node's agent. */
+export function agentSocket(lab: string, node: string): string {
+  return path.join(labDir(lab), 'agents', `${node}.sock`);
+}

@@ -20,7 +20,7 @@ import type { DesiredNode, DesiredPort, DesiredService, DesiredState, Frontend }
 import { makeDetector } from './detector.ts';
 import { type Entry, frontendsOf, newEntry, sameClaims } from './entry.ts';
 import { admitExternalIPs } from './external-ips.ts';
-import { listSome, type ModelProblem } from './problem.ts';
+import { faultsOf, type ModelProblem } from './problem.ts';
 import {
   type Cidr,
   keyOf,
@@ -303,6 +303,7 @@ export class ClusterModel {
     const result = record === null ? null : computeService(record, entry.slices, this.#context);
     entry.claimed = shareService(result?.desired ?? null, entry.claimed);
     entry.shadowed = result?.shadowed ?? NONE;
+    entry.beyond = result?.beyond ?? 0;
     const serving = result?.serving ?? NONE;
     if (!same(serving, entry.serving)) entry.serving = serving;
     entry.health = result !== null && result.health.healthCheckNodePort !== 0 ? result.health : null;
@@ -378,8 +379,7 @@ export class ClusterModel {
 
   #publishProblem(entry: Entry, lost: readonly string[], harvest: Harvest): void {
     const object = `Service ${entry.key}`;
-    const outside = entry.refused.map((address) => `external IP ${address} is in none of the allowed ranges`);
-    const reason = listSome([...outside, ...lost]);
+    const { code, reason } = faultsOf(entry, lost);
     if (reason === entry.problem) return;
     entry.problem = reason;
     if (reason === '') {
@@ -387,7 +387,6 @@ export class ClusterModel {
       harvest.problemsGone.push(object);
       return;
     }
-    const code = outside.length > 0 ? 'TP_EXTERNAL_IP' : 'TP_FRONTEND_TAKEN';
     const problem: ModelProblem = { code, object, reason, origin: '' };
     this.#problems.set(object, problem);
     harvest.problems.push(problem);

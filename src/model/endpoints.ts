@@ -30,9 +30,18 @@ export interface Pools {
   readonly local: readonly Backend[];
   /** Whether any node has a usable endpoint, even if this one may not use it. */
   readonly any: boolean;
+  /** Endpoints of the larger pool beyond BACKENDS_MAX: they get no new connections from here. */
+  readonly beyond: number;
 }
 
 const NO_BACKENDS: readonly Backend[] = [];
+
+/**
+ * The most backends of a pool. Slots and member ids of nft mode stand in the 16 bits of a port, and a pool that is
+ * replaced whole needs ids for the old and the new ones (src/dataplane/nft/pool.ts). Without a limit, whoever may write
+ * EndpointSlices could stop the proxy of every node. Ten times more than any cluster of Kubernetes' tested size has.
+ */
+export const BACKENDS_MAX = 32_767;
 
 /** Slices in the byte order of their names, so that nothing depends on the order in which they came. */
 export function orderSlices(slices: readonly SliceRecord[]): readonly SliceRecord[] {
@@ -179,10 +188,13 @@ export function shareBackends(list: readonly Backend[], other: readonly Backend[
  */
 export function choosePools(endpoints: readonly Endpoint[], need: PoolNeed, node: Locality): Pools {
   const any = endpoints.some(({ record }) => record.ready || isLastResort(record));
-  if (!any) return { cluster: NO_BACKENDS, local: NO_BACKENDS, any };
-  const cluster = need === 'local' ? NO_BACKENDS : toBackends(clusterMembers(endpoints, node), node);
-  const local = need === 'cluster' ? NO_BACKENDS : toBackends(localMembers(endpoints, node), node);
-  return { cluster, local: shareBackends(local, cluster), any };
+  if (!any) return { cluster: NO_BACKENDS, local: NO_BACKENDS, any, beyond: 0 };
+  const allCluster = need === 'local' ? [] : clusterMembers(endpoints, node);
+  const allLocal = need === 'cluster' ? [] : localMembers(endpoints, node);
+  const cluster = toBackends(allCluster.slice(0, BACKENDS_MAX), node);
+  const local = toBackends(allLocal.slice(0, BACKENDS_MAX), node);
+  const beyond = Math.max(allCluster.length, allLocal.length, BACKENDS_MAX) - BACKENDS_MAX;
+  return { cluster, local: shareBackends(local, cluster), any, beyond };
 }
 
 /**

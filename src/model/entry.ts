@@ -25,6 +25,8 @@ export interface Entry {
   shadowed: ServiceResult['shadowed'];
   /** External IPs that it may not have. */
   refused: readonly Address[];
+  /** As ServiceResult's. */
+  beyond: number;
   /** The reason of its problem; '': none. */
   problem: string;
 }
@@ -43,6 +45,7 @@ export function newEntry(key: ObjectKey): Entry {
     triggerMs: 0,
     shadowed: NONE,
     refused: NONE,
+    beyond: 0,
     problem: '',
   };
 }

@@ -28,6 +28,11 @@ export const ERRORS = {
     means: 'Two services claim the same address, protocol and port; the older one keeps it.',
     remedy: 'Change one of the two services.',
   },
+  TP_TOO_MANY_ENDPOINTS: {
+    means:
+      'A service has more endpoints than a pool holds; the first ones in the order of their addresses serve it.',
+    remedy: 'Divide the service into several.',
+  },
   TP_EXTERNAL_IP: {
     means:
       'A Service asks for an external IP that --external-ip-cidrs does not allow; the rest of it is served.',

@@ -8,7 +8,6 @@ import {
   choosePools,
   collectEndpoints,
   countLocalReady,
-  type Endpoint,
   type Locality,
   orderSlices,
   type PoolNeed,
@@ -69,6 +68,8 @@ export interface ServiceResult {
   readonly serving: readonly ServingPort[];
   /** Nearly always empty. */
   readonly shadowed: readonly ShadowedFrontend[];
+  /** Of the port with the most: endpoints for which its pools have no room; nearly always 0. */
+  readonly beyond: number;
 }
 
 const NO_HEALTH: ServiceHealth = { healthCheckNodePort: 0, localReady: { 4: 0, 6: 0 } };
@@ -243,10 +244,9 @@ function draftPort(
   service: ServiceRecord,
   port: ServicePortRecord,
   faces: Faces,
-  endpoints: readonly Endpoint[],
+  pools: Pools,
   node: NodeContext,
 ): DesiredPort {
-  const pools = choosePools(endpoints, poolNeed(service, faces, port.nodePort), node);
   return {
     name: portName(service, port),
     family: faces.family,
@@ -316,11 +316,14 @@ export function computeService(
   const slices = orderSlices(unordered);
   const drafts: DesiredPort[] = [];
   const serving: ServingPort[] = [];
+  let beyond = 0;
   for (const clusterIP of service.clusterIPs) {
     const faces = facesOf(service, clusterIP, node);
     for (const port of service.ports) {
       const endpoints = collectEndpoints(slices, faces.family, port.name, port.protocol);
-      const draft = draftPort(service, port, faces, endpoints, node);
+      const pools = choosePools(endpoints, poolNeed(service, faces, port.nodePort), node);
+      beyond = Math.max(beyond, pools.beyond);
+      const draft = draftPort(service, port, faces, pools, node);
       drafts.push(draft);
       if (port.protocol === 'SCTP') continue;
       const backends = shareBackends(servingBackends(endpoints, node), draft.cluster);
@@ -333,5 +336,6 @@ export function computeService(
     health: healthOf(service, slices, node),
     serving: serving.length > 0 ? serving : NONE,
     shadowed,
+    beyond,
   };
 }

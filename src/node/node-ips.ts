@@ -47,6 +47,8 @@ export type NodePortSetting = 'primary' | readonly Cidr[];
 
 const EVERYWHERE: Readonly<Record<Family, Cidr>> = { 4: '0.0.0.0/0' as Cidr, 6: '::/0' as Cidr };
 
+const LOOPBACK = ['127.0.0.1', '::1'] as Address[];
+
 function primaryCidrs(nodeIPs: NodeIPs): Cidr[] {
   const known = [nodeIPs.byFamily[4], nodeIPs.byFamily[6]].filter(
     (address): address is Address => address !== null && !isLoopback(address),
@@ -87,12 +89,32 @@ export function nodePortAddresses(
   return { 4: ofFamily(4), 6: ofFamily(6) };
 }
 
+/** Ranges that name loopback addresses on purpose: all of a family does not. */
+function loopbackWarnings(setting: NodePortSetting): string[] {
+  if (setting === 'primary') return [];
+  const named = setting.filter(
+    (cidr) => !cidr.endsWith('/0') && LOOPBACK.some((one) => cidrContains(cidr, one)),
+  );
+  return named.map(
+    (cidr) => `--nodeport-addresses names ${cidr}: NodePorts never answer on loopback addresses`,
+  );
+}
+
 /**
- * What the operator should hear about the setting, one line each: kube-proxy's checkBadConfig().
+ * What the operator should hear about the setting, one line each: kube-proxy's checkBadConfig(), and what its
+ * nftables mode says of loopback addresses.
  *
  * @param dualStack something else in the configuration names ranges of both families
  */
 export function nodePortWarnings(
+  setting: NodePortSetting,
+  nodeIPs: NodeIPs,
+  cluster: { readonly dualStack: boolean },
+): string[] {
+  return [...familyWarnings(setting, nodeIPs, cluster), ...loopbackWarnings(setting)];
+}
+
+function familyWarnings(
   setting: NodePortSetting,
   nodeIPs: NodeIPs,
   cluster: { readonly dualStack: boolean },

@@ -65,7 +65,7 @@ export function nodeEligible(node: NodeStatus): boolean {
 
 /** '' or why no load balancer should send to this node. */
 function nodeTrouble({ name, absent, deleting, taints }: NodeStatus): string {
-  if (absent) return `Node ${name} does not exist`;
+  if (absent) return `there is no Node ${name}, or it is not known yet`;
   if (deleting) return `Node ${name} is being deleted`;
   return taints.includes(TO_BE_DELETED_TAINT) ? `Node ${name} has the taint ${TO_BE_DELETED_TAINT}` : '';
 }

@@ -4,7 +4,7 @@ import { ABI } from '../../src/dataplane/ebpf/abi.ts';
 import { TableMaps } from '../../src/dataplane/ebpf/maps.ts';
 import { readTableConnections } from '../../src/dataplane/ebpf/readback.ts';
 import { loadWorld, NET, TestNet, type World } from '../support/bpf-world.ts';
-import { HZ, Subject } from '../support/ebpf-tables.ts';
+import { hz, Subject } from '../support/ebpf-tables.ts';
 import { dissect, packet } from '../support/packet.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
@@ -22,7 +22,7 @@ root.describe('collection', () => {
 
   beforeAll(async () => {
     net = new TestNet('g');
-    world = await loadWorld({ hz: HZ });
+    world = await loadWorld({ hz: hz() });
     subject = new Subject(new TableMaps(world.object.maps(), world.knobs.seed));
     up = net.device('up0').ifindex;
     world.setDevice(up, NET.uplink[4], NET.uplink[6]);
@@ -85,7 +85,7 @@ root.describe('collection', () => {
     subject.collector.pass();
     expect(world.connections()).toHaveLength(40);
     expect(subject.collector.last).toMatchObject({ live: 40, masqueraded: 40 });
-    expect(readTableConnections(subject.compiler.maps, HZ)).toHaveLength(40);
+    expect(readTableConnections(subject.compiler.maps, hz())).toHaveLength(40);
     age(500);
     subject.collector.pass();
     // Marked, and still there for a packet.

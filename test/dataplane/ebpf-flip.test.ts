@@ -8,7 +8,7 @@ import type { DesiredService, Frontend } from '../../src/model/desired.ts';
 import { packageRoot } from '../../src/node/native.ts';
 import { ip } from '../model/world.ts';
 import { loadWorld, NET, SMALL, TestNet, type World } from '../support/bpf-world.ts';
-import { HZ } from '../support/ebpf-tables.ts';
+import { hz } from '../support/ebpf-tables.ts';
 import { packet } from '../support/packet.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
@@ -52,7 +52,7 @@ root.describe('pools', () => {
   let world: World;
   beforeAll(async () => {
     net = new TestNet('f');
-    world = await loadWorld({ hz: HZ, sizes: { ...SMALL, backends: 65_536, connections: 65_536 } });
+    world = await loadWorld({ hz: hz(), sizes: { ...SMALL, backends: 65_536, connections: 65_536 } });
     world.setDevice(net.device('up0').ifindex, NET.uplink[4], NET.uplink[6]);
     world.setDevice(net.device('dn0').ifindex, NET.downlink[4], NET.downlink[6]);
   });
@@ -62,7 +62,7 @@ root.describe('pools', () => {
   });
 
   test(`flip ${FLIPS} times between disjoint sets, and each packet goes to a member of one`, async () => {
-    const ticks = (seconds: number) => ticksOf(seconds, HZ);
+    const ticks = (seconds: number) => ticksOf(seconds, hz());
     const both = new Set([4, 6] as const);
     const rules = { speaks: both, podsKnown: both, xdpForward: 'allowed', ticks } as const;
     const compiler = new Compiler(new TableMaps(world.object.maps(), world.knobs.seed), rules, () =>

@@ -1,14 +1,17 @@
 import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
 import process from 'node:process';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { cleanupEbpf } from '../../src/dataplane/ebpf/cleanup.ts';
+import { cleanupEbpf, cleanupOrphan } from '../../src/dataplane/ebpf/cleanup.ts';
 import { EbpfDataplane } from '../../src/dataplane/ebpf/ebpf-dataplane.ts';
+import { findOrphans, findRoots } from '../../src/dataplane/ebpf/kernel.ts';
 import { bpfNative } from '../../src/dataplane/ebpf/native.ts';
 import { lifeNative } from '../../src/dataplane/ebpf/native-life.ts';
 import type { EbpfOptions } from '../../src/dataplane/ebpf/options.ts';
 import { Generation, generations } from '../../src/dataplane/ebpf/pins.ts';
 import { readEbpf } from '../../src/dataplane/ebpf/readback.ts';
+import { cgroupMount } from '../../src/lab/cgroups.ts';
 import type { DesiredService, DesiredState } from '../../src/model/desired.ts';
 import { net as cidr, ip } from '../model/world.ts';
 import { SMALL, TestNet } from '../support/bpf-world.ts';
@@ -169,6 +172,53 @@ root.describe('the ebpf dataplane', () => {
     expect(readFileSync(PORTS, 'utf8').trim()).toBe('');
     expect(cleanupEbpf(ROOT)).toEqual([]);
     if (!canAsk) context.skip('needs bpftool to see that the programs are gone; the rest holds');
+  });
+
+  test('names of the longest kind are read back whole, and adopted', async () => {
+    const label = (letter: string) => letter.repeat(63);
+    const { key, ports } = service(`${label('n')}/${label('s')}`, '10.200.1.9', ['10.10.1.9']);
+    const [port] = ports;
+    // Two that differ in the last character alone.
+    const twins = ['a', 'b'].map((end, i) => ({
+      ...port!,
+      name: `${key}:${label('p').slice(1)}${end}`,
+      frontends: port!.frontends.map((frontend) => ({ ...frontend, port: 80 + i })),
+    }));
+    const state = stateOf({ key, ports: twins });
+    const { dataplane } = await start(state);
+    await dataplane.close();
+    expect(
+      readEbpf(ROOT)!
+        .services.map((row) => row.service)
+        .sort(),
+    ).toEqual(twins.map(({ name }) => name));
+    const { result } = await start(state);
+    expect(result.operations).toBeLessThanOrEqual(1);
+  });
+
+  test('what outlives its network namespace is found from any other, and goes without a trace there', async () => {
+    const mount = cgroupMount();
+    const cgroup = mount === null ? '' : path.join(mount, `tplife${process.pid}`);
+    if (cgroup !== '') mkdirSync(cgroup);
+    try {
+      const { dataplane } = await start(stateOf(A), { cgroup });
+      await dataplane.close();
+      expect(findRoots()).toContain(ROOT);
+      expect(findOrphans()).not.toContain(ROOT);
+      net.leave();
+      net = new TestNet('m');
+      // The kernel takes a namespace apart after its last user is gone, in its own time.
+      await expect.poll(() => findOrphans(), { timeout: 30_000 }).toContain(ROOT);
+      expect(findRoots()).not.toContain(ROOT);
+      await expect(start(stateOf(A))).rejects.toThrow(/TP_LOCKED|that is gone: run triplane cleanup/);
+      writeFileSync(PORTS, '61000-65535');
+      expect(cleanupOrphan(ROOT)).toEqual([expect.stringContaining(`${ROOT}, `)]);
+      expect(readFileSync(PORTS, 'utf8').trim()).toBe('61000-65535');
+      expect(existsSync(ROOT)).toBe(false);
+      expect(cleanupOrphan(ROOT)).toEqual([]);
+    } finally {
+      if (cgroup !== '') rmdirSync(cgroup);
+    }
   });
 });
 

@@ -3,6 +3,8 @@ import { describe, expect, test } from 'vitest';
 import { lineDiff } from '../../src/lab/demo/diff.ts';
 import { shareBars, Timeline, table } from '../../src/lab/demo/picture.ts';
 import { cut, visibleLength, wrap } from '../../src/lab/demo/terminal.ts';
+import { describeCommands } from '../../src/lab/describe.ts';
+import { planLab } from '../../src/lab/plan.ts';
 import type { LoadInterval } from '../../src/lab/results.ts';
 
 const lines = fc.array(fc.constantFrom('a', 'b', 'c', 'd'), { maxLength: 12 });
@@ -61,6 +63,21 @@ describe('text', () => {
       ),
     );
   });
+});
+
+test('the commands that a lab offers name a node with an agent, and its socket', () => {
+  const plan = planLab({
+    name: 'mine',
+    nodes: [{ name: 'cp' }, { name: 'far', agent: 'none' }],
+    pods: [{ name: 'pod', node: 'cp' }],
+  });
+  const commands = describeCommands(plan, { has: 'services', program: 'triplane' });
+  expect(commands.join('\n')).toContain('lab exec --name mine cp -- triplane get services');
+  expect(commands.join('\n')).toMatch(
+    /cp -- triplane explain .*--admin-socket \/run\/triplane\/lab-mine\/agents\/cp\.sock {2}#/,
+  );
+  // One long command does not push the comments of all others away.
+  expect(commands.find((line) => line.includes('lab down'))!.length).toBeLessThan(130);
 });
 
 describe('pictures', () => {

@@ -1,5 +1,8 @@
 /** `triplane cleanup --kube-proxy` in a namespace where there is what kube-proxy would have made. */
 import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { buildProgram, kernel, PROGRAM } from '../agent/support/node.ts';
 import { type Bare, bareNamespaces } from '../support/namespaces.ts';
@@ -21,6 +24,24 @@ kernel.describe('triplane cleanup --kube-proxy', () => {
   test('nothing there is no error', () => {
     const { status, stdout } = cleanup();
     expect([status, stdout]).toEqual([0, 'there was nothing to remove\n']);
+  });
+
+  test('tools that this user may not run count as not installed', () => {
+    const folder = mkdtempSync(path.join(os.tmpdir(), `triplane-tools-${process.pid}-`));
+    try {
+      for (const tool of ['iptables-legacy-save', 'iptables-save', 'ipset'])
+        writeFileSync(path.join(folder, tool), '', { mode: 0o644 });
+      const { status, stdout, stderr } = inside([
+        '/usr/bin/env',
+        `PATH=${folder}`,
+        ...PROGRAM,
+        'cleanup',
+        '--kube-proxy',
+      ]);
+      expect([status, stdout, stderr]).toEqual([0, 'there was nothing to remove\n', '']);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 
   test('the tables of nftables mode go, those of others stay', () => {

@@ -125,6 +125,9 @@ describe('nodePortWarnings', () => {
     ['10.0.0.0/8', true, /no IPv6 range/],
     ['fd00::/8', false, /no IPv4 range/],
     ['10.0.0.0/8 fd00::/8', true, null],
+    ['10.0.0.0/8 127.0.0.0/8', false, /names 127\.0\.0\.0\/8: NodePorts never answer on loopback/],
+    ['10.0.0.0/8 fd00::/8 ::1/128', true, /names ::1\/128: NodePorts never answer on loopback/],
+    ['0.0.0.0/0 ::/0', true, null],
   ] as const)('%s, dual stack %s', (setting, dualStack, expected) => {
     const found = nodePortWarnings(cidrs(setting) as readonly Cidr[], both, { dualStack });
     if (expected) expect(found).toEqual([expect.stringMatching(expected)]);

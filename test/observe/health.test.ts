@@ -158,7 +158,7 @@ describe('the reasons of a 503', () => {
           notYet(a);
           gone(a);
         },
-        [holdup.brief, 'Node n1 does not exist'],
+        [holdup.brief, 'there is no Node n1, or it is not known yet'],
         undefined,
       ],
       [

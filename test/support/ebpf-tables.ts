@@ -19,7 +19,13 @@ import type { DesiredState } from '../../src/model/desired.ts';
 import type { Family } from '../../src/model/records.ts';
 import { SMALL } from './bpf-world.ts';
 
-export const HZ = kernelHz();
+let ticksASecond = 0;
+
+/** kernelHz(). When it is asked for, not when this is imported: without root it cannot be told. */
+export function hz(): number {
+  ticksASecond ||= kernelHz();
+  return ticksASecond;
+}
 
 export interface Bench {
   readonly object: BpfObject;
@@ -40,7 +46,7 @@ export async function openBench(sizes: Partial<Sizes> = {}): Promise<Bench> {
       sizes: all,
       natPorts: [{ first: 61000, last: 65535 }],
       seed,
-      hz: HZ,
+      hz: hz(),
       setRetval: true,
       netnsCookie: true,
       redirectNeigh: true,
@@ -62,7 +68,7 @@ export function wipe({ maps }: Bench): void {
 export class Subject {
   nowMs = 0;
   readonly compiler: Compiler;
-  readonly clock = new Clock(HZ);
+  readonly clock = new Clock(hz());
   readonly collector: Collector;
 
   constructor(maps: TableMaps, speaks: Iterable<Family> = [4, 6], podsKnown: Iterable<Family> = speaks) {
@@ -70,7 +76,7 @@ export class Subject {
       speaks: new Set(speaks),
       podsKnown: new Set(podsKnown),
       xdpForward: 'never',
-      ticks: (seconds: number) => ticksOf(seconds, HZ),
+      ticks: (seconds: number) => ticksOf(seconds, hz()),
     } as const;
     this.compiler = new Compiler(maps, rules, () => this.nowMs);
     this.collector = new Collector(this.compiler, this.clock, () => this.nowMs);

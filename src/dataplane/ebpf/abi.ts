@@ -81,7 +81,7 @@ export const LAYOUTS = {
   tp_range_key: { bytes: 24, members: { prefixlen: 0, guard: 4, addr: 8 } },
   tp_affinity_key: { bytes: 20, members: { client: 0, service: 16 } },
   tp_affinity: { bytes: 16, members: { backend: 0, incarnation: 4, last_used: 8, spare: 12 } },
-  tp_name: { bytes: 160, members: { text: 0 } },
+  tp_name: { bytes: 192, members: { text: 0 } },
   tp_meta: { bytes: 4096, members: { text: 0 } },
   tp_knobs: {
     bytes: 56,
@@ -106,7 +106,7 @@ export const LAYOUTS = {
 
 /** Named as in the header, without TP_. */
 export const ABI = {
-  LAYOUT: 2,
+  LAYOUT: 3,
   BUCKET_SLOTS: 8,
   BUCKET_TRIES: 4,
   NAT_SLOTS: 16,

@@ -34,6 +34,13 @@ export function cleanupEbpf(root: string): string[] {
   return removed;
 }
 
+/** Pins alone: what else was changed went with the network namespace, and here it would be somebody else's. */
+export function cleanupOrphan(root: string): string[] {
+  const removed = generations(root).flatMap((number) => new Generation(root, number).remove());
+  removeRoot(root);
+  return removed.length > 0 ? [`${root}, ${removed.length} pins of a network namespace that is gone`] : [];
+}
+
 /** Takes out what was put in, and leaves what others put in since. */
 function restorePorts({ natPorts, reservedBefore }: Meta): boolean {
   if (reservedBefore === null) return false;

@@ -19,6 +19,7 @@ import {
   type MapHandle,
 } from './native.ts';
 import { lifeNative } from './native-life.ts';
+import { isOrphaned } from './orphans.ts';
 import { omissions, type Part, partsSwitchedOff, programsOf } from './parts.ts';
 import { Generation, generations } from './pins.ts';
 import { mapArray } from './tables.ts';
@@ -84,15 +85,24 @@ export function generationMeta(generation: Generation): Meta | null {
 
 /** Folders of pins that serve this network namespace, whatever --bpf-root says. */
 export function findRoots(): string[] {
-  const roots = new Set<string>();
   const here = netnsIdentity();
+  return rootsOf((meta) => meta.netns === here && !isOrphaned(meta.root));
+}
+
+/** Folders of pins whose network namespace is gone: nobody is left in it who could clean up. */
+export function findOrphans(): string[] {
+  return rootsOf((meta) => isOrphaned(meta.root));
+}
+
+function rootsOf(wanted: (meta: Meta) => boolean): string[] {
+  const roots = new Set<string>();
   for (const id of lifeNative().bpfMapsNamed('tp_meta')) {
     const fd = lifeNative().bpfMapById(id);
     if (fd < 0) continue;
     const handle = { ...lifeNative().bpfMapInfo(fd), fd };
     const meta = handle.valueBytes === LAYOUTS.tp_meta.bytes ? readMeta(mapArray(handle)) : null;
     bpfNative().bpfClose(fd);
-    if (meta?.complete && meta.netns === here && existsSync(meta.root)) roots.add(meta.root);
+    if (meta?.complete && existsSync(meta.root) && wanted(meta)) roots.add(meta.root);
   }
   return [...roots];
 }
@@ -114,8 +124,10 @@ function refuseForeign(root: string): void {
   for (const number of generations(root)) {
     const meta = generationMeta(new Generation(root, number));
     if (!meta || meta.netns === netnsIdentity()) continue;
-    const remedy = 'give each its own --bpf-root, or run triplane cleanup there';
-    throw new TriplaneError('TP_LOCKED', `the pins in ${root} serve another network namespace: ${remedy}`);
+    const what = isOrphaned(root)
+      ? 'served a network namespace that is gone: run triplane cleanup'
+      : 'serve another network namespace: give each its own --bpf-root, or run triplane cleanup there';
+    throw new TriplaneError('TP_LOCKED', `the pins in ${root} ${what}`);
   }
 }
 

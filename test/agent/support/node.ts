@@ -12,10 +12,11 @@ import type { AdminStatus } from '../../../src/observe/admin.ts';
 import { ROOT } from '../../support/checkout.ts';
 import { mayChangeNetworks } from '../../support/privilege.ts';
 import { skipUnless } from '../../support/skip.ts';
+import { SLOWNESS } from '../../support/slowness.ts';
 
 export const PROGRAM = [process.execPath, path.join(ROOT, 'bin/triplane')];
-/** Generous: it ends what will never come, and says nothing about speed. */
-const PATIENCE = { timeout: 90_000, interval: 50 };
+/** Generous: it ends what will never come, and says nothing about speed. An emulated processor is ten times slower. */
+const PATIENCE = { timeout: 30_000 * SLOWNESS, interval: 50 };
 
 export const kernel = skipUnless(mayChangeNetworks(), 'needs root');
 

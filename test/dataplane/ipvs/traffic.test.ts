@@ -388,6 +388,8 @@ ipvs.describe('ipvs, traffic', () => {
     const bare = await bareNamespaces(1);
     const [netns] = bare.paths;
     try {
+      // IPVS refuses every backend where no address is anybody's: the kernel has no table of local addresses yet.
+      await runIn(bare.names[0]!, ['ip', 'link', 'set', 'lo', 'up']);
       const full = stateOf(
         [web(10, [L1, R2]), withSettings(web(11, [L1]), { 'ipvs-scheduler': 'sh' })],
         NODE,

@@ -5,6 +5,7 @@ import { NftDataplane } from '../../../src/dataplane/nft/nft-dataplane.ts';
 import { readNft } from '../../../src/dataplane/nft/readback.ts';
 import { skeletonText } from '../../../src/dataplane/nft/skeleton.ts';
 import type { DesiredState } from '../../../src/model/desired.ts';
+import { BACKENDS_MAX } from '../../../src/model/endpoints.ts';
 import { changeBetween, stateOf } from '../../support/desired.ts';
 import { type Bare, bareNamespaces } from '../../support/namespaces.ts';
 import { tableLines } from '../../support/nft-table.ts';
@@ -86,6 +87,14 @@ networks.describe('nft, others at our tables', () => {
       expect((await dataplane.verify(STATE)).repaired).toEqual([]);
       expect(await tableLines(netns)).toEqual(before);
     }
+  });
+
+  test('the largest pool there is, with affinity, is written', async () => {
+    const backends = Array.from({ length: BACKENDS_MAX }, (_, i) => `10.60.${i >> 8}.${i & 255} 80`);
+    const { key, ports } = web(10, backends, 60);
+    const state = stateOf([{ key, ports: ports.slice(0, 1) }, web(11, A)], NODE);
+    expect((await dataplane.start(state)).refusals).toEqual([]);
+    expect((await dataplane.verify(state)).repaired).toEqual([]);
   });
 
   test('our own changes are no news, but for a look after those that we made deaf', async () => {

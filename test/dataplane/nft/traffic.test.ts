@@ -9,6 +9,7 @@ import { changeBetween, stateOf } from '../../support/desired.ts';
 import { NodeWorld, serverName } from '../../support/node-world.ts';
 import { mayChangeNetworks } from '../../support/privilege.ts';
 import { skipUnless } from '../../support/skip.ts';
+import { repeated } from '../../support/slowness.ts';
 import { NODE, web } from '../../support/web.ts';
 
 const networks = skipUnless(mayChangeNetworks(), 'needs root or an unprivileged user namespace');
@@ -83,7 +84,7 @@ networks.describe('nft, traffic', () => {
     // On a busy machine a flip takes its time, and the number of flips is what counts.
     const end = Date.now() + 12_000;
     let flips = 0;
-    for (; Date.now() < end || flips < FLIPS_MIN; flips++) {
+    for (; Date.now() < end || flips < repeated(FLIPS_MIN); flips++) {
       const others =
         flips % 3 === 0 ? [web(20, FOUR.slice(0, 2)), web(21, [], 30)] : [web(20 + (flips % 7), FOUR)];
       await bring([web(10, lists[flips % lists.length]!), web(16, six[flips % six.length]!), ...others]);
@@ -93,7 +94,7 @@ networks.describe('nft, traffic', () => {
       expectAllAnswered(summary, names(index < 3 ? FOUR : SIX));
     const total = summaries.reduce((sum, one) => sum + one.total, 0);
     console.log(`${flips} flips, ${total} connections`);
-    expect(total).toBeGreaterThan(2_000);
+    expect(total).toBeGreaterThan(repeated(2_000));
     expect((await dataplane.verify(state)).repaired).toEqual([]);
   });
 
@@ -114,7 +115,7 @@ networks.describe('nft, traffic', () => {
   test.each([2, 3, 6])('spreads evenly over %i backends', async (size) => {
     const backends = FOUR.slice(0, size);
     await bring([web(10, backends)]);
-    const count = 10_000;
+    const count = repeated(10_000);
     const { pods, outcomes } = await world
       .place('pod')
       .call('tcp', '10.200.1.10', 9000, { count, concurrency: 16, timeoutMs: LOST_MS });
