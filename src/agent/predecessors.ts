@@ -20,7 +20,16 @@ export interface PredecessorOptions {
   readonly log: Log;
 }
 
-/** Of other modes than `mode`, opened. What cannot be looked at (a missing feature) is told, and taken for nothing. */
+/** What says that a mode was never here, by its `code`: the kernel lacks it, or it may not be used. */
+const NEVER_HERE: ReadonlySet<unknown> = new Set([
+  ...['TP_NO_FEATURE', 'TP_NO_PRIVILEGE', 'EPERM', 'EACCES', 'ENOSYS'],
+  ...['EPROTONOSUPPORT', 'EAFNOSUPPORT', 'EOPNOTSUPP'],
+]);
+
+/**
+ * Of other modes than `mode`, opened. A mode that this kernel does not have has left nothing. Any other failure is thrown,
+ * for the start to be tried again: taken for nothing, it would cost every connection that is there.
+ */
 export async function predecessorsOf(
   mode: Mode,
   state: DesiredState,
@@ -35,7 +44,11 @@ export async function predecessorsOf(
     try {
       found.push(...(await look()));
     } catch (error) {
-      log.debug({ err: error }, 'what other modes may have left could not be looked at');
+      if (!NEVER_HERE.has((error as { code?: unknown }).code)) {
+        for (const one of found) await one.close();
+        throw error;
+      }
+      log.debug({ err: error }, 'what other modes may have left cannot be there');
     }
   }
   for (const one of found)

@@ -146,12 +146,13 @@ export class EbpfDataplane implements Switchable {
     });
     await devices.begin();
     const { sourceRoutes } = devices;
-    // What another mode translated goes on there; maps that are taken over say whether there was any.
+    // What another mode translated goes on there; maps that are taken over say whether there was any. Where they drain,
+    // another one leads.
     const had = (flag: number) => loaded.origin === 'new' || (loaded.maps.settings.words[0]! & flag) !== 0;
     const sockets = loaded.omitted.has('sockets') || cgroup === '' ? 'off' : socketLb;
     const rules: NodeRules = {
       ...{ socketLb: sockets, sourceRoutes, optouts: 'none' },
-      kernelConnections: had(ABI.S_ASK_KERNEL) ? 'some' : 'none',
+      kernelConnections: had(ABI.S_ASK_KERNEL | ABI.S_DRAIN) ? 'some' : 'none',
       drain: had(ABI.S_DRAIN) ? 'on' : 'off',
     };
     const node = new NodeState(compiler, rules, '');
