@@ -49,7 +49,7 @@ function scriptFor(files) {
   ];
   return `cd ${quoted(root)} || exit 1
 export PATH=${quoted(process.env.PATH ?? '')}:/usr/sbin:/sbin HOME=/tmp NO_COLOR=1 CI=1
-export TRIPLANE_TEST_REPORT=/triplane-vm/${EVENTS} TRIPLANE_TEST_SLOWNESS=5
+export TRIPLANE_TEST_REPORT=/triplane-vm/${EVENTS} TRIPLANE_TEST_SLOWNESS=5 TRIPLANE_TEST_BUILT=1
 exec ${vitest.map(quoted).join(' ')}
 `;
 }

@@ -46,7 +46,11 @@ async function cleanAll(io: Io, cleaners: readonly (readonly [string, Cleaner])[
       failures.push(error);
     }
   }
-  for (const error of failures.slice(1)) io.err(`${failureOf(error).line}\n`);
-  if (failures.length > 0) throw failures[0];
+  if (failures.length > 0) {
+    // Modes that fail for one reason say it once: the first failure is said by whoever catches it.
+    const lines = new Set(failures.map((error) => failureOf(error).line));
+    for (const line of [...lines].slice(1)) io.err(`${line}\n`);
+    throw failures[0];
+  }
   if (removed === 0) io.out('there was nothing to remove\n');
 }

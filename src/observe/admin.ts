@@ -186,10 +186,17 @@ function errorBody(error: WireError): { error: WireError } {
   return { error };
 }
 
-/** Whether a socket may stand there, as far as can be said without taking its place. Throws TP_BAD_FLAG. */
+/**
+ * Whether a socket may stand there, as far as can be said without taking its place. Throws TP_BAD_FLAG. Whoever may
+ * not make its folder lacks more than that: the agent says what.
+ */
 export function checkAdminSocket(socketPath: string): void {
-  prepareFolder(path.dirname(socketPath));
-  kindOf(socketPath);
+  try {
+    prepareFolder(path.dirname(socketPath));
+    kindOf(socketPath);
+  } catch (error) {
+    if (!(error instanceof TriplaneError) || error.code !== 'TP_NO_PRIVILEGE') throw error;
+  }
 }
 
 function prepareFolder(folder: string): void {
@@ -202,13 +209,15 @@ function prepareFolder(folder: string): void {
   }
 }
 
+/** Throws TP_BAD_FLAG, or TP_NO_PRIVILEGE. */
 function makeFolder(folder: string): 'made' | 'there' {
   try {
     return mkdirSync(folder, { recursive: true, mode: 0o700 }) === undefined ? 'there' : 'made';
   } catch (error) {
-    return bad(
-      `--admin-socket: the folder ${folder} cannot be made: ${(error as NodeJS.ErrnoException).code}`,
-    );
+    const { code } = error as NodeJS.ErrnoException;
+    const message = `--admin-socket: the folder ${folder} cannot be made: ${code}`;
+    const mayNot = code === 'EACCES' || code === 'EPERM';
+    throw new TriplaneError(mayNot ? 'TP_NO_PRIVILEGE' : 'TP_BAD_FLAG', message, { cause: error });
   }
 }
 

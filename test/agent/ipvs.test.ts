@@ -90,7 +90,9 @@ ipvs.describe('an agent in ipvs mode', () => {
     expect(await reached()).toEqual(['webpod2']);
     expect((await triplane(lab.node('cp'), 'cleanup')).stdout).toContain('ipvs: removed');
     expect((await triplane(lab.node('cp'), 'cleanup')).stdout).toContain('there was nothing to remove');
-    const left = await lab.node('cp').exec(['sh', '-c', 'cat /proc/net/ip_vs; ip link; nft list tables']);
+    const left = await lab
+      .node('cp')
+      .exec(['sh', '-c', 'cat /proc/net/ip_vs; ip -brief link; nft list tables']);
     expect(left.stdout).not.toMatch(/FWM|triplane/);
   });
 });

@@ -230,7 +230,18 @@ kernel.describe('the life of an agent', () => {
 
   skipUnless(privilege() === 'root', 'a user namespace has no other user').test(
     'without privilege (nobody) it ends with one sentence',
-    () => expectNoPrivilege(['runuser', '-u', 'nobody', '--']),
+    async () => {
+      const nobody = ['runuser', '-u', 'nobody', '--'];
+      await expectNoPrivilege(nobody);
+      // Nor does a socket's folder that nobody may make come before that.
+      const flags = [
+        '--manifests',
+        lab.manifests.path,
+        '--admin-socket',
+        `/run/triplane-no-${process.pid}/s`,
+      ];
+      await expectSentence([...nobody, ...run(...flags)], 'TP_NO_PRIVILEGE', /CAP_NET_ADMIN/);
+    },
   );
 
   test('without libnftables it ends with one sentence, also without a restart from outside', async () => {

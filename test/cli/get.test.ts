@@ -226,6 +226,15 @@ describe('cleanup', () => {
       await call({ nft: async () => fail, ipvs: async () => async () => ['2 services'], ebpf: null }),
     ).toEqual({ out: 'ipvs: removed 2 services\n', failure: 'busy' });
   });
+
+  it('says what several modes fail for once', async () => {
+    const fail = (message: string) => async () => async () => {
+      throw new TriplaneError('TP_NO_PRIVILEGE', message);
+    };
+    const { out, failure } = await call({ nft: fail('no'), ipvs: fail('no'), ebpf: fail('not at all') });
+    expect(failure).toBe('no');
+    expect(out).toMatch(/^triplane: TP_NO_PRIVILEGE: not at all\. [^\n]+\n$/);
+  });
 });
 
 describe('probe', () => {
