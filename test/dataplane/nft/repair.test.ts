@@ -1,6 +1,7 @@
 /** What others do to our tables, and what a killed agent leaves behind. */
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { cleanupNft, NftDataplane } from '../../../src/dataplane/nft/nft-dataplane.ts';
+import { cleanupNft } from '../../../src/dataplane/nft/cleanup.ts';
+import { NftDataplane } from '../../../src/dataplane/nft/nft-dataplane.ts';
 import { readNft } from '../../../src/dataplane/nft/readback.ts';
 import { skeletonText } from '../../../src/dataplane/nft/skeleton.ts';
 import type { DesiredState } from '../../../src/model/desired.ts';
