@@ -279,7 +279,7 @@ export class Agent implements AgentStatus, AgentControl {
   private afterRepair(repaired: readonly string[]): void {
     this.parts.log.warn({ repaired }, 'the kernel differed from what was applied; repaired');
     // While the rules were away, flows were begun without them.
-    this.flows.sweep.request('TCP', 'UDP');
+    this.flows.sweep.requestAtOnce('TCP', 'UDP');
     this.signals.onRepair.emit({ mode: this.handover.mode, repaired });
   }
 
