@@ -2,7 +2,7 @@
  * Ten switches under the load that the product promises to carry through them: 2,000 open TCP connections that exchange
  * data, 500 new ones a second, and datagram flows beside them. Says what was lost, and how long each switch took.
  *
- *     node bench/switching.ts [--open 2000] [--rate 500] [--switches 10] [--pause-ms 3000]
+ *     node scripts/bench.mjs switching [--open 2000] [--rate 500] [--switches 10] [--pause-ms 3000]
  */
 import process from 'node:process';
 import { parseArgs } from 'node:util';

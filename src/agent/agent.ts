@@ -122,7 +122,12 @@ export class Agent implements AgentStatus, AgentControl {
     this.handover = this.handoverFrom(choice.dataplane);
     const modeParts = { handover: this.handover, log: parts.log };
     this.modes = new ModeControl(modeParts, config.proxyMode, choice.reason);
-    this.flows = new StaleFlows(parts, this.model, (event) => this.signals.onConntrack.emit(event));
+    this.flows = new StaleFlows(
+      parts,
+      this.model,
+      () => this.handover.untranslated(),
+      (event) => this.signals.onConntrack.emit(event),
+    );
     this.loop = new SyncLoop(
       {
         model: this.model,
@@ -151,6 +156,8 @@ export class Agent implements AgentStatus, AgentControl {
       options: () => this.dataplaneOptions(),
       state: () => this.model.state,
       onMode: () => this.signals.onMode.emit(this.mode()),
+      // What was left alone for its connections' sake is looked at once more.
+      onDrained: () => this.flows.sweep.request('TCP', 'UDP'),
     });
   }
 
@@ -272,7 +279,7 @@ export class Agent implements AgentStatus, AgentControl {
   private afterRepair(repaired: readonly string[]): void {
     this.parts.log.warn({ repaired }, 'the kernel differed from what was applied; repaired');
     // While the rules were away, flows were begun without them.
-    this.flows.sweep.request('TCP', 'UDP');
+    this.flows.sweep.requestAtOnce('TCP', 'UDP');
     this.signals.onRepair.emit({ mode: this.handover.mode, repaired });
   }
 

@@ -22,6 +22,9 @@ export class FlowSweep {
   private timer: NodeJS.Timeout | undefined;
   private running: Promise<void> | null = null;
   private soonestMs = 0;
+  /** By the share of a processor alone. */
+  private urgentMs = 0;
+  private isUrgent = false;
   private stopped = false;
 
   constructor(parts: SweepParts) {
@@ -32,6 +35,14 @@ export class FlowSweep {
   request(...protocols: readonly FlowProtocol[]): void {
     for (const protocol of protocols) this.wanted.add(protocol);
     this.arm();
+  }
+
+  /** The same, without waiting for the interval: rules were away, and flows were begun without them all the while. */
+  requestAtOnce(...protocols: readonly FlowProtocol[]): void {
+    this.isUrgent = true;
+    clearTimeout(this.timer);
+    this.timer = undefined;
+    this.request(...protocols);
   }
 
   /** Ends after what is under way. */
@@ -51,13 +62,14 @@ export class FlowSweep {
           this.arm();
         });
       },
-      Math.max(0, this.soonestMs - performance.now()),
+      Math.max(0, (this.isUrgent ? this.urgentMs : this.soonestMs) - performance.now()),
     );
   }
 
   private async run(): Promise<void> {
     const work = this.wanted;
     this.wanted = new Set();
+    this.isUrgent = false;
     const began = performance.now();
     for (const protocol of work) {
       try {
@@ -67,7 +79,8 @@ export class FlowSweep {
         this.parts.log.warn({ err: error, protocol }, 'flows in conntrack could not be looked through');
       }
     }
-    const tookMs = performance.now() - began;
-    this.soonestMs = performance.now() + Math.max(INTERVAL_MS, tookMs * SHARE);
+    const endMs = performance.now();
+    this.urgentMs = endMs + (endMs - began) * SHARE;
+    this.soonestMs = Math.max(endMs + INTERVAL_MS, this.urgentMs);
   }
 }

@@ -8,6 +8,7 @@ import {
   type Carried,
   type Dataplane,
   type Degree,
+  type FlowTarget,
   isSwitchable,
   type Measures,
   type Mode,
@@ -42,6 +43,8 @@ export interface HandoverParts {
   readonly state: () => DesiredState;
   /** Another mode carries new connections now. */
   readonly onMode: () => void;
+  /** The last connection of a former mode has ended. */
+  readonly onDrained: () => void;
 }
 
 export interface Exchange {
@@ -136,12 +139,12 @@ export class Handover implements Dataplane {
     const result = await next.prepare(state);
     for (const old of olds) await next.learnAffinities(await old.affinities());
     next.lead();
-    for (const old of olds) await this.#retire(old, state);
+    for (const old of olds) await this.#retire(old, state, next.mode);
     return result;
   }
 
-  async #retire(old: Switchable, state: DesiredState): Promise<number> {
-    const remains = await old.retire(state);
+  async #retire(old: Switchable, state: DesiredState, next: Mode): Promise<number> {
+    const remains = await old.retire(state, next);
     const former: Former = { remains, carried: { connections: 0, ended: false } };
     this.#formers.push(former);
     former.carried = await remains.carried();
@@ -236,7 +239,7 @@ export class Handover implements Dataplane {
     await next.prepare(state);
     await next.learnAffinities(await old.affinities());
     next.lead();
-    const draining = await this.#retire(old, state);
+    const draining = await this.#retire(old, state, next.mode);
     this.#current = next;
     this.#settle();
     return draining;
@@ -249,11 +252,16 @@ export class Handover implements Dataplane {
     for (const { remains } of own) await remains.close();
   }
 
+  /** Frontends with connections that drain and that netfilter sees untranslated. */
+  untranslated(): readonly FlowTarget[] {
+    return this.#formers.flatMap(({ remains }) => remains.untranslated?.() ?? []);
+  }
+
   /** `next` may have taken connections, or got nowhere at all; `old` may have lost some of what it had. */
   async #giveUp(old: Switchable, next: Switchable): Promise<void> {
     const { log, state } = this.#parts;
     try {
-      await this.#retire(next, state());
+      await this.#retire(next, state(), old.mode);
     } catch (error) {
       log.debug({ err: error, mode: next.mode }, 'a failed switch has left nothing that could drain');
       await next.close().catch(() => {});
@@ -306,6 +314,7 @@ export class Handover implements Dataplane {
         { mode: former.remains.mode },
         'its last connection has ended; what was left of it is removed',
       );
+      this.#parts.onDrained();
     }
     if (this.#formers.length === 0 && isSwitchable(this.#current)) this.#current.alone();
   }

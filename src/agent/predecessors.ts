@@ -1,16 +1,18 @@
 /** What an agent finds in the kernel at its start that another mode, or another proxy, has made and still carries. */
 import { existsSync } from 'node:fs';
-import type { Mode, Switchable } from '../dataplane/dataplane.ts';
+import { isSwitchable, type Mode, type Switchable } from '../dataplane/dataplane.ts';
 import { cleanupEbpf } from '../dataplane/ebpf/cleanup.ts';
 import { EbpfDataplane } from '../dataplane/ebpf/ebpf-dataplane.ts';
 import { findRoots, generationMeta } from '../dataplane/ebpf/kernel.ts';
 import { netnsIdentity } from '../dataplane/ebpf/meta.ts';
 import { Generation, generations } from '../dataplane/ebpf/pins.ts';
+import { IPVS_SCHEME } from '../dataplane/ipvs/scheme.ts';
 import { KernelRemains } from '../dataplane/nft/kernel-remains.ts';
-import { isNftThere, NftDataplane } from '../dataplane/nft/nft-dataplane.ts';
+import { NftDataplane } from '../dataplane/nft/nft-dataplane.ts';
+import { areTablesThere, isNftThere } from '../dataplane/nft/presence.ts';
 import type { DesiredState } from '../model/desired.ts';
 import type { DataplaneOptions } from './modes.ts';
-import { ebpfOptions } from './modes.ts';
+import { ebpfOptions, openDataplane } from './modes.ts';
 import type { Log } from './status.ts';
 
 export interface PredecessorOptions {
@@ -18,7 +20,16 @@ export interface PredecessorOptions {
   readonly log: Log;
 }
 
-/** Of other modes than `mode`, opened. What cannot be looked at (a missing feature) is told, and taken for nothing. */
+/** What says that a mode was never here, by its `code`: the kernel lacks it, or it may not be used. */
+const NEVER_HERE: ReadonlySet<unknown> = new Set([
+  ...['TP_NO_FEATURE', 'TP_NO_PRIVILEGE', 'EPERM', 'EACCES', 'ENOSYS'],
+  ...['EPROTONOSUPPORT', 'EAFNOSUPPORT', 'EOPNOTSUPP'],
+]);
+
+/**
+ * Of other modes than `mode`, opened. A mode that this kernel does not have has left nothing. Any other failure is thrown,
+ * for the start to be tried again: taken for nothing, it would cost every connection that is there.
+ */
 export async function predecessorsOf(
   mode: Mode,
   state: DesiredState,
@@ -27,12 +38,17 @@ export async function predecessorsOf(
   const found: Switchable[] = [];
   for (const look of [
     () => ebpfPredecessors(mode, state, config),
+    () => (mode === 'ipvs' ? [] : ipvsPredecessors(config)),
     () => (mode === 'nft' ? [] : kernelPredecessors(mode, state)),
   ]) {
     try {
       found.push(...(await look()));
     } catch (error) {
-      log.debug({ err: error }, 'what other modes may have left could not be looked at');
+      if (!NEVER_HERE.has((error as { code?: unknown }).code)) {
+        for (const one of found) await one.close();
+        throw error;
+      }
+      log.debug({ err: error }, 'what other modes may have left cannot be there');
     }
   }
   for (const one of found)
@@ -66,6 +82,12 @@ function removeUnfinished(root: string): void {
   const metas = generations(root).map((number) => generationMeta(new Generation(root, number)));
   const unfinished = metas.length > 0 && metas.every((meta) => meta?.complete === false);
   if (unfinished && metas.every((meta) => meta?.netns === netnsIdentity())) cleanupEbpf(root);
+}
+
+async function ipvsPredecessors(config: DataplaneOptions['config']): Promise<Switchable[]> {
+  if (!(await areTablesThere('', IPVS_SCHEME))) return [];
+  const old = openDataplane('ipvs', { config, onForeignChange: () => {} });
+  return isSwitchable(old) ? [old] : [];
 }
 
 /** Tables of ours, or connections to our frontends that somebody's NAT or IPVS has made: those of kube-proxy, say. */

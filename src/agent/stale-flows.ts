@@ -1,4 +1,5 @@
 /** Flows in conntrack that lead where no new one would: finding them, and clearing them. */
+import type { FlowTarget } from '../dataplane/dataplane.ts';
 import { familyOf } from '../model/address.ts';
 import type { ClusterModel } from '../model/cluster.ts';
 import type { FlowProtocol, StaleFlow } from '../model/conntrack.ts';
@@ -17,21 +18,27 @@ export interface FlowParts {
   readonly flows: (protocol: FlowProtocol) => AsyncIterable<readonly Flow[]>;
 }
 
+/** What connection tracking is not to forget although it is untranslated there: Remains.untranslated(). */
+export type Untranslated = () => readonly FlowTarget[];
+
 const FAMILIES: readonly Family[] = [4, 6];
 
 export class StaleFlows {
   readonly sweep: FlowSweep;
   private readonly parts: FlowParts;
   private readonly model: Pick<ClusterModel, 'leadsAstray'>;
+  private readonly untranslated: Untranslated;
   private readonly onCleared: (event: ConntrackEvent) => void;
 
   constructor(
     parts: FlowParts,
     model: Pick<ClusterModel, 'leadsAstray'>,
+    untranslated: Untranslated,
     onCleared: (event: ConntrackEvent) => void,
   ) {
     this.parts = parts;
     this.model = model;
+    this.untranslated = untranslated;
     this.onCleared = onCleared;
     this.sweep = new FlowSweep({ log: parts.log, sweep: (protocol) => this.clearStray(protocol) });
   }
@@ -76,12 +83,16 @@ export class StaleFlows {
   /** Flows to frontends of ours that lead where no new one would. */
   private async stray(protocol: FlowProtocol): Promise<StaleFlow[]> {
     const stray: StaleFlow[] = [];
+    // The programs are asked only when there is something to ask for: it means reading their whole table.
+    let kept: Set<string> | null = null;
     for await (const flows of this.parts.flows(protocol)) {
       for (const { original, reply } of flows) {
         const destination = { address: original.destination, port: original.destinationPort };
         const answers = { address: reply.source, port: reply.sourcePort };
         if (!this.model.leadsAstray(protocol, destination, answers)) continue;
         const untranslated = same(destination, answers);
+        if (untranslated) kept ??= new Set(this.untranslated().map(keyOf));
+        if (untranslated && kept!.has(keyOf({ protocol, ...destination }))) continue;
         stray.push({
           ...{ protocol, ...destination },
           backend: untranslated ? null : answers.address,
@@ -91,4 +102,8 @@ export class StaleFlows {
     }
     return stray;
   }
+}
+
+function keyOf({ protocol, address, port }: FlowTarget): string {
+  return `${protocol} ${address} ${port}`;
 }

@@ -12,11 +12,15 @@ export interface SuccessionParts {
   readonly options: () => DataplaneOptions;
   readonly state: () => DesiredState;
   readonly onMode: () => void;
+  readonly onDrained: () => void;
 }
 
-export function makeHandover(first: Dataplane, { log, options, state, onMode }: SuccessionParts): Handover {
+export function makeHandover(
+  first: Dataplane,
+  { log, options, state, onMode, onDrained }: SuccessionParts,
+): Handover {
   const parts = {
-    ...{ log, state, onMode },
+    ...{ log, state, onMode, onDrained },
     open: (mode: Dataplane['mode']) => openDataplane(mode, options()),
     predecessors: (mode: Dataplane['mode'], desired: DesiredState) =>
       predecessorsOf(mode, desired, { config: options().config, log }),

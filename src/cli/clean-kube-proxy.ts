@@ -4,7 +4,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { ipvsNative } from '../dataplane/ipvs/native.ts';
-import { cleanupNft } from '../dataplane/nft/nft-dataplane.ts';
+import { cleanupNft } from '../dataplane/nft/cleanup.ts';
 import { NFT_SCHEME } from '../dataplane/nft/scheme.ts';
 import { TriplaneError } from '../model/errors.ts';
 import { readLinks } from '../node/rtnetlink.ts';

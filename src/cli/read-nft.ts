@@ -1,8 +1,8 @@
 /** What the commands do with the nft mode: read it back, and remove it. */
 
 import type { ServiceView } from '../dataplane/dataplane.ts';
+import { cleanupNft } from '../dataplane/nft/cleanup.ts';
 import { KEEPER_TABLE, Keeper } from '../dataplane/nft/keeper.ts';
-import { cleanupNft } from '../dataplane/nft/nft-dataplane.ts';
 import { readNft } from '../dataplane/nft/readback.ts';
 import type { Protocol } from '../model/records.ts';
 import { type Flow, listFlows } from '../node/conntrack.ts';

@@ -107,6 +107,13 @@ export interface AffinityView {
   readonly secondsLeft: number;
 }
 
+/** Where flows go, as their clients see it. */
+export interface FlowTarget {
+  readonly address: Address;
+  readonly port: number;
+  readonly protocol: Protocol;
+}
+
 export interface Carried {
   /** Connections and datagram flows that still go by it. */
   readonly connections: number;
@@ -121,6 +128,11 @@ export interface Remains {
   carried(): Promise<Carried>;
   /** Follows a change of the desired state: flows to backends that have left are to end here, too. */
   apply(change: DesiredChange, state: DesiredState): Promise<void>;
+  /**
+   * Frontends with connections that netfilter sees untranslated, because they are translated after it. Connection tracking
+   * is not to forget those. Not there: it has none.
+   */
+  untranslated?(): readonly FlowTarget[];
   /** Takes everything of it out of the kernel and releases handles. */
   remove(): Promise<void>;
   /** Releases handles; leaves the kernel as it is, so that the same mode may take it up again. */
@@ -132,7 +144,8 @@ export interface Remains {
  *
  * The way from `old` to `next`, each step done before the next begins; `old` serves until next.lead():
  *
- *     old.introduce(); next.prepare(state); next.learnAffinities(old.affinities()); next.lead(); old.retire(state)
+ *     old.introduce(); next.prepare(state); next.learnAffinities(old.affinities()); next.lead();
+ *     old.retire(state, next.mode)
  *
  * When a step fails, `next` is retired instead, and old.start() puts `old` in order again. An `old` that only a dead
  * process has used is opened, and prepared (ebpf) or not (nft, ipvs), and then takes the same way.
@@ -157,7 +170,7 @@ export interface Switchable extends Dataplane {
    * ipvs its virtual services as well, without new connections; ebpf its programs and maps, draining. The dataplane may
    * not be used afterwards; its remains may.
    */
-  retire(state: DesiredState): Promise<Remains>;
+  retire(state: DesiredState, next: Mode): Promise<Remains>;
   /** No other dataplane has connections any more: nothing has to be asked for them. */
   alone(): void;
   /** Clients that sticky services remember, as the kernel has them now. */

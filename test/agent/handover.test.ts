@@ -85,6 +85,7 @@ function world(fails: { old?: Step; next?: Step } = {}, left: readonly Mode[] = 
       predecessors: async () => left.map((mode) => new Fake(mode, calls)),
       state: () => STATE,
       onMode: () => modes.push(handover.mode),
+      onDrained: () => {},
     },
     new Fake('nft', calls, fails.old ?? null),
   );

@@ -1,12 +1,14 @@
 /** The agent in ipvs mode, from a manifest to an answer, and what its commands say of the kernel. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { askAgent } from '../../src/cli/admin-client.ts';
 import { WEB_NODE_PORT, WEB_PORT, webNodePort, webSlices } from '../../src/lab/examples.ts';
 import { createLab, type Lab } from '../../src/lab/lab.ts';
 import { serviceAddress } from '../../src/lab/plan.ts';
 import { ipvs } from '../support/ipvs.ts';
-import { buildProgram, eventually, json, OwnAgent, triplane } from './support/node.ts';
+import { buildProgram, eventually, json, OwnAgent, statusOf, triplane } from './support/node.ts';
 
 const WEB = serviceAddress(4, 10);
+const HOLD = { connections: 2, intervalMs: 200, timeoutMs: 10_000, durationMs: 170_000 };
 
 ipvs.describe('an agent in ipvs mode', () => {
   let lab: Lab;
@@ -26,6 +28,7 @@ ipvs.describe('an agent in ipvs mode', () => {
     agent = await new OwnAgent(lab, 'cp', [
       ...['--proxy-mode=ipvs', '--cluster-cidr=10.10.0.0/16,fd00:10::/48'],
       ...['--manifests', lab.manifests.path, '--ipvs-scheduler=lc'],
+      ...['--bpf-root', `/sys/fs/bpf/ipvs-${process.pid}`],
     ]).ready();
   });
   afterAll(async () => {
@@ -54,6 +57,33 @@ ipvs.describe('an agent in ipvs mode', () => {
     await eventually(reached).toEqual(['webpod2']);
     expect(await endpoints()).toEqual(new Set(Object.values(one[0]!.addresses)));
   });
+
+  test('moves to the other modes and back, and open connections stay', async () => {
+    const node = lab.node('cp').addresses[4]!;
+    const status = async () => (await statusOf(agent.adminSocket)).mode;
+    const holds = await Promise.all([
+      lab.pod('net-pod').hold('tcp', WEB, WEB_PORT, HOLD),
+      lab.client.hold('tcp', node, WEB_NODE_PORT, HOLD),
+      lab.node('cp').hold('tcp', WEB, WEB_PORT, HOLD),
+    ]);
+    for (const hold of holds) expect((await hold.established).open).toBe(HOLD.connections);
+    for (const mode of ['nft', 'ipvs', 'ebpf', 'ipvs', 'nft'] as const) {
+      expect(await askAgent(agent.adminSocket, 'POST', '/v1/switch', { mode })).toMatchObject({ to: mode });
+      expect(await status()).toMatchObject({ mode, failure: '' });
+      for (const place of [lab.pod('net-pod'), lab.node('cp')])
+        expect((await place.call('tcp', WEB, WEB_PORT, { count: 5, timeoutMs: 8000 })).outcomes.ok).toBe(5);
+    }
+    for (const hold of holds) {
+      expect(await hold.stop()).toMatchObject({ moved: 0 });
+      expect(hold.failures).toEqual([]);
+    }
+    // IPVS keeps a closed connection for a while (net/netfilter/ipvs/ip_vs_proto_tcp.c: up to two minutes).
+    const drained = expect.poll(async () => (await status()).draining, { timeout: 170_000, interval: 500 });
+    await drained.toEqual([]);
+    const left = await lab.node('cp').exec(['sh', '-c', 'cat /proc/net/ip_vs; ip link; nft list tables']);
+    expect(left.stdout).not.toMatch(/FWM|triplane-(ipvs|keeper)/);
+    await askAgent(agent.adminSocket, 'POST', '/v1/switch', { mode: 'ipvs' });
+  }, 400_000);
 
   test('goes on without the agent, and cleanup leaves nothing', async () => {
     await agent.stop();

@@ -5,7 +5,7 @@ import type { Mode } from '../../src/dataplane/dataplane.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
 import { type SwitchSpec, SwitchWorld } from '../support/switch-world.ts';
-import { buildProgram, eventually } from './support/node.ts';
+import { buildProgram, eventually, logged } from './support/node.ts';
 
 const root = skipUnless(privilege() === 'root', 'needs root');
 /** Traffic of a moment: nothing is waited for. */
@@ -13,6 +13,10 @@ const flow = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 const FOREIGN = `table inet foreign {
   chain forward { type filter hook forward priority 0; policy accept; ct state invalid counter drop; }
+}
+`;
+const AWAKE = `table ip awake {
+  chain post { type nat hook postrouting priority 90; policy accept; ct state new counter; }
 }
 `;
 const KEEPERS = ['table ip triplane-keeper', 'table ip6 triplane-keeper'];
@@ -124,6 +128,26 @@ root.describe('switching', () => {
       const { exchanges } = await hold.stop();
       expect(exchanges).toBeGreaterThan(3);
       expect(hold.failures).toEqual([]);
+      await world.agent.stop();
+    });
+
+    test('from ebpf and back: what drains is no stray, and what came meanwhile stays where it is', async () => {
+      // Connection tracking stays awake while our tables are away: it forgets a datagram flow after four seconds here.
+      await world.node.exec(['nft', '-f', '-'], AWAKE);
+      await world.startAgent('ebpf');
+      await world.open(2);
+      await world.switchTo('nft');
+      const repairs = () => logged(world.agent.log(), 'the kernel differed from what was applied').length;
+      for (const table of ['ip', 'ip6'] as const)
+        await world.node.exec(['nft', 'delete', 'table', table, 'triplane']);
+      await eventually(repairs).toBeGreaterThan(0);
+      await flow(1500);
+      // Back to maps that began without another mode: those of the kernel stay with it all the same.
+      await world.open(1);
+      await world.switchTo('ebpf');
+      await flow(800);
+      expect((await world.stop()).join('\n')).toBe('');
+      await world.node.exec(['nft', 'delete', 'table', 'ip', 'awake']);
       await world.agent.stop();
     });
 

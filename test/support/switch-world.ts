@@ -11,7 +11,7 @@ import type { Agent } from '../../src/lab/agent.ts';
 import { createLab, type Lab } from '../../src/lab/lab.ts';
 import { serviceObject, sliceObjects } from '../../src/lab/manifests.ts';
 import type { Hold, Load, Place } from '../../src/lab/place.ts';
-import { serviceAddress } from '../../src/lab/plan.ts';
+import { type PodPlan, serviceAddress } from '../../src/lab/plan.ts';
 import { applySettings } from '../../src/lab/run.ts';
 import type { Family } from '../../src/model/records.ts';
 import type { AdminStatus } from '../../src/observe/admin.ts';
@@ -87,7 +87,8 @@ export class SwitchWorld {
     await applySettings([`netns /run/netns/${this.node.namespace}`, ...set]);
   }
 
-  writeServices(): void {
+  /** @param web the backends of most services; default: all there are */
+  writeServices(web?: readonly PodPlan[]): void {
     const { lab } = this;
     const { families } = lab.plan;
     const clusterIPs = (host: number) => families.map((family) => serviceAddress(family, host));
@@ -95,14 +96,15 @@ export class SwitchWorld {
       { name: 'tcp', port: PORT, targetPort: 80, protocol: 'TCP' as const },
       { name: 'udp', port: PORT, targetPort: 80, protocol: 'UDP' as const },
     ];
-    const endpoints = lab.plan.pods.filter(({ labels }) => labels.app === 'web');
+    const all = lab.plan.pods.filter(({ labels }) => labels.app === 'web');
+    const endpoints = web ?? all;
     const ports = [
       { name: 'tcp', port: 80, protocol: 'TCP' as const },
       { name: 'udp', port: 80, protocol: 'UDP' as const },
     ];
     const slices = (service: string, some = endpoints) =>
       sliceObjects({ service, families, ports, endpoints: some });
-    const one = endpoints.filter(({ name }) => name === 'c');
+    const one = all.filter(({ name }) => name === 'c');
     const service = (name: string, host: number, nodePort: number, more: object = {}) =>
       serviceObject({
         ...{ name, clusterIPs: clusterIPs(host), type: 'NodePort' },
@@ -147,8 +149,8 @@ export class SwitchWorld {
     return this.lab.agents.get('n1')!;
   }
 
-  startAgent(mode: Mode): Promise<Agent> {
-    return this.lab.startAgent('n1', { args: ['--proxy-mode', mode, ...(this.#spec.args ?? [])] });
+  startAgent(mode: Mode, args: readonly string[] = []): Promise<Agent> {
+    return this.lab.startAgent('n1', { args: ['--proxy-mode', mode, ...(this.#spec.args ?? []), ...args] });
   }
 
   switchTo(mode: Mode): Promise<SwitchResult> {

@@ -37,7 +37,7 @@ import { clusterIPs, NodeState } from './node-state.ts';
 import type { EbpfOptions } from './options.ts';
 import { prepareRoot } from './pins.ts';
 import { pressureOf } from './pressure.ts';
-import { nodeFlows } from './readback.ts';
+import { nodeFlows, nodeTargets } from './readback.ts';
 import { EbpfRemains } from './remains.ts';
 import { countSockets, rememberSockets, SocketSweeper } from './sockets.ts';
 import { xdpFeatures, xdpSenders } from './xdp-senders.ts';
@@ -146,12 +146,13 @@ export class EbpfDataplane implements Switchable {
     });
     await devices.begin();
     const { sourceRoutes } = devices;
-    // What another mode translated goes on there; maps that are taken over say whether there was any.
+    // What another mode translated goes on there; maps that are taken over say whether there was any. Where they drain,
+    // another one leads.
     const had = (flag: number) => loaded.origin === 'new' || (loaded.maps.settings.words[0]! & flag) !== 0;
     const sockets = loaded.omitted.has('sockets') || cgroup === '' ? 'off' : socketLb;
     const rules: NodeRules = {
       ...{ socketLb: sockets, sourceRoutes, optouts: 'none' },
-      kernelConnections: had(ABI.S_ASK_KERNEL) ? 'some' : 'none',
+      kernelConnections: had(ABI.S_ASK_KERNEL | ABI.S_DRAIN) ? 'some' : 'none',
       drain: had(ABI.S_DRAIN) ? 'on' : 'off',
     };
     const node = new NodeState(compiler, rules, '');
@@ -303,9 +304,10 @@ export class EbpfDataplane implements Switchable {
   }
 
   async retire(): Promise<Remains> {
-    const { node, collector } = this.#must();
+    const { node, collector, compiler, clock } = this.#must();
     node.setRules({ drain: 'on' });
-    return new EbpfRemains(this, this.#options.root, collector.passes);
+    const targets = () => nodeTargets(compiler.maps, clock.hz);
+    return new EbpfRemains(this, this.#options.root, collector.passes, targets);
   }
 
   /** The kernel translates nothing any more that was there before us, and is not asked. */

@@ -1,7 +1,7 @@
 /** `triplane get` in ebpf mode: what the maps hold now, without the agent's help. */
 import type { Address, Family, Protocol } from '../../model/records.ts';
 import type { NewFlow } from '../../node/conntrack.ts';
-import type { EndpointView, ServiceView } from '../dataplane.ts';
+import type { EndpointView, FlowTarget, ServiceView } from '../dataplane.ts';
 import { ABI, LAYOUTS, readAddress } from './abi.ts';
 import { Clock, secondsOf } from './clock.ts';
 import { readTimeouts } from './collector.ts';
@@ -228,4 +228,9 @@ export function nodeFlows(maps: TableMaps, hz: number): NewFlow[] {
   return own.map(({ protocol, client, frontend, state, expiresSeconds }) => ({
     ...{ protocol, source: client, destination: frontend, state, timeoutSeconds: expiresSeconds },
   }));
+}
+
+/** The frontends of those. */
+export function nodeTargets(maps: TableMaps, hz: number): FlowTarget[] {
+  return nodeFlows(maps, hz).map(({ protocol, destination }) => ({ protocol, ...destination }));
 }

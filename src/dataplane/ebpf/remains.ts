@@ -1,6 +1,6 @@
 /** Programs and maps that pick nothing any more and carry what they have to its end. */
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
-import type { Carried, Dataplane, Remains } from '../dataplane.ts';
+import type { Carried, Dataplane, FlowTarget, Remains } from '../dataplane.ts';
 import { cleanupEbpf } from './cleanup.ts';
 
 /** A pass that had begun before the last connection was made may not have seen it; the next one has. */
@@ -18,9 +18,14 @@ export class EbpfRemains implements Remains {
   readonly #dataplane: Draining;
   readonly #root: string;
   readonly #passes: number;
+  readonly #targets: () => readonly FlowTarget[];
 
-  /** @param passes of collection that had begun when nothing new was picked any more */
-  constructor(dataplane: Draining, root: string, passes: number) {
+  /**
+   * @param passes of collection that had begun when nothing new was picked any more
+   * @param targets of the node's own processes, whose packets tc translates after netfilter has seen them
+   */
+  constructor(dataplane: Draining, root: string, passes: number, targets: () => readonly FlowTarget[]) {
+    this.#targets = targets;
     this.#dataplane = dataplane;
     this.#root = root;
     this.#passes = passes;
@@ -35,6 +40,10 @@ export class EbpfRemains implements Remains {
 
   async apply(change: DesiredChange, state: DesiredState): Promise<void> {
     await this.#dataplane.apply(change, state);
+  }
+
+  untranslated(): readonly FlowTarget[] {
+    return this.#targets();
   }
 
   async remove(): Promise<void> {

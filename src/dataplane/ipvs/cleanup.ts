@@ -1,7 +1,7 @@
 /** Removes all that the ipvs mode made; IPVS services of others stay, as do sysctls (others may rely on them). */
 import { SERVICE_LINK } from '../../node/service-link.ts';
+import { cleanupNft } from '../nft/cleanup.ts';
 import { openNftSocket } from '../nft/native.ts';
-import { cleanupNft } from '../nft/nft-dataplane.ts';
 import { PackedWriter } from '../nft/packed.ts';
 import { type IpvsSocket, ipvsNative, openIpvsSocket } from './native.ts';
 import { readServices, writeServiceRemoval } from './packed-ipvs.ts';

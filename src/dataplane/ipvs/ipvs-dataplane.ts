@@ -1,13 +1,24 @@
 /** The ipvs mode: IPVS carries the traffic, and a table of nftables does what it cannot. See docs/ipvs.md. */
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
 import type { Address, Family } from '../../model/records.ts';
-import type { ApplyResult, Dataplane, Degree, Refusal, VerifyResult } from '../dataplane.ts';
+import type {
+  AffinityView,
+  ApplyResult,
+  Carried,
+  Degree,
+  Refusal,
+  Remains,
+  Switchable,
+  VerifyResult,
+} from '../dataplane.ts';
 import type { Companion, FamilyResult } from '../nft/family-kernel.ts';
 import type { OwnerState, Segment } from '../nft/family-table.ts';
 import { type NftSocket, openNftSocket } from '../nft/native.ts';
 import { NftDataplane } from '../nft/nft-dataplane.ts';
 import type { PortState } from '../nft/service-elements.ts';
+import { affinitiesOf, readTemplates } from './affinities.ts';
 import { type IpvsSocket, openIpvsSocket } from './native.ts';
+import { IpvsRemains, type Lingering } from './remains.ts';
 import { schedulingOf } from './scheduling.ts';
 import { IPVS_SCHEME, markOf } from './scheme.ts';
 import { type DeviceProblem, ServiceDevice } from './service-device.ts';
@@ -20,7 +31,7 @@ const SWEEP_MS = 1000;
 /** A sweep reads all of IPVS: at most so much of the time. */
 const SWEEP_SHARE = 20;
 
-export class IpvsDataplane implements Dataplane, Companion {
+export class IpvsDataplane implements Switchable, Companion, Lingering {
   readonly mode = 'ipvs';
   private readonly options: IpvsOptions;
   private readonly socket: IpvsSocket;
@@ -39,7 +50,7 @@ export class IpvsDataplane implements Dataplane, Companion {
   private timer: NodeJS.Timeout | null = null;
   private turn: Promise<unknown> = Promise.resolve();
   private closed = false;
-  private phase: 'bringing' | 'carrying' = 'carrying';
+  private phase: 'bringing' | 'retiring' | 'carrying' = 'carrying';
 
   constructor(options: IpvsOptions = {}) {
     this.options = options;
@@ -65,16 +76,65 @@ export class IpvsDataplane implements Dataplane, Companion {
   }
 
   start(state: DesiredState): Promise<ApplyResult> {
-    return this.alone(() => this.bring(state));
+    return this.inTurn(() => {
+      this.services.graceMs = this.options.graceMs ?? GRACE_MS;
+      return this.bring(state, 'bringing');
+    });
   }
 
-  private async bring(state: DesiredState): Promise<ApplyResult> {
+  /** As the tables of the nft mode: complete before it takes the first connection, and unable to hold back. */
+  prepare(state: DesiredState): Promise<ApplyResult> {
+    return this.start(state);
+  }
+
+  lead(): void {}
+
+  alone(): void {}
+
+  async introduce(): Promise<void> {}
+
+  /** Works without start(), too. */
+  async affinities(): Promise<readonly AffinityView[]> {
+    if ((this.options.netns ?? '') !== '') return [];
+    return affinitiesOf(await readTemplates(), this.table.tables());
+  }
+
+  /** The kernel alone makes templates: what others remembered is lost where the client comes anew. */
+  async learnAffinities(): Promise<void> {}
+
+  /**
+   * Works without start(), too. The table stays and leads nothing new; virtual services keep their connections, and the
+   * device the addresses at which those arrive.
+   */
+  async retire(state: DesiredState): Promise<Remains> {
+    await this.inTurn(() => {
+      this.services.graceMs = Number.POSITIVE_INFINITY;
+      this.datagrams = new Set(
+        this.wantedPools().flatMap((pool) => (pool.protocol === 'UDP' ? [keyOf(nameOf(pool))] : [])),
+      );
+      return this.bring(nothingOf(state), 'retiring');
+    });
+    return new IpvsRemains(this, this.options.netns ?? '', state);
+  }
+  /** Virtual services of datagrams, when it retired. */
+  private datagrams: ReadonlySet<string> = new Set();
+
+  linger(isServing: (backend: string) => boolean): Promise<Carried> {
+    return this.inTurn(async () => {
+      await this.services.drop((name, backend) => this.datagrams.has(keyOf(name)) && !isServing(backend));
+      await this.services.sweep(() => false, Date.now());
+      await this.releaseAddresses();
+      return { connections: this.services.connections, ended: !this.services.isAny() };
+    });
+  }
+
+  private async bring(state: DesiredState, phase: 'bringing' | 'retiring'): Promise<ApplyResult> {
     const refusals: Refusal[] = applyIpvsSettings(this.socket, this.options).map((reason) => ({
       service: '',
       reason,
     }));
     await this.services.read();
-    this.phase = 'bringing';
+    this.phase = phase;
     const table = await this.table.start(state).finally(() => {
       this.phase = 'carrying';
     });
@@ -195,6 +255,8 @@ export class IpvsDataplane implements Dataplane, Companion {
 
   /** Companion of the table: what no element leads to any more goes. */
   async after(family: Family, segments: readonly Segment[], result: FamilyResult): Promise<void> {
+    // They keep what they have, and settle() sees to it that they get nothing new.
+    if (this.phase === 'retiring') return;
     const now = Date.now();
     const bind: Address[] = [];
     for (const { owner, before, after } of segments) {
@@ -253,7 +315,7 @@ export class IpvsDataplane implements Dataplane, Companion {
   }
 
   apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {
-    return this.alone(async () => {
+    return this.inTurn(async () => {
       const known = this.table.tables();
       const result = await this.table.apply(change, state);
       // The table was made anew (another detector): so is what hangs on it.
@@ -266,13 +328,13 @@ export class IpvsDataplane implements Dataplane, Companion {
   }
 
   verify(state: DesiredState): Promise<VerifyResult> {
-    return this.alone(async () => {
+    return this.inTurn(async () => {
       const table = await this.table.verify(state);
       const changed = await this.services.read();
       await this.device.read();
       const wanted = new Set([...this.uses.keys(), ...this.leaving.keys()]);
       const repaired = [...table.repaired, ...changed, ...this.device.differences(wanted)];
-      if (repaired.length > 0) await this.bring(state);
+      if (repaired.length > 0) await this.bring(state, 'bringing');
       return { repaired };
     });
   }
@@ -283,7 +345,7 @@ export class IpvsDataplane implements Dataplane, Companion {
     this.timer = setTimeout(() => {
       this.timer = null;
       // What fails now is found by the next verify().
-      this.alone(() => this.sweep()).catch(() => {});
+      this.inTurn(() => this.sweep()).catch(() => {});
     }, delayMs);
     this.timer.unref();
   }
@@ -297,7 +359,7 @@ export class IpvsDataplane implements Dataplane, Companion {
   }
 
   /** One at a time: requests on one socket, and what they change here. */
-  private alone<T>(work: () => Promise<T>): Promise<T> {
+  private inTurn<T>(work: () => Promise<T>): Promise<T> {
     const next = this.turn.then(work);
     this.turn = next.catch(() => {});
     return next;
@@ -311,6 +373,15 @@ export class IpvsDataplane implements Dataplane, Companion {
     this.nftSocket.close();
     this.socket.close();
   }
+}
+
+function keyOf({ family, mark }: { readonly family: Family; readonly mark: number }): string {
+  return `${family} ${mark}`;
+}
+
+/** The same node without services, and without a say on addresses that no service has. */
+function nothingOf({ node }: DesiredState): DesiredState {
+  return { services: new Map(), node: { ...node, serviceCIDRs: [] } };
 }
 
 function nameOf({ family, number }: WantedPool): { readonly family: Family; readonly mark: number } {

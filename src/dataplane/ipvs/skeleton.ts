@@ -42,12 +42,15 @@ function declarations({ type }: Keys): string {
 ${ruleSets(type)}`;
 }
 
-/** Before IPVS: who may, which pool, and what no service has. */
+/**
+ * Before IPVS: who may, which pool, and what no service has. That a port of our device's addresses is nobody's is said where
+ * it is delivered: once another mode leads, the node's own connections to these addresses pass `output` on their way to it.
+ */
 function enterChains({ ip, key, pod, portUnreachable }: Keys): string {
   return `  chain enter-input {
     type filter hook input priority 90; policy accept;
     ct state new jump enter
-  }
+${each((p) => `ct state new meta l4proto ${p} ${ip} daddr @addresses goto reject-it`)}  }
   chain enter-output {
     type filter hook output priority -105; policy accept;
     ct state new jump enter
@@ -83,7 +86,7 @@ ${pod ? `    ${pod} return\n` : ''}    fib saddr type local return
     ${key} @unanswered goto reject-it
     ${ip} daddr @cluster-ips goto reject-it
     ${ip} daddr @service-cidrs drop comment "no service has this address"
-${each((p) => `meta l4proto ${p} ${ip} daddr @addresses goto reject-it`)}  }
+  }
   chain reject-it {
     meta l4proto tcp reject with tcp reset
     reject with ${portUnreachable}

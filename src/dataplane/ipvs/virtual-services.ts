@@ -65,7 +65,10 @@ export class VirtualServices {
   private readonly held = new Map<string, Held>();
   /** By service and backend: when a destination without weight goes, connections or not. */
   private readonly leaving = new Map<string, number>();
-  private readonly graceMs: number;
+  /** How long a destination without weight may stay for its connections' sake. */
+  graceMs: number;
+  /** Connections of ours, as of the last sweep. */
+  connections = 0;
 
   constructor(socket: IpvsSocket, graceMs: number) {
     this.socket = socket;
@@ -208,6 +211,20 @@ export class VirtualServices {
     return [...this.held.values()].filter(({ family, mark }) => !isWanted(family, poolOfMark(mark)));
   }
 
+  /** Whether services of ours are in the kernel. */
+  isAny(): boolean {
+    return this.held.size > 0;
+  }
+
+  /** Takes destinations away at once, connections or not. */
+  async drop(isMeant: (service: ServiceName, backend: string) => boolean): Promise<CommitResult> {
+    const plan = new Plan();
+    for (const service of this.held.values())
+      for (const [key, to] of service.destinations)
+        if (isMeant(service, key)) this.planRemoval(plan, service, to);
+    return this.commit(plan);
+  }
+
   /** Whether a service is still there. */
   has(name: ServiceName): boolean {
     return this.held.has(serviceKey(name));
@@ -217,10 +234,12 @@ export class VirtualServices {
   async sweep(isWanted: (family: Family, pool: number) => boolean, now: number): Promise<CommitResult> {
     const plan = new Plan();
     const rows = readServices(await this.socket.dump());
+    this.connections = 0;
     for (const row of rows) {
       const service = this.held.get(serviceKey(row));
       if (!service) continue;
       for (const to of row.destinations) {
+        this.connections += to.connections;
         const deadline = this.leaving.get(`${serviceKey(row)} ${backendKey(to)}`);
         if (deadline === undefined || (to.connections > 0 && now < deadline)) continue;
         this.planRemoval(plan, service, to);

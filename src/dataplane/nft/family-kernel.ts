@@ -167,7 +167,8 @@ export class FamilyKernel {
     let batch = refused.batch;
     let answer = (await refused.answer)!;
     for (let round = 0; ; round++) {
-      const bad = await this.whoIsRefused(batch.bytes, answer);
+      const bad =
+        answer.errno === 'EMSGSIZE' ? largestOf(left) : await this.whoIsRefused(batch.bytes, answer);
       this.table.undo(left, batch);
       if (bad.size === 0 || round >= REFUSALS_MAX) throw kernelRefused(answer);
       left = this.withoutRefused(left, bad, result);
@@ -198,7 +199,10 @@ export class FamilyKernel {
       else
         result.refusals.push({
           service: segment.owner,
-          reason: `the kernel refused its nftables elements (${errno})`,
+          reason:
+            errno === 'EMSGSIZE'
+              ? 'its change is larger than this process may send at once (EMSGSIZE): raise net.core.wmem_max'
+              : `the kernel refused its nftables elements (${errno})`,
         });
     }
     return good;
@@ -282,6 +286,15 @@ export class FamilyKernel {
 
 function isGood(answer: CommitAnswer): boolean {
   return answer.errno === '' && answer.refused.length === 0;
+}
+
+/**
+ * Who is to wait where a batch exceeds the socket's buffer, which only a process without CAP_NET_ADMIN in the machine's
+ * own user namespace cannot have as large as it likes (SO_SNDBUFFORCE): the largest. Tried alone later, it may fit.
+ */
+function largestOf(segments: readonly Segment[]): Map<number, string> {
+  const sizes = segments.map(packedSize);
+  return new Map([[sizes.indexOf(Math.max(...sizes)), 'EMSGSIZE']]);
 }
 
 /** Bytes an element takes in the packing, about; enough to keep a batch well under the socket's buffer. */

@@ -23,25 +23,40 @@ export function frontendsOf(services: Iterable<DesiredService>): KeptFrontend[] 
   return found;
 }
 
+/** 'nat': IPVS is at work, and its connections are its own. */
+export type KernelShare = 'all' | 'nat';
+
 export class KernelRemains implements Remains {
   readonly mode: Mode;
   readonly #netns: string;
   readonly #keeper: Keeper;
   /** Frontends that are or were ours: what the kernel translates for others is none of our business. */
   readonly #known: Set<string>;
+  readonly #share: KernelShare;
   #looks = 0;
 
-  private constructor(mode: Mode, netns: string, known: Iterable<string>) {
+  private constructor(mode: Mode, netns: string, share: KernelShare, known: Iterable<string>) {
     this.mode = mode;
+    this.#share = share;
     this.#netns = netns;
     this.#keeper = new Keeper(netns);
     this.#known = new Set(known);
   }
 
   /** With what a keeper that stands already remembers of services that are gone. */
-  static async of(mode: Mode, netns: string, state: DesiredState): Promise<KernelRemains> {
+  static async of(
+    mode: Mode,
+    netns: string,
+    state: DesiredState,
+    share: KernelShare = 'all',
+  ): Promise<KernelRemains> {
     const kept = await new Keeper(netns).frontends();
-    return new KernelRemains(mode, netns, [...kept, ...frontendsOf(state.services.values())].map(keptKey));
+    const known = [...kept, ...frontendsOf(state.services.values())];
+    return new KernelRemains(mode, netns, share, known.map(keptKey));
+  }
+
+  #counts(flow: Flow): boolean {
+    return this.#share === 'nat' ? flow.destinationTranslated : isTranslated(flow);
   }
 
   async carried(): Promise<Carried> {
@@ -53,7 +68,7 @@ export class KernelRemains implements Remains {
         if (protocol !== 'TCP' && protocol !== 'UDP' && protocol !== 'SCTP') continue;
         const frontend = { address: original.destination, port: original.destinationPort, protocol } as const;
         const key = keptKey(frontend);
-        if (!this.#known.has(key) || !isTranslated(flow)) continue;
+        if (!this.#known.has(key) || !this.#counts(flow)) continue;
         connections++;
         about.set(key, frontend);
       }

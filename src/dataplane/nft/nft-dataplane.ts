@@ -3,12 +3,20 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { DesiredChange, DesiredNode, DesiredService, DesiredState } from '../../model/desired.ts';
 import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
-import type { AffinityView, ApplyResult, Refusal, Remains, Switchable, VerifyResult } from '../dataplane.ts';
+import type {
+  AffinityView,
+  ApplyResult,
+  Mode,
+  Refusal,
+  Remains,
+  Switchable,
+  VerifyResult,
+} from '../dataplane.ts';
 import { adoptTable } from './adopt.ts';
 import { readAffinities, writeAffinities } from './affinities.ts';
 import { parsePickChain, pickChainRules, writeNamed, writeTableFlags } from './chains.ts';
 import { type Companion, FamilyKernel, type OwnerChange } from './family-kernel.ts';
-import { KEEPER_TABLE, Keeper } from './keeper.ts';
+import { Keeper } from './keeper.ts';
 import { comparableSets, hasAllSets, staticDigest } from './kernel-image.ts';
 import { KernelRemains } from './kernel-remains.ts';
 import { GUARD_CHECK, MARKER_PREFIX, shortHash } from './layout.ts';
@@ -21,6 +29,7 @@ import {
   openNftSocket,
 } from './native.ts';
 import { OP } from './packed.ts';
+import { areTablesThere } from './presence.ts';
 import { NFT_SCHEME, type Scheme } from './scheme.ts';
 import { applySkeleton } from './skeleton-loader.ts';
 
@@ -71,8 +80,8 @@ export class NftDataplane implements Switchable {
 
   async start(state: DesiredState): Promise<ApplyResult> {
     const result = await this.quietly(() => this.bring(state));
-    // These tables keep connection tracking and NAT alive as well.
-    await new Keeper(this.netns).remove();
+    // These tables keep connection tracking and NAT alive as well; those beside IPVS may go before NAT's connections do.
+    if (this.scheme === NFT_SCHEME) await new Keeper(this.netns).remove();
     return result;
   }
 
@@ -101,11 +110,13 @@ export class NftDataplane implements Switchable {
   }
 
   /** Works without start(), too, on tables that a predecessor left. */
-  async retire(state: DesiredState): Promise<Remains> {
+  async retire(state: DesiredState, next: Mode): Promise<Remains> {
     await new Keeper(this.netns).install();
+    // Ours translate by NAT alone; without tables of ours it is another proxy whose connections are about.
+    const share = next === 'ipvs' || (await areTablesThere(this.netns, this.scheme)) ? 'nat' : 'all';
     for (const family of FAMILIES)
       for (const table of [this.scheme.table, this.scheme.nextTable]) await this.dropTable(family, table);
-    const remains = await KernelRemains.of(this.mode, this.netns, state);
+    const remains = await KernelRemains.of(this.mode, this.netns, state, share);
     this.kernels = [];
     await this.close();
     return remains;
@@ -364,35 +375,4 @@ function asTriplaneError(error: unknown): unknown {
     );
   }
   return error;
-}
-
-/** Removes every table of ours, in both families. Returns the names of those that were there. */
-export async function cleanupNft(netns = '', scheme: Scheme = NFT_SCHEME): Promise<string[]> {
-  const socket = openNftSocket(netns);
-  try {
-    const removed: string[] = [];
-    for (const family of FAMILIES) {
-      for (const table of [scheme.table, scheme.nextTable]) {
-        if ((await socket.dumpNames(NFPROTO[family], table)).tableFlags < 0) continue;
-        await new FamilyKernel(family, socket).must((out) => writeNamed(out, OP.delTable, table));
-        removed.push(`${family === 4 ? 'ip' : 'ip6'} ${table}`);
-      }
-    }
-    return removed;
-  } finally {
-    socket.close();
-  }
-}
-
-/** Whether tables of ours are there, or what keeps the connections of some that were. */
-export async function isNftThere(netns = '', scheme: Scheme = NFT_SCHEME): Promise<boolean> {
-  const socket = openNftSocket(netns);
-  try {
-    for (const family of FAMILIES)
-      for (const table of [scheme.table, scheme.nextTable, KEEPER_TABLE])
-        if ((await socket.dumpNames(NFPROTO[family], table)).tableFlags >= 0) return true;
-    return false;
-  } finally {
-    socket.close();
-  }
 }

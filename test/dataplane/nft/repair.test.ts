@@ -1,6 +1,7 @@
 /** What others do to our tables, and what a killed agent leaves behind. */
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { cleanupNft, NftDataplane } from '../../../src/dataplane/nft/nft-dataplane.ts';
+import { cleanupNft } from '../../../src/dataplane/nft/cleanup.ts';
+import { NftDataplane } from '../../../src/dataplane/nft/nft-dataplane.ts';
 import { readNft } from '../../../src/dataplane/nft/readback.ts';
 import { skeletonText } from '../../../src/dataplane/nft/skeleton.ts';
 import type { DesiredState } from '../../../src/model/desired.ts';
@@ -92,8 +93,41 @@ networks.describe('nft, others at our tables', () => {
     const backends = Array.from({ length: BACKENDS_MAX }, (_, i) => `10.60.${i >> 8}.${i & 255} 80`);
     const { key, ports } = web(10, backends, 60);
     const state = stateOf([{ key, ports: ports.slice(0, 1) }, web(11, A)], NODE);
-    expect((await dataplane.start(state)).refusals).toEqual([]);
+    const { refusals } = await dataplane.start(state);
     expect((await dataplane.verify(state)).repaired).toEqual([]);
+    // In a user namespace the kernel takes less at once: then it is refused, and alone.
+    const roomy = dataplane.tables()[0]!.socket.sendBufferBytes() > 8 << 20;
+    expect(refusals.map(({ service }) => service)).toEqual(roomy ? [] : ['test/web-10']);
+    expect((await readNft(netns)).services.some(({ service }) => service === 'test/web-11:tcp')).toBe(true);
+  });
+
+  test('a change that is larger than can be sent at once holds up nobody else, and comes later if it fits alone', async () => {
+    await dataplane.start(stateOf([], NODE));
+    const { socket } = dataplane.tables()[0]!;
+    const commit = socket.commit.bind(socket);
+    const bytesMax = 40_000;
+    const small: typeof socket.commit = (family, table, layouts, operations, single) =>
+      operations.length > bytesMax
+        ? Promise.resolve({ errno: 'EMSGSIZE', refused: [], sums: new BigUint64Array(layouts.length) })
+        : commit(family, table, layouts, operations, single);
+    Object.defineProperty(socket, 'commit', { value: small });
+    const backends = (second: number, count: number) =>
+      Array.from({ length: count }, (_, i) => `10.${second}.${i >> 8}.${i & 255} 80`);
+    const fits = web(10, backends(60, 80));
+    const never = web(11, backends(61, 800));
+    const others = [web(12, A), web(13, backends(62, 60)), web(14, backends(63, 60)), web(15, A)];
+    const state = stateOf([never, fits, ...others], NODE);
+    const { refusals } = await dataplane.apply({ set: [...state.services.values()], remove: [] }, state);
+    const refused = refusals.map(({ service }) => service);
+    expect(refused).toContain('test/web-11');
+    expect(refusals[0]!.reason).toMatch(/EMSGSIZE.*net\.core\.wmem_max/);
+    const held = async () =>
+      new Set((await readNft(netns)).services.map(({ service }) => service.split(':')[0]));
+    for (const { key } of others) if (!refused.includes(key)) expect(await held()).toContain(key);
+    const again = state.services.get('test/web-10')!;
+    expect((await dataplane.apply({ set: [again], remove: [] }, state)).refusals).toEqual([]);
+    expect(await held()).toContain('test/web-10');
+    expect(await held()).not.toContain('test/web-11');
   });
 
   test('our own changes are no news, but for a look after those that we made deaf', async () => {

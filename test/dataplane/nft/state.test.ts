@@ -1,7 +1,8 @@
 /** Whatever happened before: the kernel holds what a fresh start from the final state would have made. */
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { cleanupNft, NftDataplane } from '../../../src/dataplane/nft/nft-dataplane.ts';
+import { cleanupNft } from '../../../src/dataplane/nft/cleanup.ts';
+import { NftDataplane } from '../../../src/dataplane/nft/nft-dataplane.ts';
 import { readNft } from '../../../src/dataplane/nft/readback.ts';
 import { ClusterModel } from '../../../src/model/cluster.ts';
 import type { DesiredChange, DesiredState } from '../../../src/model/desired.ts';

@@ -1,0 +1,26 @@
+/** Takes the tables of the nft mode, or of the one beside IPVS, out of the kernel. */
+import { writeNamed } from './chains.ts';
+import { FamilyKernel } from './family-kernel.ts';
+import { NFPROTO, openNftSocket } from './native.ts';
+import { OP } from './packed.ts';
+import { NFT_SCHEME, type Scheme } from './scheme.ts';
+
+const FAMILIES = [4, 6] as const;
+
+/** Removes every table of ours, in both families. Returns the names of those that were there. */
+export async function cleanupNft(netns = '', scheme: Scheme = NFT_SCHEME): Promise<string[]> {
+  const socket = openNftSocket(netns);
+  try {
+    const removed: string[] = [];
+    for (const family of FAMILIES) {
+      for (const table of [scheme.table, scheme.nextTable]) {
+        if ((await socket.dumpNames(NFPROTO[family], table)).tableFlags < 0) continue;
+        await new FamilyKernel(family, socket).must((out) => writeNamed(out, OP.delTable, table));
+        removed.push(`${family === 4 ? 'ip' : 'ip6'} ${table}`);
+      }
+    }
+    return removed;
+  } finally {
+    socket.close();
+  }
+}

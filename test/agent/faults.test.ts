@@ -1,0 +1,249 @@
+/** What goes wrong under open connections: they go on, and the kernel ends as a fresh start would make it. */
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import process from 'node:process';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import type { Mode } from '../../src/dataplane/dataplane.ts';
+import { bpfNative } from '../../src/dataplane/ebpf/native.ts';
+import { privilege } from '../support/privilege.ts';
+import { skipUnless } from '../support/skip.ts';
+import { SwitchWorld } from '../support/switch-world.ts';
+import { buildProgram, eventually, logged, OwnAgent, statusOf } from './support/node.ts';
+
+const root = skipUnless(privilege() === 'root', 'needs root');
+/** Traffic of a moment: nothing is waited for. */
+const flow = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** No comparison with the kernel by the clock: what is repaired was noticed. */
+const NO_CLOCK = ['--sync-period', '1h'];
+/** As a node's CNI has them: connection tracking and NAT do not hang on our tables. */
+const CNI = `table ip cni {
+  chain post { type nat hook postrouting priority 90; policy accept; ct state new counter; }
+}
+`;
+const EXTRA = '198.18.7.1';
+const NETLINK_ROUTE = 0;
+const NETLINK_NETFILTER = 12;
+const FLOODS_MAX = 60;
+
+root.describe('faults under open connections', () => {
+  let world: SwitchWorld;
+  beforeAll(async () => {
+    buildProgram();
+    world = await SwitchWorld.create({ label: 'flt', families: [4] });
+    await world.lab.route('198.18.7.0/24', 'n1');
+  });
+  afterEach(async () => {
+    await world.stop();
+    await world.agent?.stop('SIGKILL');
+  });
+  afterAll(() => world?.remove());
+
+  const nft = async (text: string) => {
+    const { stderr } = await world.node.exec(['nft', '-f', '-'], text);
+    expect(stderr).toBe('');
+  };
+  const repairs = () => logged(world.agent.log(), 'the kernel differed from what was applied').length;
+  const asked = async () =>
+    (await world.lab.pod('a').ask('tcp', world.ways(4)[0]!.address, 9000, { timeoutMs: 500 })).outcome;
+  const pinned = () => {
+    const name = readdirSync('/sys/fs/bpf').find((one) => one.includes(world.lab.name));
+    return name === undefined ? '' : `/sys/fs/bpf/${name}`;
+  };
+
+  /** The next agent finds nothing that it would have made otherwise. */
+  async function expectSound(mode: Mode, args: readonly string[] = NO_CLOCK): Promise<void> {
+    await world.agent.stop('SIGKILL');
+    await world.startAgent(mode, args);
+    const [{ operations, refusals } = {}] = logged(
+      world.agent.log(),
+      'the kernel holds the full state',
+    ).slice(-1);
+    expect(refusals).toBe(0);
+    // ebpf: the settings say which generation it is.
+    expect(operations).toBeLessThanOrEqual(mode === 'ebpf' ? 1 : 0);
+  }
+
+  /** How many messages the agent's sockets of a netlink protocol have lost. */
+  function lost(protocol: number): number {
+    const { pid } = world.agent.id;
+    const own = new Set(
+      readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
+        try {
+          return /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1] ?? [];
+        } catch {
+          return [];
+        }
+      }),
+    );
+    const rows = readFileSync(`/proc/${pid}/net/netlink`, 'utf8').trim().split('\n').slice(1);
+    return rows
+      .map((row) => row.trim().split(/\s+/))
+      .filter(([, kind, , , , , , , , inode]) => Number(kind) === protocol && own.has(inode!))
+      .reduce((sum, row) => sum + Number(row[8]), 0);
+  }
+
+  /** Stops the agent, floods until it has lost messages, does what it is not to miss, and lets it go on. */
+  async function overrun(
+    protocol: number,
+    flood: () => Promise<void>,
+    then: () => Promise<void>,
+  ): Promise<void> {
+    process.kill(world.agent.id.pid, 'SIGSTOP');
+    try {
+      for (let n = 0; n < FLOODS_MAX && lost(protocol) === 0; n++) await flood();
+      expect(lost(protocol)).toBeGreaterThan(0);
+      await then();
+    } finally {
+      process.kill(world.agent.id.pid, 'SIGCONT');
+    }
+  }
+
+  test('nft: somebody takes our tables away, again and again', async () => {
+    await nft(CNI);
+    await world.startAgent('nft', NO_CLOCK);
+    await world.open(2);
+    for (let n = 1; n <= 4; n++) {
+      await nft(n % 2 === 0 ? 'flush table ip triplane' : 'delete table ip triplane');
+      await eventually(repairs).toBeGreaterThanOrEqual(n);
+      await eventually(asked).toBe('ok');
+      await flow(300);
+    }
+    expect((await world.stop()).join('\n')).toBe('');
+    await expectSound('nft');
+    await nft('delete table ip cni');
+  });
+
+  test('nft: news of our tables are lost (ENOBUFS)', async () => {
+    await world.startAgent('nft', NO_CLOCK);
+    await world.open(2);
+    const addresses = Array.from({ length: 30_000 }, (_, n) => `11.0.${n >> 8}.${n & 255}`).join(', ');
+    const set = 'element ip triplane cluster-ips';
+    await overrun(
+      NETLINK_NETFILTER,
+      () => nft(`add ${set} { ${addresses} }\ndelete ${set} { ${addresses} }\n`),
+      () => nft('flush map ip triplane services'),
+    );
+    await eventually(asked).toBe('ok');
+    expect(repairs()).toBeGreaterThan(0);
+    expect((await world.stop()).join('\n')).toBe('');
+    await expectSound('nft');
+  });
+
+  for (const mode of ['nft', 'ebpf'] as const) {
+    test(`${mode}: news of addresses are lost (ENOBUFS)`, async () => {
+      await world.startAgent(mode, [...NO_CLOCK, '--nodeport-addresses', 'all']);
+      await world.open(2);
+      const toggle = 'addr add 127.9.9.9/32 dev lo\naddr del 127.9.9.9/32 dev lo\n'.repeat(2000);
+      await overrun(
+        NETLINK_ROUTE,
+        async () => void (await world.node.exec(['ip', '-batch', '-'], toggle)),
+        async () => void (await world.lab.ip('n1', [`addr add ${EXTRA}/32 dev eth0`])),
+      );
+      const port = world.ways(4).find(({ title }) => title.includes('client to a NodePort'))!.port;
+      const there = async () => (await world.lab.client.ask('tcp', EXTRA, port, { timeoutMs: 500 })).outcome;
+      await eventually(there).toBe('ok');
+      await world.lab.ip('n1', [`addr del ${EXTRA}/32 dev eth0`]);
+      await eventually(there).not.toBe('ok');
+      expect((await world.stop()).join('\n')).toBe('');
+      await expectSound(mode, [...NO_CLOCK, '--nodeport-addresses', 'all']);
+    });
+
+    test(`${mode}: killed among changes, and started again`, async () => {
+      // Nobody's backend leaves: a datagram flow would have to follow.
+      const web = world.lab.plan.pods.filter(({ labels }) => labels.app === 'web');
+      const more = [...web, world.lab.pod('a').plan];
+      await world.startAgent(mode, NO_CLOCK);
+      await world.open(1);
+      await world.load(3);
+      for (let n = 0; n < 4; n++) {
+        // Of two changes the second meets the agent at work.
+        world.writeServices(more);
+        await flow(40 * n);
+        world.writeServices(web);
+        await flow(7 * n);
+        await world.agent.stop('SIGKILL');
+        await world.startAgent(mode, NO_CLOCK);
+      }
+      expect((await world.stop()).join('\n')).toBe('');
+      await expectSound(mode);
+    });
+
+    test(`${mode}: the device of a pod goes`, async () => {
+      const { address, port } = world.single();
+      await world.startAgent(mode, NO_CLOCK);
+      const pods = { a: world.lab.pod('a'), b: world.lab.pod('b') };
+      const holds = await Promise.all(
+        [world.lab.client, world.node, pods.a].map((from) =>
+          from.hold('tcp', address, port, { connections: 2, intervalMs: 100, timeoutMs: 8000 }),
+        ),
+      );
+      for (const hold of holds) expect((await hold.established).open).toBe(2);
+      const out = async (...args: string[]) => (await world.node.exec(['ip', ...args])).stdout;
+      const [{ dev }] = JSON.parse(await out('-j', 'route', 'get', pods.b.addresses[4]!));
+      const routes = (await out('route', 'show', 'dev', dev)).trim().split('\n');
+      await world.lab.ip('n1', [`link set ${dev} down`]);
+      await flow(500);
+      for (const hold of holds) {
+        const { moved, exchanges } = await hold.stop();
+        expect([moved, hold.failures]).toEqual([0, []]);
+        expect(exchanges).toBeGreaterThan(3);
+      }
+      // The kernel has taken the routes along.
+      const back = routes.map((route) => `route replace ${route.trim()} dev ${dev}`);
+      await world.lab.ip('n1', [`link set ${dev} up`, ...back]);
+      await expectSound(mode);
+    });
+  }
+
+  test('ebpf: somebody detaches XDP; tc does the same work', async () => {
+    await world.startAgent('ebpf', ['--sync-period', '1s']);
+    await world.open(2);
+    const links = () => {
+      const generation = readdirSync(pinned()).find((name) => /^g\d+$/.test(name));
+      const folder = `${pinned()}/${generation}/links`;
+      return readdirSync(folder).map((name) => ({ name, file: `${folder}/${name}` }));
+    };
+    const xdp = links().filter(({ name }) => name.includes('xdp'));
+    expect(xdp.length).toBeGreaterThan(0);
+    for (let n = 1; n <= 3; n++) {
+      for (const { file } of xdp) {
+        const fd = bpfNative().bpfGet(file);
+        bpfNative().bpfLinkDetach(fd);
+        bpfNative().bpfClose(fd);
+      }
+      await eventually(repairs).toBeGreaterThanOrEqual(n);
+    }
+    expect((await world.stop()).join('\n')).toBe('');
+    await expectSound('ebpf');
+  });
+
+  test('ebpf: the table of connections is full; those in it go on', async () => {
+    await world.startAgent('ebpf', ['--bpf-connections-max', '1024']);
+    await world.open(2);
+    const { address, port } = world.single();
+    const flood = await world.lab.client.call('udp', address, port, {
+      ...{ count: 4000, concurrency: 64, timeoutMs: 50, detail: 'failures' },
+    });
+    expect(flood.outcomes.ok).toBeLessThan(4000);
+    await flow(500);
+    await eventually(asked).toBe('ok');
+    expect((await world.stop()).join('\n')).toBe('');
+  });
+
+  test('nowhere to write the log: serves and follows', async () => {
+    const args = ['--manifests', world.lab.manifests.path, '--cluster-cidr', '10.10.0.0/16'];
+    const full = ['sh', '-c', 'exec "$@" >/dev/full 2>/dev/full', 'sh'];
+    const agent = await new OwnAgent(world.lab, 'n1', [...args, '--v=5'], {}, full).ready();
+    try {
+      expect(await asked()).toBe('ok');
+      world.writeServices([]);
+      await eventually(asked).toBe('refused');
+      world.writeServices();
+      await eventually(asked).toBe('ok');
+      expect((await statusOf(agent.adminSocket)).problems).toEqual([]);
+    } finally {
+      world.writeServices();
+      await agent.stop();
+    }
+  });
+});
