@@ -142,6 +142,21 @@ static __always_inline int open_ends(struct tp_conn *c, const struct opening *o)
 	return GO_ON;
 }
 
+/* Takes the connection's key out of the NAT index. Not inline: the frames of a chain of calls have 512
+ * bytes together, each rounded up to 32 (Linux 6.1; later ones to 16), and conn_evict() ends the longest chain. */
+TP_RARE int nat_drop(__u32 index)
+{
+	struct tp_conn *c = conn_at(index);
+	struct tp_backend *b;
+
+	if (!c || !c->nat_port)
+		return 0;
+	b = backend_at(c->backend);
+	if (b)
+		nat_release(c, index, b, c->family);
+	return 0;
+}
+
 /* Takes a connection down before its time; what still holds it sees it parked. */
 TP_RARE int conn_evict(__u32 index)
 {
@@ -153,7 +168,9 @@ TP_RARE int conn_evict(__u32 index)
 	tag = c->state & ~TP_STATE_MASK;
 	if (!cas32(&c->state, tag | TP_LIVE, tag | TP_BUSY))
 		return 0;
-	conn_unlink(c, index);
+	nat_drop(index);
+	if (c->flags & TP_C_PAIR)
+		pair_drop(conn_pair_hash(index), index);
 	conn_park(c);
 	return 1;
 }
