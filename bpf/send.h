@@ -61,9 +61,10 @@ static __always_inline __u32 wire_length(struct __sk_buff *skb, const struct pac
 	return header + skb->gso_size;
 }
 
-/* Gives a whole connection's packet both of its new ends and sends it on: never to the stack, which would take its
- * source for its own. */
-TP_RARE int skb_send(struct __sk_buff *skb, struct packet *p, const struct end *from, const struct end *to)
+/* No verdict of tc: the packet cannot go on, and skb->cb[0] says why to tp_stuck. */
+#define SKB_STUCK -2
+
+TP_RARE int skb_translate_and_send(struct __sk_buff *skb, struct packet *p, const struct end *from, const struct end *to)
 {
 	struct route r = {};
 
@@ -75,13 +76,26 @@ TP_RARE int skb_send(struct __sk_buff *skb, struct packet *p, const struct end *
 	}
 	if (p->ttl <= 1 || (r.mtu && wire_length(skb, p) > r.mtu)) {
 		skb->cb[0] = p->ttl <= 1 ? 0 : r.mtu;
-		bpf_tail_call(skb, &tp_tails, TAIL_STUCK);
-		return TC_ACT_SHOT;
+		return SKB_STUCK;
 	}
 	if (skb_set_end(skb, p, from) || skb_set_end(skb, p, to))
 		return TC_ACT_SHOT;
 	skb_decrement_ttl(skb, p);
 	return bpf_redirect_neigh(r.ifindex, NULL, 0, 0);
+}
+
+/* Gives a whole connection's packet both of its new ends and sends it on: never to the stack, which would take its
+ * source for its own. The tail call stands in the program itself: older kernels (6.1) refuse one in a function whose
+ * callers have 256 bytes of stack. */
+static __always_inline int skb_send(struct __sk_buff *skb, struct packet *p, const struct end *from,
+				    const struct end *to)
+{
+	int verdict = skb_translate_and_send(skb, p, from, to);
+
+	if (verdict != SKB_STUCK)
+		return verdict;
+	bpf_tail_call(skb, &tp_tails, TAIL_STUCK);
+	return TC_ACT_SHOT;
 }
 
 static __always_inline void make_end(struct end *end, int side, const struct tp_addr *addr, __u16 port)
