@@ -80,7 +80,9 @@ ipvs.describe('an agent in ipvs mode', () => {
     // IPVS keeps a closed connection for a while (net/netfilter/ipvs/ip_vs_proto_tcp.c: up to two minutes).
     const drained = expect.poll(async () => (await status()).draining, { timeout: 170_000, interval: 500 });
     await drained.toEqual([]);
-    const left = await lab.node('cp').exec(['sh', '-c', 'cat /proc/net/ip_vs; ip link; nft list tables']);
+    const left = await lab
+      .node('cp')
+      .exec(['sh', '-c', 'cat /proc/net/ip_vs; ip -brief link; nft list tables']);
     expect(left.stdout).not.toMatch(/FWM|triplane-(ipvs|keeper)/);
     await askAgent(agent.adminSocket, 'POST', '/v1/switch', { mode: 'ipvs' });
   }, 400_000);
