@@ -19,6 +19,7 @@ import { CLUSTER_CIDRS } from '../../src/lab/plan.ts';
 import { applySettings } from '../../src/lab/run.ts';
 import type { Family } from '../../src/model/records.ts';
 import { loadWorld, type World } from './bpf-world.ts';
+import { SLOWNESS } from './slowness.ts';
 
 export type Hook = 'tcx' | 'clsact';
 const CLSACT_PRIORITY = 7;
@@ -45,11 +46,14 @@ if (proto === 'udp') {
   server.listen({ port: Number(port), host: family === '4' ? '0.0.0.0' : '::', ipv6Only: true }, () => console.log('ready'));
 }`;
 
+/** For a process that starts, asks and gets its answer. */
+const PATIENCE_MS = 5_000 * SLOWNESS;
+
 const ASK = `
-const [proto, family, port, address, size] = process.argv.slice(1);
+const [proto, family, port, address, size, patienceMs] = process.argv.slice(1);
 const text = Buffer.alloc(Number(size), 'y');
 const done = (answer) => { console.log(String(answer)); process.exit(0); };
-setTimeout(() => done('timeout'), 5000);
+setTimeout(() => done('timeout'), Number(patienceMs));
 if (proto === 'udp') {
   const socket = require('node:dgram').createSocket('udp' + family);
   socket.on('message', (got) => done(got.length));
@@ -214,7 +218,7 @@ export class LiveWorld {
     size: number,
   ): Promise<string> {
     const family = address.includes(':') ? 6 : 4;
-    const args = [proto, String(family), String(port), address, String(size)];
+    const args = [proto, String(family), String(port), address, String(size), String(PATIENCE_MS)];
     const { stdout } = await place.exec([process.execPath, '-e', ASK, ...args]);
     return stdout.trim();
   }
