@@ -43,6 +43,12 @@ ipvs.describe('an agent in ipvs mode', () => {
   const endpoints = async () =>
     new Set((await json<{ address: string }[]>(lab.node('cp'), 'get', 'endpoints')).map((e) => e.address));
 
+  /** Where IPVS and we may have left something; without -brief, links name the namespaces behind them. */
+  const held = async () => {
+    const look = ['sh', '-c', 'cat /proc/net/ip_vs; ip -brief link; nft list tables'];
+    return (await lab.node('cp').exec(look)).stdout;
+  };
+
   test('serves, follows its manifests, and shows what the kernel holds', async () => {
     await eventually(reached).toEqual(['webpod1', 'webpod2']);
     const fromOutside = await lab.client.call('tcp', lab.node('cp').addresses[4]!, WEB_NODE_PORT, {
@@ -80,10 +86,7 @@ ipvs.describe('an agent in ipvs mode', () => {
     // IPVS keeps a closed connection for a while (net/netfilter/ipvs/ip_vs_proto_tcp.c: up to two minutes).
     const drained = expect.poll(async () => (await status()).draining, { timeout: 170_000, interval: 500 });
     await drained.toEqual([]);
-    const left = await lab
-      .node('cp')
-      .exec(['sh', '-c', 'cat /proc/net/ip_vs; ip -brief link; nft list tables']);
-    expect(left.stdout).not.toMatch(/FWM|triplane-(ipvs|keeper)/);
+    expect(await held()).not.toMatch(/FWM|triplane-(ipvs|keeper)/);
     await askAgent(agent.adminSocket, 'POST', '/v1/switch', { mode: 'ipvs' });
   }, 400_000);
 
@@ -92,9 +95,6 @@ ipvs.describe('an agent in ipvs mode', () => {
     expect(await reached()).toEqual(['webpod2']);
     expect((await triplane(lab.node('cp'), 'cleanup')).stdout).toContain('ipvs: removed');
     expect((await triplane(lab.node('cp'), 'cleanup')).stdout).toContain('there was nothing to remove');
-    const left = await lab
-      .node('cp')
-      .exec(['sh', '-c', 'cat /proc/net/ip_vs; ip -brief link; nft list tables']);
-    expect(left.stdout).not.toMatch(/FWM|triplane/);
+    expect(await held()).not.toMatch(/FWM|triplane/);
   });
 });
