@@ -22,8 +22,6 @@ export class FlowSweep {
   private timer: NodeJS.Timeout | undefined;
   private running: Promise<void> | null = null;
   private soonestMs = 0;
-  /** By the share of a processor alone. */
-  private urgentMs = 0;
   private isUrgent = false;
   private stopped = false;
 
@@ -37,7 +35,10 @@ export class FlowSweep {
     this.arm();
   }
 
-  /** The same, without waiting for the interval: rules were away, and flows were begun without them all the while. */
+  /**
+   * The same, without any rest: rules were away, flows were begun without them all the while, and a client that gets
+   * the port of one of these again is lost. A repair costs more than a look, so it bounds how often this comes.
+   */
   requestAtOnce(...protocols: readonly FlowProtocol[]): void {
     this.isUrgent = true;
     clearTimeout(this.timer);
@@ -62,7 +63,7 @@ export class FlowSweep {
           this.arm();
         });
       },
-      Math.max(0, (this.isUrgent ? this.urgentMs : this.soonestMs) - performance.now()),
+      this.isUrgent ? 0 : Math.max(0, this.soonestMs - performance.now()),
     );
   }
 
@@ -80,7 +81,6 @@ export class FlowSweep {
       }
     }
     const endMs = performance.now();
-    this.urgentMs = endMs + (endMs - began) * SHARE;
-    this.soonestMs = Math.max(endMs + INTERVAL_MS, this.urgentMs);
+    this.soonestMs = endMs + Math.max(INTERVAL_MS, (endMs - began) * SHARE);
   }
 }

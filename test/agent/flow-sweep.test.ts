@@ -59,28 +59,29 @@ test('a long look is followed by a longer rest', async () => {
   expect(looks).toHaveLength(2);
 });
 
-test('what cannot wait is looked for at once, also where a look was put off or is under way, within the share', async () => {
-  const { sweep, looks } = bench(10);
+test('what cannot wait is looked for at once, also where a look was put off, is under way, or took long', async () => {
+  const { sweep, looks } = bench(100);
   sweep.request('TCP');
-  await pass(20);
+  await pass(110);
   sweep.request('UDP');
   await pass(30);
   expect(looks).toEqual(['TCP']);
   sweep.requestAtOnce('TCP');
-  // 10 ms of work are worth 200 ms of rest.
-  await pass(100);
-  expect(looks).toEqual(['TCP']);
-  await pass(100);
+  await pass(210);
   expect(looks).toEqual(['TCP', 'UDP', 'TCP']);
+  sweep.request('UDP');
   sweep.requestAtOnce('UDP');
-  await pass(500);
-  expect(looks).toEqual(['TCP', 'UDP', 'TCP', 'UDP']);
+  await pass(50);
+  sweep.requestAtOnce('TCP');
+  expect(looks).toHaveLength(4);
+  await pass(160);
+  expect(looks).toEqual(['TCP', 'UDP', 'TCP', 'UDP', 'TCP']);
   // The next one waits its turn again.
   sweep.request('TCP');
-  await pass(700);
-  expect(looks).toHaveLength(4);
-  await pass(500);
+  await pass(1_000);
   expect(looks).toHaveLength(5);
+  await pass(1_100);
+  expect(looks).toHaveLength(6);
 });
 
 test('a look that failed is made again', async () => {
