@@ -2,8 +2,10 @@
  * Taking over a table that a predecessor left (or that somebody changed): compare, and change only what
  * differs. A restart onto unchanged state sends nothing. Sums over sets are compared first, and single
  * elements only of sets whose sums differ: the memory for a comparison element by element is not taken for
- * the whole table at once.
+ * the whole table at once. Each set is asked for once: the kernel begins at the first element again for each 32 KiB
+ * that it gives (nf_tables_dump_set of net/netfilter/nf_tables_api.c), so a large set is dear.
  */
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { DesiredNode, DesiredService } from '../../model/desired.ts';
 import type { ApplyResult, Refusal } from '../dataplane.ts';
 import {
@@ -17,7 +19,7 @@ import {
 import { ElementCollector, type ElementValue, mapKey, sameElement, writeElement } from './elements.ts';
 import type { FamilyKernel, FamilyResult, OwnerChange } from './family-kernel.ts';
 import type { Segment } from './family-table.ts';
-import { comparableSets, PoolImage, readSet } from './kernel-image.ts';
+import { comparableSets, elementMap, PoolImage, readSet, type SetDump } from './kernel-image.ts';
 import { GUARD_CHECK, SET } from './layout.ts';
 import { type NameAnswer, sumsOf } from './native.ts';
 import { NO_OWNER, OP, PackedWriter } from './packed.ts';
@@ -43,27 +45,61 @@ export async function adoptTable(
   names: NameAnswer,
   owners: readonly OwnerChange[],
 ): Promise<ApplyResult | null> {
-  const expected = await adoptOwners(kernel, owners);
-  const rules = await kernel.socket.dumpRules(kernel.proto, kernel.name);
+  const { table, family, socket, proto } = kernel;
+  const image = new PoolImage(family, (number) => table.numbers.adopt(number), table.scheme.poolNumberOf);
+  const { layouts, scheme } = table;
+  const dumps = await image.read(socket, { name: kernel.name, layouts, draws: scheme.draws });
+  if (scheme.draws === 'rules') await adoptPicks(kernel);
+  // The kernel walks its sets while the owners are planned.
+  const summing = sumsHeld(kernel, names, dumps);
+  const expected = await settled(adoptOwners(kernel, owners, image), summing);
+  const held = await summing;
+  const rules = await socket.dumpRules(proto, kernel.name);
   const repair: Repair = { ...objects(kernel, names, rules), added: [], ownerNames: [] };
-  let operations = 0;
-  for (const set of comparableSets(kernel.table.layouts, names)) {
-    const held = await kernel.socket.dumpElements(kernel.proto, kernel.name, kernel.table.layouts, set, true);
+  const different = new Map<number, Map<string, ElementValue>>();
+  for (const [set, sum] of held) {
     kernel.sums[set] = expected[set]!;
-    if (held.sum === expected[set]) continue;
-    const { elements } = await readSet(kernel.socket, kernel.proto, kernel.table.layouts, kernel.name, set);
-    operations += writeDifference(kernel, set, elements, repair);
+    if (sum === expected[set]) continue;
+    const known = dumps.get(set);
+    different.set(
+      set,
+      known
+        ? elementMap(layouts, set, known.packed)
+        : (await readSet(socket, proto, layouts, kernel.name, set)).elements,
+    );
   }
-  for (const bits of kernel.table.rangeLengths()) {
+  for (const bits of table.rangeLengths()) {
     const set = SET.ranges + bits;
-    if (names.sets.includes(kernel.table.layouts[set]!.name)) continue;
+    if (names.sets.includes(layouts[set]!.name)) continue;
     kernel.sums[set] = expected[set]!;
-    operations += writeDifference(kernel, set, new Map(), repair);
+    different.set(set, new Map());
   }
+  const operations = writeDifferences(kernel, different, repair);
   const result: FamilyResult = { operations, refusals: [] };
-  await kernel.companion?.before(kernel.family, segmentsOf(kernel), result);
+  await kernel.companion?.before(family, segmentsOf(kernel), result);
   const refusals = await send(kernel, repair);
   return refusals && { ...result, refusals: [...result.refusals, ...refusals] };
+}
+
+/** By set, the sum over what the kernel holds; of those in `dumps` it is known. */
+async function sumsHeld(
+  { table, socket, proto, name }: FamilyKernel,
+  names: NameAnswer,
+  dumps: ReadonlyMap<number, SetDump>,
+): Promise<Map<number, bigint>> {
+  const held = new Map<number, bigint>();
+  for (const set of comparableSets(table.layouts, names)) {
+    const known = dumps.get(set) ?? (await socket.dumpElements(proto, name, table.layouts, set, true));
+    held.set(set, known.sum);
+  }
+  return held;
+}
+
+/** The socket serves one request at a time: what fails beside it waits until it is free. */
+async function settled<T>(work: Promise<T>, beside: Promise<unknown>): Promise<T> {
+  const [[result]] = [await Promise.allSettled([work, beside])];
+  if (result.status === 'rejected') throw result.reason;
+  return result.value;
 }
 
 /** What there is to be, as if all of it were new. */
@@ -78,19 +114,18 @@ function segmentsOf({ table }: FamilyKernel): Segment[] {
   }));
 }
 
+async function adoptPicks({ table, socket, proto, name }: FamilyKernel): Promise<void> {
+  const { elements } = await readSet(socket, proto, table.layouts, name, SET.picks);
+  for (const { key, data } of elements.values())
+    if (parsePickChain(data)) table.picks.adopt((key.charCodeAt(1) << 8) | key.charCodeAt(2), data);
+}
+
 /** Fills the family's memory from the desired state and the predecessor's pools; gives the expected sums. */
-async function adoptOwners(kernel: FamilyKernel, owners: readonly OwnerChange[]): Promise<BigUint64Array> {
-  const { table, family, proto, socket } = kernel;
-  const { scheme } = table;
-  const read = async (set: number) =>
-    set === SET.pools || scheme.draws === 'rules'
-      ? (await readSet(socket, proto, table.layouts, kernel.name, set)).elements.values()
-      : [];
-  const image = new PoolImage(family, (number) => table.numbers.adopt(number), scheme.poolNumberOf);
-  for (const set of [SET.pools, SET.members, SET.slots]) for (const e of await read(set)) image.add(e);
-  for (const e of await read(SET.picks)) {
-    if (parsePickChain(e.data)) table.picks.adopt((e.key.charCodeAt(1) << 8) | e.key.charCodeAt(2), e.data);
-  }
+async function adoptOwners(
+  { table, family }: FamilyKernel,
+  owners: readonly OwnerChange[],
+  image: PoolImage,
+): Promise<BigUint64Array> {
   const sums = new BigUint64Array(table.layouts.length);
   const run = new PackedWriter(RUN_BYTES + (64 << 10));
   const flush = () => {
@@ -102,52 +137,65 @@ async function adoptOwners(kernel: FamilyKernel, owners: readonly OwnerChange[])
   for (const { owner, next } of owners) {
     if (next)
       table.adopt(owner, next as DesiredService | DesiredNode, (port, kind) => image.find(port, kind), run);
-    if (run.length > RUN_BYTES) flush();
+    if (run.length <= RUN_BYTES) continue;
+    flush();
+    // The next set is to be asked for.
+    await nextTurn();
   }
   for (const name of table.picks.inUse()) table.picks.writePick(run, OP.addElement, name);
   flush();
   return sums;
 }
 
-/** Appends what makes one set hold what the owners need. */
-function writeDifference(
+/** Appends what makes sets hold what the owners need; `different` has what each holds. Gives how much it looked at. */
+function writeDifferences(
   kernel: FamilyKernel,
-  set: number,
-  held: Map<string, ElementValue>,
+  different: ReadonlyMap<number, Map<string, ElementValue>>,
   repair: Repair,
 ): number {
+  if (different.size === 0) return 0;
   const { head: out, added, ownerNames } = repair;
-  const addedBefore = added.length;
-  const layout = kernel.table.layouts[set]!;
-  // Bounds of ranges can only be replaced in pairs (see range-pairs.ts), and a stray one has none: start anew.
-  const anew = isRangeSet(set);
-  const known = anew ? new Map<string, ElementValue>() : held;
+  const { layouts, scheme } = kernel.table;
   const seen = new Set<string>();
-  const expect = (elements: Iterable<[string, ElementValue]>, owner: string) => {
+  let operations = 0;
+  const expect = (elements: Iterable<ElementValue>, owner: string) => {
     let place = -1;
-    for (const [, element] of elements) {
-      const key = mapKey(set, element.key);
-      if (element.set !== set || seen.has(key)) continue;
+    for (const element of elements) {
+      const key = mapKey(element.set, element.key);
+      if (seen.has(key)) continue;
       seen.add(key);
-      if (sameElement(known.get(key), element)) {
+      // Bounds of ranges can only be replaced in pairs (see range-pairs.ts), and a stray one has none: start anew.
+      const known = isRangeSet(element.set) ? undefined : different.get(element.set)!;
+      if (known && sameElement(known.get(key), element)) {
         known.delete(key);
         continue;
       }
       if (place < 0) place = ownerNames.push(owner) - 1;
       added.push({ element, owner: place });
+      operations++;
     }
   };
-  if (set === SET.picks && kernel.table.scheme.draws === 'rules') expect(pickElements(kernel), '');
-  else {
+  const sets = new Set(different.keys());
+  if (different.has(SET.picks) && scheme.draws === 'rules') {
+    expect(pickElements(kernel), '');
+    sets.delete(SET.picks);
+  }
+  if (sets.size > 0) {
     for (const [owner, state] of kernel.table.states()) {
-      const collector = new ElementCollector(kernel.family, kernel.table.layouts);
+      const collector = new ElementCollector(kernel.family, layouts, sets);
       kernel.table.emit(collector, state);
-      expect(collector.map, owner);
+      expect(collector.map.values(), owner);
     }
   }
-  if (anew && held.size > 0) writeSetFlush(out, set);
-  for (const element of known.values()) writeElement(out, OP.delElement, NO_OWNER, layout, element);
-  return held.size + added.length - addedBefore;
+  for (const [set, held] of different) {
+    operations += held.size;
+    if (isRangeSet(set)) {
+      if (held.size > 0) writeSetFlush(out, set);
+      continue;
+    }
+    for (const element of held.values()) writeElement(out, OP.delElement, NO_OWNER, layouts[set]!, element);
+  }
+  return operations;
 }
 
 function writeSetFlush(out: PackedWriter, set: number): void {
@@ -156,8 +204,8 @@ function writeSetFlush(out: PackedWriter, set: number): void {
   out.u8(set);
 }
 
-function* pickElements(kernel: FamilyKernel): Generator<[string, ElementValue]> {
-  for (const name of kernel.table.picks.inUse()) yield kernel.table.picks.element(name);
+function* pickElements(kernel: FamilyKernel): Generator<ElementValue> {
+  for (const name of kernel.table.picks.inUse()) yield kernel.table.picks.element(name)[1];
 }
 
 /** Sends the repair; an owner whose elements the kernel refuses is left out, and named. */

@@ -41,11 +41,18 @@ export class ElementCollector implements ElementSink {
   readonly map: ElementMap = new Map();
   private readonly writer = new PackedWriter(128);
   private readonly layouts: readonly SetLayout[];
+  private readonly sets: ReadonlySet<number> | null;
   private set = 0;
 
-  constructor(family: Family, layouts: readonly SetLayout[] = setLayouts(family)) {
+  /** `sets`: those to keep elements of; null: all. */
+  constructor(
+    family: Family,
+    layouts: readonly SetLayout[] = setLayouts(family),
+    sets: ReadonlySet<number> | null = null,
+  ) {
     this.family = family;
     this.layouts = layouts;
+    this.sets = sets;
   }
 
   begin(set: number, flags = 0): PackedWriter {
@@ -56,6 +63,7 @@ export class ElementCollector implements ElementSink {
   }
 
   end(chain = '', comment = ''): void {
+    if (this.sets && !this.sets.has(this.set)) return;
     const layout = this.layouts[this.set]!;
     const boundary = 1 + layout.keyBytes;
     const key = this.writer.bytes.toString('latin1', 0, boundary);

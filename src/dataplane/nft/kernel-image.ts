@@ -2,7 +2,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { formatAddress } from '../../model/address.ts';
 import type { Backend, DesiredPort } from '../../model/desired.ts';
-import type { Address, Family } from '../../model/records.ts';
+import type { Family } from '../../model/records.ts';
 import { parsePickChain } from './chains.ts';
 import { type ElementValue, mapKey, readElements } from './elements.ts';
 import {
@@ -14,9 +14,10 @@ import {
   type SetLayout,
   shortHash,
 } from './layout.ts';
-import type { NameAnswer, NftSocket } from './native.ts';
+import { type NameAnswer, NFPROTO, type NftSocket } from './native.ts';
 import { poolNumber } from './packed.ts';
 import type { PoolState } from './pool.ts';
+import type { Scheme } from './scheme.ts';
 import type { PoolKind } from './service-elements.ts';
 import { poolComment } from './service-elements.ts';
 
@@ -35,7 +36,33 @@ export function hasAllSets(layouts: readonly SetLayout[], names: NameAnswer): bo
   return layouts.slice(0, FIXED_SETS).every((layout) => present.has(layout.name));
 }
 
-/** The elements of one set. Taken again when a dump met a growing hash table and shows an element twice. */
+/** One set as the kernel gave it. */
+export interface SetDump {
+  readonly sum: bigint;
+  readonly packed: Uint8Array;
+}
+
+/**
+ * The elements of one set, taken again when a dump met a growing hash table and shows an element twice: `take` gives
+ * how many different ones there are.
+ */
+async function dumpSet<T>(
+  socket: NftSocket,
+  proto: number,
+  layouts: readonly SetLayout[],
+  table: string,
+  set: number,
+  take: (packed: Uint8Array) => { distinct: number; taken: T },
+): Promise<SetDump & { readonly strange: number; readonly taken: T }> {
+  for (let look = 0; ; look++) {
+    const { sum, packed, count, strange } = await socket.dumpElements(proto, table, layouts, set, false);
+    const { distinct, taken } = take(packed);
+    if (distinct + strange === count || look >= LOOKS_MAX) return { sum, packed, strange, taken };
+    await sleep(LOOK_AGAIN_MS);
+  }
+}
+
+/** The elements of one set by mapKey(). */
 export async function readSet(
   socket: NftSocket,
   proto: number,
@@ -43,15 +70,21 @@ export async function readSet(
   table: string,
   set: number,
 ): Promise<{ elements: Map<string, ElementValue>; strange: number }> {
-  for (let look = 0; ; look++) {
-    const answer = await socket.dumpElements(proto, table, layouts, set, false);
-    const elements = new Map<string, ElementValue>();
-    for (const element of readElements(layouts, set, answer.packed))
-      elements.set(mapKey(set, element.key), element);
-    if (elements.size + answer.strange === answer.count || look >= LOOKS_MAX)
-      return { elements, strange: answer.strange };
-    await sleep(LOOK_AGAIN_MS);
-  }
+  const { taken, strange } = await dumpSet(socket, proto, layouts, table, set, (packed) => {
+    const elements = elementMap(layouts, set, packed);
+    return { distinct: elements.size, taken: elements };
+  });
+  return { elements: taken, strange };
+}
+
+export function elementMap(
+  layouts: readonly SetLayout[],
+  set: number,
+  packed: Uint8Array,
+): Map<string, ElementValue> {
+  const elements = new Map<string, ElementValue>();
+  for (const element of readElements(layouts, set, packed)) elements.set(mapKey(set, element.key), element);
+  return elements;
 }
 
 /** Chains whose rules never change while the table stands: all but pick chains and the guard's list. */
@@ -82,12 +115,17 @@ function bytesOf(text: string): Buffer {
   return Buffer.from(text, 'latin1');
 }
 
+/** The members of a pool: of number n, its address bytes and port at `at[n]` of what the kernel gave. */
+type MemberPlaces = number[];
+
 /** Pools as a predecessor left them, to be found by the comment on their element. */
 export class PoolImage {
   private readonly family: Family;
   private readonly numberByComment = new Map<string, number>();
-  private readonly members = new Map<number, Map<number, Backend>>();
-  private readonly slots = new Map<number, number[]>();
+  /** Of `members`, as the kernel gave it: a cluster has many, and few of them are looked at as values. */
+  private packed: Buffer = Buffer.alloc(0);
+  private members = new Map<number, MemberPlaces>();
+  private slots = new Map<number, number[]>();
   private readonly take: (number: number) => boolean;
   private readonly poolNumberOf: (key: Uint8Array) => number;
 
@@ -102,33 +140,84 @@ export class PoolImage {
     this.poolNumberOf = poolNumberOf;
   }
 
-  add(element: ElementValue): void {
-    if (element.set === SET.pools) {
-      this.numberByComment.set(element.comment, this.poolNumberOf(bytesOf(element.key.slice(1))));
-    } else if (element.set === SET.members) {
-      this.addMember(element);
-    } else if (element.set === SET.slots) {
-      const [number, slot] = this.poolAndPort(element.key);
-      const list = this.slots.get(number) ?? [];
-      list[slot] = bytesOf(element.data).readUInt16BE(0);
-      this.slots.set(number, list);
+  /**
+   * Reads SET.pools, and (`draws`: 'rules') SET.members and SET.slots.
+   * Gives them, by set.
+   */
+  async read(
+    socket: NftSocket,
+    table: { readonly name: string; readonly layouts: readonly SetLayout[]; readonly draws: Scheme['draws'] },
+  ): Promise<Map<number, SetDump>> {
+    const dumps = new Map<number, SetDump>();
+    const takers: [number, (packed: Uint8Array) => number][] = [
+      [SET.pools, (packed) => this.takePools(table.layouts, packed)],
+      [SET.members, (packed) => this.takeMembers(packed)],
+      [SET.slots, (packed) => this.takeSlots(packed)],
+    ];
+    for (const [set, take] of table.draws === 'rules' ? takers : takers.slice(0, 1))
+      dumps.set(
+        set,
+        await dumpSet(socket, NFPROTO[this.family], table.layouts, table.name, set, (packed) => ({
+          distinct: take(packed),
+          taken: null,
+        })),
+      );
+    return dumps;
+  }
+
+  private takePools(layouts: readonly SetLayout[], packed: Uint8Array): number {
+    const elements = elementMap(layouts, SET.pools, packed);
+    this.numberByComment.clear();
+    for (const { key, comment } of elements.values())
+      this.numberByComment.set(comment, this.poolNumberOf(bytesOf(key.slice(1))));
+    return elements.size;
+  }
+
+  private takeMembers(packed: Uint8Array): number {
+    this.packed = Buffer.from(packed.buffer, packed.byteOffset, packed.byteLength);
+    const { places, distinct } = this.placesOf(this.packed, addressSize(this.family) + 4);
+    this.members = places;
+    return distinct;
+  }
+
+  private takeSlots(packed: Uint8Array): number {
+    const bytes = Buffer.from(packed.buffer, packed.byteOffset, packed.byteLength);
+    const { places, distinct } = this.placesOf(bytes, 2);
+    for (const list of places.values())
+      for (const [slot, at] of list.entries()) if (at !== undefined) list[slot] = bytes.readUInt16BE(at);
+    this.slots = places;
+    return distinct;
+  }
+
+  /** Of elements with a pool's address and a port as their key: where the data of each begins, by pool and port. */
+  private placesOf(bytes: Buffer, dataBytes: number): { places: Map<number, number[]>; distinct: number } {
+    const size = addressSize(this.family);
+    const places = new Map<number, number[]>();
+    let distinct = 0;
+    for (let at = 0; at < bytes.length; ) {
+      // The last four bytes of the address are the number.
+      const number = bytes.readUInt32BE(at + 1 + size - 4);
+      const port = bytes.readUInt16BE(at + 1 + size);
+      const data = at + 1 + size + 4;
+      let list = places.get(number);
+      if (!list) {
+        list = [];
+        places.set(number, list);
+      }
+      if (list[port] === undefined) distinct++;
+      list[port] = data;
+      at = data + dataBytes + 1 + bytes[data + dataBytes]!;
     }
+    return { places, distinct };
   }
 
-  private poolAndPort(key: string): [number, number] {
-    const bytes = bytesOf(key.slice(1));
+  private backendAt(at: number): Backend {
     const size = addressSize(this.family);
-    return [poolNumber(bytes.subarray(0, size)), bytes.readUInt16BE(size)];
-  }
-
-  private addMember(element: ElementValue): void {
-    const [number, member] = this.poolAndPort(element.key);
-    const data = bytesOf(element.data);
-    const size = addressSize(this.family);
-    const address: Address = formatAddress(data.subarray(0, size));
-    const pool = this.members.get(number) ?? new Map<number, Backend>();
-    pool.set(member, { address, port: data.readUInt16BE(size), local: false });
-    this.members.set(number, pool);
+    return {
+      address: formatAddress(this.packed.subarray(at, at + size)),
+      port: this.packed.readUInt16BE(at + size),
+      local: false,
+    };
   }
 
   /** The pool that carries this comment; null when there is none or when it cannot be used as it is. */
@@ -137,12 +226,17 @@ export class PoolImage {
     const number = this.numberByComment.get(poolComment(port, kind));
     if (number === undefined || !this.take(number)) return null;
     const members = this.members.get(number);
-    if (!members) return { number, slots: [], ids: null, lastId: 0 };
+    const nothing: PoolState = { number, slots: [], ids: null, lastId: 0 };
+    if (!members) return nothing;
     const ids = this.slots.get(number);
-    const order = ids ?? Array.from({ length: members.size }, (_, slot) => slot);
-    const slots = Array.from(order, (member) => (member === undefined ? undefined : members.get(member)));
+    const order = ids ?? members.keys();
+    const slots: Backend[] = [];
     // Holes: not as we left it. The number stays, the slots are made anew.
-    if (slots.length === 0 || slots.includes(undefined)) return { number, slots: [], ids: null, lastId: 0 };
-    return { number, slots: slots as Backend[], ids: ids ?? null, lastId: ids ? Math.max(...ids) : 0 };
+    for (const member of order) {
+      const at = member === undefined ? undefined : members[member];
+      if (at === undefined) return nothing;
+      slots.push(this.backendAt(at));
+    }
+    return { number, slots, ids: ids ?? null, lastId: ids ? Math.max(...ids) : 0 };
   }
 }
