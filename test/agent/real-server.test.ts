@@ -132,14 +132,14 @@ skipUnless(reason === '', reason).describe('an agent on a real API server', () =
   });
 
   test('a service range that is added is guarded', async () => {
-    const spec = { cidrs: ['10.10.0.192/26'] };
+    const spec = { cidrs: ['10.77.0.0/24'] };
     const kind = { apiVersion: 'networking.k8s.io/v1', kind: 'ServiceCIDR', metadata: { name: 'more' } };
-    const before = await outcome('10.10.0.200', 80);
+    const before = await outcome('10.77.0.5', 80);
     expect(before).not.toBe('timeout');
     await plane.create(CIDRS, { ...kind, spec });
-    await eventually(() => outcome('10.10.0.200', 80)).toBe('timeout');
+    await eventually(() => outcome('10.77.0.5', 80)).toBe('timeout');
     await plane.call('DELETE', `${CIDRS}/more`);
-    await eventually(() => outcome('10.10.0.200', 80)).toBe(before);
+    await eventually(() => outcome('10.77.0.5', 80)).toBe(before);
   });
 
   test('events: of the start on the Node, of a taken port on the Service', async () => {

@@ -269,9 +269,16 @@ real.describe('a real API server', () => {
       ...{ type: 'Warning', reason: 'FailedToStartServiceHealthcheck', action: 'Listen', note: 'port taken' },
     });
     // As `kubectl describe` asks for them.
-    const at = '/api/v1/namespaces/default/events?fieldSelector=';
-    const eventsOf = async (kind: string, name: string) =>
-      (await plane.call('GET', `${at}involvedObject.kind=${kind},involvedObject.name=${name}`)).body.items;
+    const eventsOf = async (kind: string, name: string) => {
+      const object = await plane.call(
+        'GET',
+        kind === 'Node' ? `/api/v1/nodes/${name}` : `${SERVICES_PATH}/${name}`,
+      );
+      const { uid } = object.body.metadata;
+      const fields = `involvedObject.kind=${kind},involvedObject.name=${name},involvedObject.uid=${uid}`;
+      return (await plane.call('GET', `/api/v1/namespaces/default/events?fieldSelector=${fields}`)).body
+        .items;
+    };
     await eventually('two events', async () => (await eventsOf('Service', 's0')).length === 1);
     expect(await eventsOf('Service', 's0')).toMatchObject([
       {
