@@ -152,7 +152,9 @@ export class EbpfDataplane implements Switchable {
       onUse: (use) => node.setRules({ optOuts: use }),
     });
     const rows = new DeviceRows(loaded.maps.devices);
-    const sweeper = new SocketSweeper(loaded.maps.handles.tp_sock_peers!.fd);
+    const sweeper = new SocketSweeper(loaded.maps.handles.tp_sock_peers!.fd, (record) =>
+      compiler.backends.gone.has(record),
+    );
     return {
       ...{ loaded, compiler, node, clock, collector, devices, rows, gate, links, sweeper, drains, optOuts },
       drainTimer: drains.length > 0 ? setInterval(() => this.#drain(), DRAIN_STEP_MS).unref() : null,
