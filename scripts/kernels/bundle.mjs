@@ -18,7 +18,7 @@ function bundleName(test) {
  * @param {readonly string[]} tests paths of test files, from the root
  */
 export async function bundleTests(tests) {
-  const { build } = await import('esbuild');
+  const { build, stop } = await import('esbuild');
   const remove = () => rmSync(inRoot(FOLDER), { recursive: true, force: true });
   remove();
   await build({
@@ -37,6 +37,8 @@ export async function bundleTests(tests) {
     banner: { js: "import{createRequire as __cr}from'node:module';const require=__cr(import.meta.url);" },
     logLevel: 'warning',
   });
+  // Its helper process would outlive this.
+  await stop();
   // vitest takes what it runs itself through its own compiler; what that imports goes straight to Node
   // (vitest.config.mjs says so).
   for (const test of tests)

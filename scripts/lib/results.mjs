@@ -23,6 +23,13 @@ export class Results {
     this.failures.push({ name, reason });
   }
 
+  /** @param {Results} others */
+  add(others) {
+    this.passed += others.passed;
+    this.failures.push(...others.failures);
+    this.skips.push(...others.skips);
+  }
+
   skip(event) {
     const reason = reasonOfSkip(event);
     if (reason) this.skips.push({ name: event.name.replaceAll(` [skipped: ${reason}]`, ''), reason });

@@ -10,6 +10,7 @@ import { ONLY_THERE, runTestsInKernel, TESTS } from '../kernels/suite.mjs';
 import { inRoot, root } from './files.mjs';
 import { privilegedPrefix, privilegeNotice } from './privilege.mjs';
 import { endProcessesOf } from './processes.mjs';
+import { Results } from './results.mjs';
 import { lastLines, npmCommand } from './run.mjs';
 
 /** How long a child's own children may take to end after it. */
@@ -70,6 +71,15 @@ async function runCheck(results, watch) {
 
 /** What this kernel may lack, on one that has it: booted under emulation, with this machine's files as its root. */
 async function runKernel(results, watch) {
+  const found = new Results();
+  try {
+    await testInKernel(found, watch);
+  } finally {
+    results.add(found);
+  }
+}
+
+async function testInKernel(results, watch) {
   const name = `the ipvs mode, in a booted Linux ${DEFAULT_KERNEL}`;
   const { kernel, skipped } = watch.kernel;
   if (skipped) {
@@ -83,10 +93,9 @@ async function runKernel(results, watch) {
   try {
     const events = path.join(folder, 'events');
     writeFileSync(events, result.events);
-    const before = results.failures.length;
     const outcome = { status: result.status, timedOut: result.status < 0, stragglers: [] };
     judgeVitest(name, outcome, readEvents(events, results, false), results);
-    if (results.failures.length > before) process.stdout.write(`${lastLines(result.output, 60)}\n`);
+    if (results.failures.length > 0) process.stdout.write(`${lastLines(result.output, 60)}\n`);
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
@@ -125,6 +134,15 @@ function elsewhere({ kernel }) {
 }
 
 async function runVitest(results, watch, args) {
+  const found = new Results();
+  try {
+    await testHere(found, watch, args);
+  } finally {
+    results.add(found);
+  }
+}
+
+async function testHere(results, watch, args) {
   const prefix = privilegedPrefix();
   const notice = privilegeNotice(prefix);
   if (notice) process.stdout.write(`${notice}\n`);
@@ -162,11 +180,13 @@ function judgeVitest(name, { status, timedOut, stragglers }, { running, finished
 }
 
 /**
- * name; run(results, watch, args); `always`: also when arguments select some of vitest's tests.
- * A suite that boots a kernel of its own belongs here, too.
+ * Stages one after the other, of suites beside each other: name; run(results, watch, args); `always`: also when
+ * arguments select some of vitest's tests. The booted kernel has what time the others leave: they mostly wait.
  */
-export const SUITES = [
-  { name: 'check', always: true, run: runCheck },
-  { name: 'vitest', always: true, run: runVitest },
-  { name: 'kernel', always: false, run: runKernel },
+export const STAGES = [
+  [{ name: 'check', always: true, run: runCheck }],
+  [
+    { name: 'vitest', always: true, run: runVitest },
+    { name: 'kernel', always: false, run: runKernel },
+  ],
 ];

@@ -90,7 +90,12 @@ interface Rule {
 export interface CreatedEvent {
   readonly metadata: { readonly name: string; readonly namespace: string };
   readonly eventTime: string;
-  readonly regarding: { readonly kind: string; readonly name: string; readonly namespace?: string };
+  readonly regarding: {
+    readonly kind: string;
+    readonly name: string;
+    readonly namespace?: string;
+    readonly uid?: string;
+  };
   readonly type: string;
   readonly reason: string;
   readonly action: string;
@@ -99,6 +104,7 @@ export interface CreatedEvent {
   readonly reportingInstance: string;
 }
 
+const NAMESPACED_SERVICES = /^\/api\/v1\/namespaces\/([^/]+)\/services$/;
 const EVENTS_PATH = /^\/apis\/events\.k8s\.io\/v1\/namespaces\/([^/]+)\/events$/;
 
 /** What the real one refuses (pkg/apis/core/validation/events.go); '' when nothing. */
@@ -318,6 +324,12 @@ export class FakeApiServer {
     const url = new URL(message.url ?? '/', 'http://fake');
     const events = EVENTS_PATH.exec(url.pathname);
     if (events && message.method === 'POST') return void this.#create(message, response, events[1]!);
+    const namespaced = NAMESPACED_SERVICES.exec(url.pathname);
+    if (namespaced) {
+      const terms = [`metadata.namespace=${namespaced[1]}`, url.searchParams.get('fieldSelector') ?? ''];
+      url.searchParams.set('fieldSelector', terms.filter(Boolean).join(','));
+      url.pathname = PATHS.services;
+    }
     const resource = (Object.keys(PATHS) as ResourceName[]).find((name) => PATHS[name] === url.pathname);
     const exists = resource && (this.#options.resources ?? Object.keys(PATHS)).includes(resource);
     if (!exists) {

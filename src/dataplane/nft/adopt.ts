@@ -21,7 +21,7 @@ import type { FamilyKernel, FamilyResult, OwnerChange } from './family-kernel.ts
 import type { Segment } from './family-table.ts';
 import { comparableSets, elementMap, PoolImage, readSet, type SetDump } from './kernel-image.ts';
 import { GUARD_CHECK, SET } from './layout.ts';
-import { type NameAnswer, sumsOf } from './native.ts';
+import { type NameAnswer, type NftSocket, sumsOf } from './native.ts';
 import { NO_OWNER, OP, PackedWriter } from './packed.ts';
 import { isRangeSet } from './range-pairs.ts';
 
@@ -39,21 +39,27 @@ interface Repair {
   readonly ownerNames: string[];
 }
 
-/** null: more differs than one batch can mend; the table is to be built anew. */
+/**
+ * null: more differs than one batch can mend; the table is to be built anew. `beside` is another socket than the
+ * kernel's own, so that two sets are walked at a time.
+ */
 export async function adoptTable(
   kernel: FamilyKernel,
   names: NameAnswer,
   owners: readonly OwnerChange[],
+  beside: NftSocket,
 ): Promise<ApplyResult | null> {
   const { table, family, socket, proto } = kernel;
   const image = new PoolImage(family, (number) => table.numbers.adopt(number), table.scheme.poolNumberOf);
   const { layouts, scheme } = table;
-  const dumps = await image.read(socket, { name: kernel.name, layouts, draws: scheme.draws });
-  if (scheme.draws === 'rules') await adoptPicks(kernel);
-  // The kernel walks its sets while the owners are planned.
-  const summing = sumsHeld(kernel, names, dumps);
-  const expected = await settled(adoptOwners(kernel, owners, image), summing);
+  const reading = readPools(kernel, image);
+  const summing = sumsHeld(kernel, names, PoolImage.setsOf(scheme), beside);
+  // It is awaited only after the owners are planned; a failure in between is not unhandled.
+  summing.catch(() => {});
+  const dumps = await outliving(reading, summing);
+  const expected = await outliving(adoptOwners(kernel, owners, image), summing);
   const held = await summing;
+  for (const [set, { sum }] of dumps) held.set(set, sum);
   const rules = await socket.dumpRules(proto, kernel.name);
   const repair: Repair = { ...objects(kernel, names, rules), added: [], ownerNames: [] };
   const different = new Map<number, Map<string, ElementValue>>();
@@ -81,25 +87,36 @@ export async function adoptTable(
   return refusals && { ...result, refusals: [...result.refusals, ...refusals] };
 }
 
-/** By set, the sum over what the kernel holds; of those in `dumps` it is known. */
+async function readPools(kernel: FamilyKernel, image: PoolImage): Promise<Map<number, SetDump>> {
+  const { table, socket, name } = kernel;
+  const dumps = await image.read(socket, name, table);
+  if (table.scheme.draws === 'rules') await adoptPicks(kernel);
+  return dumps;
+}
+
+/** By set, the sum over what the kernel holds, but for `others`. */
 async function sumsHeld(
-  { table, socket, proto, name }: FamilyKernel,
+  { table, proto, name }: FamilyKernel,
   names: NameAnswer,
-  dumps: ReadonlyMap<number, SetDump>,
+  others: readonly number[],
+  socket: NftSocket,
 ): Promise<Map<number, bigint>> {
   const held = new Map<number, bigint>();
   for (const set of comparableSets(table.layouts, names)) {
-    const known = dumps.get(set) ?? (await socket.dumpElements(proto, name, table.layouts, set, true));
-    held.set(set, known.sum);
+    if (others.includes(set)) continue;
+    held.set(set, (await socket.dumpElements(proto, name, table.layouts, set, true)).sum);
   }
   return held;
 }
 
-/** The socket serves one request at a time: what fails beside it waits until it is free. */
-async function settled<T>(work: Promise<T>, beside: Promise<unknown>): Promise<T> {
-  const [[result]] = [await Promise.allSettled([work, beside])];
-  if (result.status === 'rejected') throw result.reason;
-  return result.value;
+/** `work` fails only after what runs beside it is over: its socket is to be closed. */
+async function outliving<T>(work: Promise<T>, beside: Promise<unknown>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    await beside.catch(() => {});
+    throw error;
+  }
 }
 
 /** What there is to be, as if all of it were new. */

@@ -140,28 +140,29 @@ export class PoolImage {
     this.poolNumberOf = poolNumberOf;
   }
 
-  /**
-   * Reads SET.pools, and (`draws`: 'rules') SET.members and SET.slots.
-   * Gives them, by set.
-   */
+  /** The sets that it is made of. */
+  static setsOf({ draws }: Scheme): readonly number[] {
+    return draws === 'rules' ? [SET.pools, SET.members, SET.slots] : [SET.pools];
+  }
+
+  /** Reads the table `name`. Gives its own sets as the kernel has them. */
   async read(
     socket: NftSocket,
-    table: { readonly name: string; readonly layouts: readonly SetLayout[]; readonly draws: Scheme['draws'] },
+    name: string,
+    { scheme, layouts }: { readonly scheme: Scheme; readonly layouts: readonly SetLayout[] },
   ): Promise<Map<number, SetDump>> {
     const dumps = new Map<number, SetDump>();
-    const takers: [number, (packed: Uint8Array) => number][] = [
-      [SET.pools, (packed) => this.takePools(table.layouts, packed)],
-      [SET.members, (packed) => this.takeMembers(packed)],
-      [SET.slots, (packed) => this.takeSlots(packed)],
-    ];
-    for (const [set, take] of table.draws === 'rules' ? takers : takers.slice(0, 1))
-      dumps.set(
-        set,
-        await dumpSet(socket, NFPROTO[this.family], table.layouts, table.name, set, (packed) => ({
-          distinct: take(packed),
-          taken: null,
-        })),
-      );
+    const take = (set: number, packed: Uint8Array) => {
+      if (set === SET.pools) return this.takePools(layouts, packed);
+      return set === SET.members ? this.takeMembers(packed) : this.takeSlots(packed);
+    };
+    for (const set of PoolImage.setsOf(scheme)) {
+      const dump = await dumpSet(socket, NFPROTO[this.family], layouts, name, set, (packed) => ({
+        distinct: take(set, packed),
+        taken: null,
+      }));
+      dumps.set(set, dump);
+    }
     return dumps;
   }
 

@@ -132,7 +132,7 @@ export class NftDataplane implements Switchable {
     for (const family of FAMILIES) {
       const kernel = this.kernelOf(family, this.scheme.table);
       const names = await this.names(family, this.scheme.table);
-      const adopted = (await this.isOurs(kernel, names)) ? await adoptTable(kernel, names, changes) : null;
+      const adopted = (await this.isOurs(kernel, names)) ? await this.adopt(kernel, names, changes) : null;
       if (!adopted) {
         missing.push(family);
         continue;
@@ -147,6 +147,15 @@ export class NftDataplane implements Switchable {
     }
     this.kernels = FAMILIES.map((family) => kernels.get(family)!);
     return merge(results);
+  }
+
+  private async adopt(kernel: FamilyKernel, names: NameAnswer, changes: readonly OwnerChange[]) {
+    const beside = openNftSocket(this.netns);
+    try {
+      return await adoptTable(kernel, names, changes, beside);
+    } finally {
+      beside.close();
+    }
   }
 
   private kernelOf(family: Family, name: string): FamilyKernel {

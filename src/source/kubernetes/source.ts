@@ -43,7 +43,8 @@ class KubernetesSource implements Source {
         listener.onRequest?.({ method, verb, status, durationMs, host: new URL(cluster.url).host });
     this.#announcer = new Announcer({
       ...{ cluster, problems, retryMs: limits.eventRetryMs },
-      onAnswer: (status, durationMs) => answered('POST')('create', status, durationMs),
+      onAnswer: (verb, status, durationMs) =>
+        answered(verb === 'create' ? 'POST' : 'GET')(verb, status, durationMs),
     });
     const resources = resourcesFor(this.#options.nodeName, this.#options.pods ?? 'none');
     const awaited = new Set(resources.filter(({ need }) => need !== 'optional'));
