@@ -39,9 +39,12 @@ async function leftovers(untranslated: readonly FlowTarget[]): Promise<(Address 
   const flows = new StaleFlows(
     parts,
     { leadsAstray: () => true },
-    () => {
-      asked++;
-      return untranslated;
+    {
+      untranslated: () => {
+        asked++;
+        return untranslated;
+      },
+      undisturbed: (work) => work(),
     },
     quiet,
   );

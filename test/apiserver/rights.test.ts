@@ -36,7 +36,8 @@ real.describe('the rights of deploy/ on a real API server', () => {
   async function begin(): Promise<void> {
     seen = new Listener();
     source = createKubernetesSource({
-      ...{ kubeconfigPath: plane.kubeconfig('agent'), nodeName: 'n1', eventRetryMs: 50, backoffMinMs: 50 },
+      ...{ kubeconfigPath: plane.kubeconfig('agent'), nodeName: 'n1', pods: 'labelled' },
+      ...{ eventRetryMs: 50, backoffMinMs: 50 },
     });
     await source.start(seen);
     source.announce({
@@ -49,7 +50,7 @@ real.describe('the rights of deploy/ on a real API server', () => {
     await begin();
     const done = () => seen.requests.filter(({ status }) => status < 300).map(({ verb }) => verb);
     await expect.poll(() => seen.synced, PATIENCE).toBe(1);
-    await expect.poll(() => done().filter((verb) => verb === 'watch').length, PATIENCE).toBe(4);
+    await expect.poll(() => done().filter((verb) => verb === 'watch').length, PATIENCE).toBe(5);
     await expect.poll(() => done().filter((verb) => verb === 'create').length, PATIENCE).toBe(1);
     expect([...seen.problems.values()]).toEqual([]);
     expect(seen.requests.filter(({ status }) => status >= 400)).toEqual([]);

@@ -26,6 +26,7 @@ export const PATHS = {
   nodes: '/api/v1/nodes',
   endpointslices: '/apis/discovery.k8s.io/v1/endpointslices',
   servicecidrs: '/apis/networking.k8s.io/v1/servicecidrs',
+  pods: '/api/v1/pods',
 } as const;
 export type ResourceName = keyof typeof PATHS;
 
@@ -34,6 +35,7 @@ const LIST_KINDS: Record<ResourceName, string> = {
   nodes: 'NodeList',
   endpointslices: 'EndpointSliceList',
   servicecidrs: 'ServiceCIDRList',
+  pods: 'PodList',
 };
 
 /** As RBAC names it: resources of the core group have no group behind a dot. */
@@ -44,6 +46,7 @@ const GROUPS: Record<ResourceName | 'events', string> = {
   nodes: '',
   endpointslices: 'discovery.k8s.io',
   servicecidrs: 'networking.k8s.io',
+  pods: '',
   events: 'events.k8s.io',
 };
 
@@ -165,8 +168,9 @@ function fieldOf(object: ApiObject, path: string): unknown {
 
 function isSelected(object: ApiObject, query: URLSearchParams): boolean {
   for (const term of (query.get('labelSelector') ?? '').split(',').filter(Boolean)) {
-    if (!term.startsWith('!')) throw new Error(`label selector ${term} is beyond this server`);
-    if (Object.hasOwn(object.metadata.labels ?? {}, term.slice(1))) return false;
+    if (term.includes('=')) throw new Error(`label selector ${term} is beyond this server`);
+    const isThere = Object.hasOwn(object.metadata.labels ?? {}, term.replace(/^!/, ''));
+    if (isThere === term.startsWith('!')) return false;
   }
   for (const term of (query.get('fieldSelector') ?? '').split(',').filter(Boolean)) {
     const [path, operator, value] = term.split(/(!?=)/) as [string, string, string];
