@@ -131,7 +131,7 @@ interface Event {
 }
 
 interface Watcher {
-  readonly request: ApiRequest;
+  readonly request: ReadRequest;
   readonly response: ServerResponse;
   silent: boolean;
 }
@@ -542,7 +542,11 @@ export class FakeApiServer {
 
   #bookmark(watcher: Watcher, annotations: Record<string, string>): void {
     const metadata = { resourceVersion: String(this.#version), creationTimestamp: null, annotations };
-    this.#send(watcher, 'BOOKMARK', { metadata });
+    // client-go's decoder wants to know what it is a bookmark of.
+    const { resource } = watcher.request;
+    const kind = LIST_KINDS[resource].replace(/List$/, '');
+    const group = GROUPS[resource];
+    this.#send(watcher, 'BOOKMARK', { kind, apiVersion: group === '' ? 'v1' : `${group}/v1`, metadata });
   }
 
   #record(event: Event): void {
@@ -557,11 +561,11 @@ export class FakeApiServer {
     const was = before !== null && isSelected(before, request.query);
     const is = after !== null && isSelected(after, request.query);
     if (is) this.#send(watcher, was ? 'MODIFIED' : 'ADDED', after);
-    else if (was) {
-      const last = after ?? before;
+    else if (before && was) {
+      // The object as the watcher knew it, with the new version (convertToWatchEvent() of the real one's cacher).
       this.#send(watcher, 'DELETED', {
-        ...last,
-        metadata: { ...last!.metadata, resourceVersion: String(version) },
+        ...before,
+        metadata: { ...before.metadata, resourceVersion: String(version) },
       });
     }
   }
