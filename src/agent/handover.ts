@@ -137,10 +137,24 @@ export class Handover implements Dataplane {
     if (olds.length === 0) return next.start(state);
     for (const old of olds) await old.introduce();
     const result = await next.prepare(state);
-    for (const old of olds) await next.learnAffinities(await old.affinities());
+    this.#tell(next, 'complete, and not yet in charge');
+    for (const old of olds) await this.#carryAffinities(old, next);
     next.lead();
+    this.#tell(next, 'in charge of new connections');
     for (const old of olds) await this.#retire(old, state, next.mode);
     return result;
+  }
+
+  /** One line for each step, so that whoever looks on sees where a switch is. */
+  #tell({ mode }: Dataplane, step: string): void {
+    this.#parts.log.debug({ mode }, step);
+  }
+
+  async #carryAffinities(old: Switchable, next: Switchable): Promise<void> {
+    const affinities = await old.affinities();
+    await next.learnAffinities(affinities);
+    const { mode } = next;
+    this.#parts.log.debug({ mode, from: old.mode, clients: affinities.length }, 'affinities carried over');
   }
 
   async #retire(old: Switchable, state: DesiredState, next: Mode): Promise<number> {
@@ -211,7 +225,9 @@ export class Handover implements Dataplane {
       await this.#alone(() => this.#takeBack(mode));
       // The long part, while the old one goes on following changes.
       await this.#alone(() => old.introduce());
+      this.#tell(old, 'its connections are known to connection tracking');
       await next.prepare(snapshot(this.#parts.state()));
+      this.#tell(next, 'complete, and not yet in charge');
       return await this.#alone(() => this.#exchangeNow(old, next));
     } catch (error) {
       await this.#alone(() => this.#giveUp(old, next));
@@ -237,8 +253,9 @@ export class Handover implements Dataplane {
     if (this.#closed) throw new TriplaneError('TP_BUSY', 'the agent is ending');
     const state = this.#parts.state();
     await next.prepare(state);
-    await next.learnAffinities(await old.affinities());
+    await this.#carryAffinities(old, next);
     next.lead();
+    this.#tell(next, 'in charge of new connections');
     const draining = await this.#retire(old, state, next.mode);
     this.#current = next;
     this.#settle();

@@ -5,10 +5,11 @@ import process from 'node:process';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { cleanupEbpf, cleanupOrphan } from '../../src/dataplane/ebpf/cleanup.ts';
 import { EbpfDataplane } from '../../src/dataplane/ebpf/ebpf-dataplane.ts';
-import { findOrphans, findRoots } from '../../src/dataplane/ebpf/kernel.ts';
+import { findOrphans, findRoots, generationMeta } from '../../src/dataplane/ebpf/kernel.ts';
 import { bpfNative } from '../../src/dataplane/ebpf/native.ts';
 import { lifeNative } from '../../src/dataplane/ebpf/native-life.ts';
 import type { EbpfOptions } from '../../src/dataplane/ebpf/options.ts';
+import { isOrphaned } from '../../src/dataplane/ebpf/orphans.ts';
 import { Generation, generations } from '../../src/dataplane/ebpf/pins.ts';
 import { readEbpf } from '../../src/dataplane/ebpf/readback.ts';
 import { cgroupMount } from '../../src/lab/cgroups.ts';
@@ -69,6 +70,16 @@ root.describe('the ebpf dataplane', () => {
     const dataplane = new EbpfDataplane({ root: ROOT, cgroup: '', sizes: SMALL, ...options });
     open.push(dataplane);
     return { dataplane, result: await dataplane.start(state) };
+  }
+
+  /** As somebody may do who cleans up: every link stays pinned, and stands nowhere any more. */
+  function detachAll(): void {
+    const generation = new Generation(ROOT, generations(ROOT).at(-1)!);
+    for (const name of generation.linkNames()) {
+      const link = bpfNative().bpfGet(path.join(generation.links, name));
+      bpfNative().bpfLinkDetach(link);
+      bpfNative().bpfClose(link);
+    }
   }
 
   /** What is attached, by its pins. */
@@ -194,6 +205,37 @@ root.describe('the ebpf dataplane', () => {
     ).toEqual(twins.map(({ name }) => name));
     const { result } = await start(state);
     expect(result.operations).toBeLessThanOrEqual(1);
+  });
+
+  test('a node whose programs somebody has all detached is no orphan, seen from there or from elsewhere', async () => {
+    const { dataplane } = await start(stateOf(A));
+    detachAll();
+    expect(findRoots()).toContain(ROOT);
+    expect(findOrphans()).not.toContain(ROOT);
+    const elsewhere = new TestNet('e');
+    try {
+      expect(findRoots()).not.toContain(ROOT);
+      expect(findOrphans()).not.toContain(ROOT);
+      await expect(start(stateOf(A))).rejects.toThrow(/serve another network namespace/);
+    } finally {
+      elsewhere.leave();
+    }
+    expect((await dataplane.verify(stateOf(A))).repaired.length).toBeGreaterThan(0);
+    expect(await dataplane.verify(stateOf(A))).toEqual({ repaired: [] });
+  });
+
+  test('a number that was given away again is no sign of life', async () => {
+    const { dataplane } = await start(stateOf(A));
+    await dataplane.close();
+    const generation = new Generation(ROOT, generations(ROOT).at(-1)!);
+    const meta = generationMeta(generation)!;
+    expect(meta.cookie).not.toBe('');
+    detachAll();
+    expect(isOrphaned(ROOT, meta)).toBe(false);
+    // As if the namespace had gone, and this one had been given its number.
+    expect(isOrphaned(ROOT, { ...meta, cookie: `${meta.cookie}0` })).toBe(true);
+    // What an older version wrote, or a kernel without cookies, says less.
+    expect(isOrphaned(ROOT, { netns: meta.netns })).toBe(false);
   });
 
   test('what outlives its network namespace is found from any other, and goes without a trace there', async () => {
