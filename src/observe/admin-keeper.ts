@@ -44,7 +44,8 @@ class AdminKeeper implements AdminServer {
   }
 
   #say({ message }: Error): void {
-    if (message !== this.#said) this.#options.log.error({}, `${message}; trying again every ${LOOK_MS / 1000} s`);
+    if (message !== this.#said)
+      this.#options.log.error({}, `${message}; trying again every ${LOOK_MS / 1000} s`);
     this.#said = message;
   }
 
@@ -58,7 +59,10 @@ class AdminKeeper implements AdminServer {
       this.#server = null;
       this.#server = await serveAdmin(this.#options);
       this.#said = '';
-      log.info({ socketPath }, wasThere ? 'the admin socket was gone: made anew' : 'the admin socket listens now');
+      log.info(
+        { socketPath },
+        wasThere ? 'the admin socket was gone: made anew' : 'the admin socket listens now',
+      );
     } catch (error) {
       this.#say(error as Error);
     }

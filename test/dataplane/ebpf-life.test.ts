@@ -3,6 +3,7 @@ import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'n
 import path from 'node:path';
 import process from 'node:process';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { AffinityView } from '../../src/dataplane/dataplane.ts';
 import { cleanupEbpf, cleanupOrphan } from '../../src/dataplane/ebpf/cleanup.ts';
 import { EbpfDataplane } from '../../src/dataplane/ebpf/ebpf-dataplane.ts';
 import { findOrphans, findRoots, generationMeta } from '../../src/dataplane/ebpf/kernel.ts';
@@ -130,6 +131,26 @@ root.describe('the ebpf dataplane', () => {
       before.map(({ name, link }) => `${name} ${link}`),
     );
     for (const { program } of after) expect(before.some((one) => one.program === program)).toBe(false);
+  });
+
+  test('clients that a sticky service remembers outlive its agent', async () => {
+    const sticky = { ...A, ports: A.ports.map((port) => ({ ...port, affinitySeconds: 600 })) };
+    const [port] = sticky.ports;
+    const [backend] = port!.cluster;
+    const first = await start(stateOf(sticky));
+    const view: AffinityView = {
+      ...{ port: port!.name, family: 4, protocol: 'TCP', client: ip('10.10.2.9'), secondsLeft: 600 },
+      backend: { address: backend!.address, port: backend!.port },
+    };
+    await first.dataplane.learnAffinities([view]);
+    for (let life = 0; life < 2; life++) {
+      await open.at(-1)!.close();
+      const { dataplane } = await start(stateOf(sticky));
+      expect(await dataplane.affinities()).toMatchObject([{ client: view.client, backend: view.backend }]);
+      dataplane.collect();
+      dataplane.collect();
+      expect(await dataplane.affinities()).toHaveLength(1);
+    }
   });
 
   test('maps of other sizes are replaced; the old ones go when their last connection has', async () => {

@@ -1,6 +1,7 @@
 /**
  * Loaded into a program before its own code (`node --import`): ends the process between two of its steps, where a test
- * wants it, without the program knowing anything about it. A step is a line of its log, or a call of the native addon.
+ * wants it, without the program knowing anything about it. A step is a line of its log, a call of the native addon, or a
+ * store into a map that the kernel shares.
  * What is wanted stands in TRIPLANE_TEST_FAULT (fault-point.ts).
  */
 import fs from 'node:fs';
@@ -8,17 +9,22 @@ import { syncBuiltinESMExports } from 'node:module';
 import process from 'node:process';
 import timers from 'node:timers/promises';
 
-const { armed = '', log, call, count = 1, when = 'after', timers: hurry } = JSON.parse(
-  process.env.TRIPLANE_TEST_FAULT ?? '{}',
-);
+const {
+  armed = [],
+  log,
+  call,
+  count = 1,
+  when = 'after',
+  timers: hurry,
+} = JSON.parse(process.env.TRIPLANE_TEST_FAULT ?? '{}');
 const STDERR = 2;
 
-let isArmed = armed === '';
+let awaited = [...armed];
 let left = count;
 
 function met() {
   // SIGKILL, to itself: it does not come back from this call.
-  if (isArmed && --left === 0) process.kill(process.pid, 'SIGKILL');
+  if (awaited.length === 0 && --left === 0) process.kill(process.pid, 'SIGKILL');
 }
 
 const { writeSync } = fs;
@@ -27,7 +33,7 @@ fs.writeSync = (fd, data, ...rest) => {
   if (fd !== STDERR) return written;
   const text = String(data);
   if (log !== undefined && text.includes(log)) met();
-  if (armed !== '' && text.includes(armed)) isArmed = true;
+  if (awaited.length > 0 && text.includes(awaited[0])) awaited = awaited.slice(1);
   return written;
 };
 
@@ -57,7 +63,8 @@ function watch(addon, name) {
   }
 }
 
-if (call !== undefined) {
+if (call === 'Atomics.store') Atomics.store = watched(Atomics.store);
+else if (call !== undefined) {
   const { dlopen } = process;
   process.dlopen = (module, ...rest) => {
     dlopen.call(process, module, ...rest);

@@ -4,11 +4,11 @@ import process from 'node:process';
 import { ROOT } from './checkout.ts';
 
 export interface FaultPoint {
-  /** Counts from the line of the log on that has these words; default: from the start. */
-  readonly armed?: string;
+  /** Counts once the log has had lines with these words, one after the other; default: from the start. */
+  readonly armed?: readonly string[];
   /** A line of the log that has these words: written, and nothing after it. */
   readonly log?: string;
-  /** A call of the addon: "bpfMapUpdate", "NftSocket.commit". */
+  /** A call of the addon ("bpfPin", "NftSocket.commit"), or "Atomics.store": one into a map, say. */
   readonly call?: string;
   /** The so manieth, from 1. */
   readonly count?: number;

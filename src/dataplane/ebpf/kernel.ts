@@ -93,6 +93,7 @@ export function findOrphans(): string[] {
   return rootsOf((meta) => isOrphaned(meta.root, meta));
 }
 
+/** By what is pinned now: maps of the same folder that are gone from it may still be on their way out. */
 function rootsOf(wanted: (meta: Meta) => boolean): string[] {
   const roots = new Set<string>();
   for (const id of lifeNative().bpfMapsNamed('tp_meta')) {
@@ -101,9 +102,12 @@ function rootsOf(wanted: (meta: Meta) => boolean): string[] {
     const handle = { ...lifeNative().bpfMapInfo(fd), fd };
     const meta = handle.valueBytes === LAYOUTS.tp_meta.bytes ? readMeta(mapArray(handle)) : null;
     bpfNative().bpfClose(fd);
-    if (meta?.complete && existsSync(meta.root) && wanted(meta)) roots.add(meta.root);
+    if (meta) roots.add(meta.root);
   }
-  return [...roots];
+  return [...roots].filter((root) => {
+    const pinned = generations(root).map((number) => generationMeta(new Generation(root, number)));
+    return pinned.some((meta) => meta?.complete && wanted(meta));
+  });
 }
 
 const sameShape = (a: unknown, b: unknown) => JSON.stringify(a) === JSON.stringify(b);

@@ -210,7 +210,10 @@ export class Links {
       bpfNative().bpfPin(link, this.#pin(name));
       this.problems.delete(name);
     } catch (error) {
-      this.problems.set(name, `attached until the agent ends: it cannot be pinned (${(error as Error).message})`);
+      this.problems.set(
+        name,
+        `attached until the agent ends: it cannot be pinned (${(error as Error).message})`,
+      );
     }
   }
 
