@@ -148,26 +148,6 @@ root.describe('faults under open connections', () => {
       await expectSound(mode, [...NO_CLOCK, '--nodeport-addresses', 'all']);
     });
 
-    test(`${mode}: killed among changes, and started again`, async () => {
-      // Nobody's backend leaves: a datagram flow would have to follow.
-      const web = world.lab.plan.pods.filter(({ labels }) => labels.app === 'web');
-      const more = [...web, world.lab.pod('a').plan];
-      await world.startAgent(mode, NO_CLOCK);
-      await world.open(1);
-      await world.load(3);
-      for (let n = 0; n < 4; n++) {
-        // Of two changes the second meets the agent at work.
-        world.writeServices(more);
-        await flow(40 * n);
-        world.writeServices(web);
-        await flow(7 * n);
-        await world.agent.stop('SIGKILL');
-        await world.startAgent(mode, NO_CLOCK);
-      }
-      expect((await world.stop()).join('\n')).toBe('');
-      await expectSound(mode);
-    });
-
     test(`${mode}: the device of a pod goes`, async () => {
       const { address, port } = world.single();
       await world.startAgent(mode, NO_CLOCK);

@@ -51,20 +51,30 @@ const CHANGE: Readonly<Record<'nft' | 'ebpf', readonly Stage[]>> = {
     { title: 'tables half written', call: 'Atomics.store', count: 4, when: 'before' },
     { title: 'conntrack being cleared', call: 'conntrackDelete', when: 'made' },
     { title: 'all written', log: ACKNOWLEDGED },
-    { title: 'conntrack cleared', log: APPLIED },
   ],
 };
 
-/** Of a switch to a mode; the last step of all comes when nothing drains any more. */
-const switchTo = (mode: 'nft' | 'ebpf'): readonly Stage[] => [
-  { title: 'old connections made known', log: 'its connections are known to connection tracking' },
-  mode === 'nft'
-    ? { title: 'tables half made', ...commit(2, 'made') }
-    : { title: 'half of the devices', call: 'bpfLinkDevice', count: 3 },
-  { title: 'complete', log: 'complete, and not yet in charge' },
-  { title: 'affinities carried', log: 'affinities carried over' },
-  { title: 'in charge', log: 'in charge of new connections' },
-  { title: 'old one retired', log: 'takes no new connections any more' },
+/** Of a switch. */
+const SWITCH: readonly (readonly [from: Mode, to: Mode, stages: readonly Stage[]])[] = [
+  [
+    ...(['nft', 'ebpf'] as const),
+    [
+      { title: 'half of the devices', call: 'bpfLinkDevice', count: 3 },
+      { title: 'complete', log: 'complete, and not yet in charge' },
+      { title: 'affinities carried', log: 'affinities carried over' },
+      { title: 'in charge', log: 'in charge of new connections' },
+      { title: 'old one retired', log: 'takes no new connections any more' },
+    ],
+  ],
+  [
+    ...(['ebpf', 'nft'] as const),
+    [
+      { title: 'old connections made known', log: 'its connections are known to connection tracking' },
+      { title: 'tables half made', ...commit(2, 'made') },
+      { title: 'in charge', log: 'in charge of new connections' },
+      { title: 'old one retired', log: 'takes no new connections any more' },
+    ],
+  ],
 ];
 
 root.describe('an agent killed between two steps', () => {
@@ -131,17 +141,14 @@ root.describe('an agent killed between two steps', () => {
     });
   }
 
-  for (const [from, to] of [
-    ['nft', 'ebpf'],
-    ['ebpf', 'nft'],
-  ] as const) {
+  for (const [from, to, stages] of SWITCH) {
     test(`of a switch from ${from} to ${to}: the next agent keeps to either`, async () => {
       world.writeServices();
       await start(from);
       const wanted = await image(from);
       await world.open(1);
       await world.load(3);
-      for (const stage of switchTo(to)) {
+      for (const stage of stages) {
         await start(from, { ...stage, armed: [FULL] });
         expect((await world.status()).mode).toMatchObject({ mode: from, switching: '', failure: '' });
         expect(await image(from)).toEqual(wanted);
