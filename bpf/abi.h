@@ -224,7 +224,7 @@ enum tp_setting {
 	/* Socket programs: for the node's own processes, for pods. */
 	TP_S_SOCK_NODE = 1 << 3,
 	TP_S_SOCK_POD = 1 << 4,
-	/* tp_sock_optout has entries. */
+	/* tp_optouts has entries. */
 	TP_S_SOCK_OPTOUT = 1 << 5,
 	/* Masquerade can tell pods from strangers. */
 	TP_S_DETECTOR = 1 << 6,

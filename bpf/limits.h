@@ -22,6 +22,9 @@
 #define TP_VLAN_TAGS 2
 /* IPv6 extension headers before the transport header. */
 #define TP_EXTENSIONS 6
+/* Levels below the root of cgroup v2 at which a pod's cgroup is looked for: kubelet's are at 2 and 3, those of a
+ * kubelet that runs in a container three or four below the container's. */
+#define TP_CGROUP_LEVELS 16
 /* Bytes of the refused packet that an ICMP error carries: RFC 792 asks for 8 behind the header, RFC 4443 for
  * as much as fits; enough for a transport header behind options. */
 #define TP_QUOTE_BYTES 128

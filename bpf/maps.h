@@ -101,13 +101,13 @@ struct {
 	__type(value, __u32);
 } tp_sock_before SEC(".maps");
 
-/* Network namespaces whose pods are not to be served at their sockets. Written by user space. */
+/* Cgroups (by id) of pods that are not to be served at their sockets. Written by user space. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
 	__type(key, __u64);
 	__type(value, __u32);
-} tp_sock_optout SEC(".maps");
+} tp_optouts SEC(".maps");
 
 /* NodePorts of this node by port: bit 0 TCP, bit 1 UDP. Written by user space. */
 struct {

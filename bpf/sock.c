@@ -73,18 +73,34 @@ static __always_inline void sock_key(struct bpf_sock_addr *ctx, const struct pac
 	key->family = p->family;
 }
 
+/* Whether the task belongs to a pod that wants its packets served, not its sockets. */
+static __always_inline int sock_opted_out(const struct tp_settings *set)
+{
+	__u64 id;
+	int level;
+
+	if (!(set->flags & TP_S_SOCK_OPTOUT))
+		return 0;
+#pragma clang loop unroll(disable)
+	for (level = 1; level <= TP_CGROUP_LEVELS; level++) {
+		id = bpf_get_current_ancestor_cgroup_id(level);
+		/* The task's own cgroup was the one before. */
+		if (!id)
+			return 0;
+		if (bpf_map_lookup_elem(&tp_optouts, &id))
+			return 1;
+	}
+	return 0;
+}
+
 /* The flag that a frontend needs for this client; 0: sockets are not to be served here. */
 static __always_inline __u32 sock_client(struct bpf_sock_addr *ctx, const struct tp_settings *set)
 {
-	__u64 netns = bpf_get_netns_cookie(ctx);
-
-	if (netns == set->node_netns)
+	if (sock_opted_out(set))
+		return 0;
+	if (bpf_get_netns_cookie(ctx) == set->node_netns)
 		return set->flags & TP_S_SOCK_NODE ? TP_F_SOCK_NODE : 0;
-	if (!(set->flags & TP_S_SOCK_POD))
-		return 0;
-	if ((set->flags & TP_S_SOCK_OPTOUT) && bpf_map_lookup_elem(&tp_sock_optout, &netns))
-		return 0;
-	return TP_F_SOCK_POD;
+	return set->flags & TP_S_SOCK_POD ? TP_F_SOCK_POD : 0;
 }
 
 /* Whether this very pod may be the backend: then it is to see the node's address (hairpin), and tc does that. Asked

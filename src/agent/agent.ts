@@ -122,11 +122,8 @@ export class Agent implements AgentStatus, AgentControl {
     this.handover = this.handoverFrom(choice.dataplane);
     const modeParts = { handover: this.handover, log: parts.log };
     this.modes = new ModeControl(modeParts, config.proxyMode, choice.reason);
-    this.flows = new StaleFlows(
-      parts,
-      this.model,
-      () => this.handover.untranslated(),
-      (event) => this.signals.onConntrack.emit(event),
+    this.flows = new StaleFlows(parts, this.model, this.handover, (event) =>
+      this.signals.onConntrack.emit(event),
     );
     this.loop = new SyncLoop(
       {

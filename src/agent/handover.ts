@@ -194,6 +194,15 @@ export class Handover implements Dataplane {
   }
   #exchanging: Promise<unknown> = Promise.resolve();
 
+  /** Runs `work` while no switch is under way; one that is asked for meanwhile waits for its end. */
+  async undisturbed<T>(work: () => Promise<T>): Promise<T> {
+    while (this.#switching !== null) await this.#exchanging.catch(() => {});
+    const running = work();
+    this.#undisturbed = Promise.allSettled([this.#undisturbed, running]);
+    return running;
+  }
+  #undisturbed: Promise<unknown> = Promise.resolve();
+
   /**
    * Moves to another mode. Whatever goes wrong leaves the present one in charge, and is thrown: TP_BUSY while another
    * switch is under way, TP_NO_FEATURE where the mode cannot run or connections could not be kept.
@@ -216,6 +225,7 @@ export class Handover implements Dataplane {
   }
 
   async #exchange(mode: Mode): Promise<number> {
+    await this.#undisturbed;
     if (await this.#alone(() => this.#exchangeUnstarted(mode))) return 0;
     const old = this.#switchable(this.#current);
     const opened = this.#parts.open(mode);

@@ -18,8 +18,13 @@ export interface FlowParts {
   readonly flows: (protocol: FlowProtocol) => AsyncIterable<readonly Flow[]>;
 }
 
-/** What connection tracking is not to forget although it is untranslated there: Remains.untranslated(). */
-export type Untranslated = () => readonly FlowTarget[];
+/** What is used of the handover. */
+export interface Drains {
+  /** What connection tracking is not to forget although it is untranslated there: Remains.untranslated(). */
+  untranslated(): readonly FlowTarget[];
+  /** Runs `work` while no switch is under way: in the middle of one, nobody can tell what is drained. */
+  undisturbed<T>(work: () => Promise<T>): Promise<T>;
+}
 
 const FAMILIES: readonly Family[] = [4, 6];
 
@@ -27,20 +32,23 @@ export class StaleFlows {
   readonly sweep: FlowSweep;
   private readonly parts: FlowParts;
   private readonly model: Pick<ClusterModel, 'leadsAstray'>;
-  private readonly untranslated: Untranslated;
+  private readonly drains: Drains;
   private readonly onCleared: (event: ConntrackEvent) => void;
 
   constructor(
     parts: FlowParts,
     model: Pick<ClusterModel, 'leadsAstray'>,
-    untranslated: Untranslated,
+    drains: Drains,
     onCleared: (event: ConntrackEvent) => void,
   ) {
     this.parts = parts;
     this.model = model;
-    this.untranslated = untranslated;
+    this.drains = drains;
     this.onCleared = onCleared;
-    this.sweep = new FlowSweep({ log: parts.log, sweep: (protocol) => this.clearStray(protocol) });
+    this.sweep = new FlowSweep({
+      log: parts.log,
+      sweep: (protocol) => drains.undisturbed(() => this.clearStray(protocol)),
+    });
   }
 
   /** UDP flows that a predecessor left. */
@@ -59,7 +67,9 @@ export class StaleFlows {
    */
   async clear(flows: readonly StaleFlow[]): Promise<StaleFlow[]> {
     const left: StaleFlow[] = [];
-    const kept = new Set(flows.some(({ backend }) => backend === null) ? this.untranslated().map(keyOf) : []);
+    const kept = new Set(
+      flows.some(({ backend }) => backend === null) ? this.drains.untranslated().map(keyOf) : [],
+    );
     const clearable = flows.filter((flow) => flow.backend !== null || !kept.has(keyOf(flow)));
     for (const family of FAMILIES) {
       const ofFamily = clearable.filter((flow) => familyOf(flow.address) === family);
@@ -96,7 +106,7 @@ export class StaleFlows {
         const answers = { address: reply.source, port: reply.sourcePort };
         if (!this.model.leadsAstray(protocol, destination, answers)) continue;
         const untranslated = same(destination, answers);
-        if (untranslated) kept ??= new Set(this.untranslated().map(keyOf));
+        if (untranslated) kept ??= new Set(this.drains.untranslated().map(keyOf));
         if (untranslated && kept!.has(keyOf({ protocol, ...destination }))) continue;
         stray.push({
           ...{ protocol, ...destination },

@@ -154,7 +154,12 @@ function copiesOf({ adminSocket }: Config): string {
 
 function sourceOf(config: Config, nodeName: string): Source {
   if (config.manifests !== '') return createManifestSource(config.manifests, { copies: copiesOf(config) });
-  return createKubernetesSource({ kubeconfigPath: config.kubeconfig, master: config.master, nodeName });
+  const { kubeconfig: kubeconfigPath, master, socketLb } = config;
+  // Whatever the mode: it may change to one with socket programs, and then they are to be known.
+  return createKubernetesSource({
+    ...{ kubeconfigPath, master, nodeName },
+    pods: socketLb === 'off' ? 'none' : 'labelled',
+  });
 }
 
 /** The machine's addresses with what needs a route look-up, kept ready for synchronous readers. */

@@ -65,10 +65,21 @@ function readContent(document: Document, fail: (reason: string) => never): Recor
   } catch (error) {
     return fail((error as Error).message.split('\n')[0]!);
   }
+  if (isEndless(content)) return fail('has a YAML alias within its own anchor');
   if (content === null || typeof content !== 'object' || Array.isArray(content)) {
     return fail(`holds no ${KIND}`);
   }
   return content as Record<string, unknown>;
+}
+
+/** A value that contains itself has no end, and cannot be printed either. */
+function isEndless(content: unknown): boolean {
+  try {
+    JSON.stringify(content);
+    return false;
+  } catch {
+    return true;
+  }
 }
 
 function checkHeader(content: Record<string, unknown>, fail: (reason: string) => never): void {

@@ -3,7 +3,6 @@
  * change. The cost of a change does not depend on how many services there are, and the state depends only
  * on the records that are there now (of this node, on the last one), not on the order in which they came.
  */
-import { mergeCidrs } from './address.ts';
 import type { HealthChange, ModelChange, ModelConfig, NodeFacts, Trigger } from './change.ts';
 import { Claims } from './claims.ts';
 import {
@@ -17,12 +16,10 @@ import {
   staleFlows,
 } from './conntrack.ts';
 import type { DesiredNode, DesiredPort, DesiredService, DesiredState, Frontend } from './desired.ts';
-import { makeDetector } from './detector.ts';
 import { type Entry, frontendsOf, newEntry, sameClaims } from './entry.ts';
 import { admitExternalIPs } from './external-ips.ts';
 import { faultsOf, type ModelProblem } from './problem.ts';
 import {
-  type Cidr,
   keyOf,
   type NodeRecord,
   type ObjectKey,
@@ -32,6 +29,7 @@ import {
   type SliceRecord,
 } from './records.ts';
 import { same } from './same.ts';
+import { Scope } from './scope.ts';
 import { computeService, type NodeContext, type ServiceHealth, withFrontends } from './service.ts';
 import { shareService } from './share.ts';
 
@@ -64,7 +62,7 @@ export class ClusterModel {
   readonly #entries = new Map<ObjectKey, Entry>();
   /** The service that each slice belongs to, by the slice's key. */
   readonly #ownerOfSlice = new Map<ObjectKey, Entry>();
-  readonly #serviceCidrs = new Map<string, readonly Cidr[]>();
+  readonly #scope = new Scope();
   readonly #claims = new Claims<Entry>();
   readonly #dirty = new Set<Entry>();
   #context: NodeContext;
@@ -143,7 +141,8 @@ export class ClusterModel {
           if (record.name === this.#config.nodeName) this.#setThisNode(record);
           break;
         case 'ServiceCIDR':
-          this.#serviceCidrs.set(record.name, record.cidrs);
+        case 'Pod':
+          this.#scope.set(record);
           this.#nodeIsDirty = true;
           break;
       }
@@ -272,17 +271,15 @@ export class ClusterModel {
         // and pod CIDRs are not taken back while pods go on running (say, while a kubelet registers anew).
         break;
       case 'ServiceCIDR':
-        if (this.#serviceCidrs.delete(key)) this.#nodeIsDirty = true;
+      case 'Pod':
+        this.#scope.delete(kind, key);
+        this.#nodeIsDirty = true;
         break;
     }
   }
 
   #makeNode(): DesiredNode {
-    const cidrs = [this.#config.serviceCIDRs, ...this.#serviceCidrs.values()].flat();
-    return {
-      detector: makeDetector(this.#config, this.#thisNode?.podCIDRs ?? NONE),
-      serviceCIDRs: mergeCidrs(cidrs),
-    };
+    return this.#scope.desired(this.#config, this.#thisNode?.podCIDRs ?? NONE);
   }
 
   #publishNode(): DesiredNode | null {

@@ -79,11 +79,20 @@ export type LocalDetector =
   /** Cannot be told: nobody counts as a pod, and 'strangers' masquerades nobody. */
   | { readonly by: 'none' };
 
+/** A pod of this node that wants its traffic served as packets, and not by what stands at its sockets. */
+export interface OptOut {
+  readonly pod: ObjectKey;
+  /** By which kubelet names the pod's cgroup. */
+  readonly cgroupUid: string;
+}
+
 /** What does not belong to one service. */
 export interface DesiredNode {
   readonly detector: LocalDetector;
   /** Known ServiceCIDRs: their addresses that no service has are dropped. Never overlapping, sorted. */
   readonly serviceCIDRs: readonly Cidr[];
+  /** Sorted by name. Not there: none. What a packet experiences is the same: only a mode with socket programs looks. */
+  readonly optOuts?: readonly OptOut[];
 }
 
 /** A change of desired state. Services named in `remove` are gone; in `set`, new or replaced whole. */

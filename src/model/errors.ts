@@ -21,7 +21,7 @@ export const ERRORS = {
       "Let the agent write to its admin socket's folder; until then, do not restart it over a broken file.",
   },
   TP_BAD_OBJECT: {
-    means: 'A Service, EndpointSlice, Node or ServiceCIDR is malformed and was refused alone.',
+    means: 'A Service, EndpointSlice, Node, ServiceCIDR or Pod is malformed and was refused alone.',
     remedy: 'Correct the named field of the named object.',
   },
   TP_FRONTEND_TAKEN: {

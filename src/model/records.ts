@@ -110,7 +110,20 @@ export interface ServiceCidrRecord {
   readonly cidrs: readonly Cidr[];
 }
 
-export type ClusterRecord = ServiceRecord | SliceRecord | NodeRecord | ServiceCidrRecord;
+/** A pod that has the label triplane.dev/socket-lb; others are not delivered, nor those that have ended. */
+export interface PodRecord {
+  readonly kind: 'Pod';
+  readonly namespace: string;
+  readonly name: string;
+  /** By which kubelet names the pod's cgroup: the UID, of a mirror pod that of the static pod behind it. */
+  readonly cgroupUid: string;
+  /** Empty while it is not scheduled. */
+  readonly nodeName: string;
+  /** 'default': the label says something else than "off". */
+  readonly socketLb: 'off' | 'default';
+}
+
+export type ClusterRecord = ServiceRecord | SliceRecord | NodeRecord | ServiceCidrRecord | PodRecord;
 export type RecordKind = ClusterRecord['kind'];
 
 /** One change of cluster state. `key` is "namespace/name", or "name" for Node and ServiceCIDR. */
@@ -120,7 +133,5 @@ export type RecordChange =
 
 /** The key under which a record is stored: "namespace/name", or "name" for cluster-wide kinds. */
 export function keyOf(record: ClusterRecord): ObjectKey {
-  return record.kind === 'Service' || record.kind === 'EndpointSlice'
-    ? `${record.namespace}/${record.name}`
-    : record.name;
+  return 'namespace' in record ? `${record.namespace}/${record.name}` : record.name;
 }

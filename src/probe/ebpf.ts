@@ -1,9 +1,9 @@
 /** What the ebpf mode needs: kinds of maps and programs, places to attach them, and its own programs as they are. */
 import { kernelHz } from '../dataplane/ebpf/clock.ts';
-import { DEFAULT_NAT_PORTS } from '../dataplane/ebpf/ebpf-dataplane.ts';
 import { knobsOf, loadPrograms, offerOfConntrack, requireBpf } from '../dataplane/ebpf/kernel.ts';
 import { mapEntries, newSeed, type Sizes } from '../dataplane/ebpf/knobs.ts';
 import { bpfObjectPath } from '../dataplane/ebpf/native.ts';
+import { DEFAULT_NAT_PORTS } from '../dataplane/ebpf/options.ts';
 import { type Part, partsSwitchedOff } from '../dataplane/ebpf/parts.ts';
 import { ebpfNeed, probeFacts, probeKernelParts } from './ebpf-kernel.ts';
 import { probePlaces, probeUplinks } from './ebpf-places.ts';

@@ -1,5 +1,9 @@
 /** What the ebpf mode promises beyond single requests: agents that die, backends that go, pods that stand elsewhere. */
-import { readdirSync } from 'node:fs';
+import type { ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, readdirSync } from 'node:fs';
+import path from 'node:path';
+import { createInterface } from 'node:readline';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import {
   UDP_PORT,
@@ -13,9 +17,10 @@ import { createLab, type Lab } from '../../src/lab/lab.ts';
 import { sliceObjects } from '../../src/lab/manifests.ts';
 import { defaultNodes, serviceAddress } from '../../src/lab/plan.ts';
 import type { CallSummary } from '../../src/lab/results.ts';
+import { ROOT } from '../support/checkout.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
-import { buildProgram, eventually, triplane } from './support/node.ts';
+import { buildProgram, eventually, statusOf, triplane } from './support/node.ts';
 
 const root = skipUnless(privilege() === 'root', 'needs root');
 const ARGS = ['--proxy-mode', 'ebpf'];
@@ -110,6 +115,119 @@ root.describe('ebpf agents', () => {
     // A destroyed socket fails its next call at once (ECONNABORTED); nothing goes on to the old pod.
     await eventually(() => hold.failures.length).toBe(3);
     await hold.stop();
+  });
+
+  test('a backend that comes back at once keeps the sockets that are connected to it from then on', async () => {
+    const [first, second] = webPods();
+    for (const only of [first!, second!, first!]) {
+      lab.manifests.write('dns', dns([only]));
+      await eventually(answering).toEqual([only.name]);
+    }
+    const hold = await lab.pod('net-pod').hold('udp', serviceAddress(4, 11), UDP_PORT, {
+      connections: 3,
+      durationMs: 30_000,
+    });
+    await hold.established;
+    // Longer than the time after which sockets of a backend that left are looked for once more.
+    await new Promise((resolve) => setTimeout(resolve, 1200));
+    expectNoFailure(await hold.stop());
+  });
+
+  /** What one way of talking to a service showed: believed peer, destination on the wire, who answered; or an error. */
+  type Seen = readonly [peer: string, wire: string, pod: string] | string;
+  type Round = Readonly<Record<'fresh' | 'kept', Readonly<Record<string, Seen>>>>;
+
+  /** test/support/wire.py in net-pod's network and in a cgroup as kubelet would make it. */
+  class WireClient {
+    readonly #child: ChildProcess;
+    readonly #lines: AsyncIterator<string>;
+
+    constructor(uid: string) {
+      const pod = lab.pod('net-pod');
+      const dir = `${lab.nodeCgroup(pod.node)}/kubepods/burstable/pod${uid}/c1`;
+      mkdirSync(dir, { recursive: true });
+      const targets = ([4, 6] as const).flatMap((family) => [
+        ...[serviceAddress(family, 10), String(WEB_PORT)],
+        ...[serviceAddress(family, 11), String(UDP_PORT)],
+      ]);
+      const script = `echo $$ > ${dir}/cgroup.procs; exec python3 "$@"`;
+      const args = [path.join(ROOT, 'test/support/wire.py'), ...targets];
+      this.#child = pod.spawn(['sh', '-c', script, 'sh', ...args], { stdio: ['pipe', 'pipe', 'inherit'] });
+      this.#lines = createInterface({ input: this.#child.stdout! })[Symbol.asyncIterator]();
+    }
+
+    async round(): Promise<Round> {
+      this.#child.stdin!.write('\n');
+      return JSON.parse((await this.#lines.next()).value!) as Round;
+    }
+
+    async end(): Promise<void> {
+      this.#child.stdin!.end();
+      await once(this.#child, 'exit');
+    }
+  }
+
+  /** In words, so that a failure shows all of it: "tcp 4 by packets". */
+  function described(asked: Readonly<Record<string, Seen>>): string[] {
+    const web = new Map(webPods().map((pod) => [pod.name, pod.addresses]));
+    return Object.entries(asked).map(([way, seen]) => {
+      const [kind, family] = [way.split(' ')[0], Number(way.split(' ')[1]) as 4 | 6];
+      if (typeof seen === 'string') return `${way}: ${seen}`;
+      const [peer, wire, pod] = seen;
+      const vip = serviceAddress(family, kind === 'tcp' ? 10 : 11);
+      if (peer !== vip || !web.has(pod)) return `${way}: ${peer} ${pod}`;
+      if (wire === vip) return `${way} by packets`;
+      return wire === web.get(pod)![family] ? `${way} by its socket` : `${way}: ${wire} answered by ${pod}`;
+    });
+  }
+  const WAYS = [4, 6].flatMap((family) =>
+    ['tcp', 'connected', 'unconnected'].map((kind) => `${kind} ${family}`),
+  );
+  const every = (how: 'packets' | 'its socket') => WAYS.map((way) => `${way} by ${how}`);
+
+  test('a pod that opts out is served by packets from then on, and gets the same answers', async () => {
+    lab.manifests.write('dns', udpObjects(lab));
+    const [mesh, plain] = [new WireClient('6f1e-mesh'), new WireClient('6f1e-plain')];
+    const { node } = lab.pod('net-pod');
+    const label = (value: string) =>
+      lab.manifests.write('pods', [
+        {
+          ...{ apiVersion: 'v1', kind: 'Pod' },
+          metadata: { name: 'mesh', uid: '6f1e-mesh', labels: { 'triplane.dev/socket-lb': value } },
+          spec: { nodeName: node },
+        },
+      ]);
+    const status = () => statusOf(lab.agents.get(node)!.adminSocket);
+    const fresh = async () => described((await mesh.round()).fresh);
+    try {
+      await eventually(fresh).toEqual(every('its socket'));
+      expect(described((await plain.round()).fresh)).toEqual(every('its socket'));
+
+      label('off');
+      await eventually(fresh).toEqual(every('packets'));
+      // What is connected stays where it is; a datagram that names its destination goes the new way.
+      const kept = described((await mesh.round()).kept);
+      expect(kept).toEqual(
+        WAYS.map((way) => `${way} by ${way.startsWith('unconnected') ? 'packets' : 'its socket'}`),
+      );
+      expect(described((await plain.round()).fresh)).toEqual(every('its socket'));
+      expect((await status()).mode.degrees).toContainEqual(
+        expect.objectContaining({ feature: 'socket_optout', got: 'yes', reason: '' }),
+      );
+
+      label('on');
+      await eventually(fresh).toEqual(every('its socket'));
+      expect((await status()).problems).toContainEqual(
+        expect.objectContaining({
+          object: 'Pod default/mesh',
+          reason: expect.stringContaining('only "off" does'),
+        }),
+      );
+    } finally {
+      await mesh.end();
+      await plain.end();
+      lab.manifests.remove('pods');
+    }
   });
 
   test('without socket programs the same is done packet by packet', async () => {

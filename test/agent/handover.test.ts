@@ -126,6 +126,23 @@ describe('a handover', () => {
     await handover.close();
   });
 
+  // In the middle of one, nothing says which flows the programs keep: those of a node's own processes would be cleared.
+  test('a switch waits for a look at flows that is under way, and the next look for the switch', async () => {
+    const { calls, handover } = world();
+    await handover.start(STATE);
+    calls.length = 0;
+    let end = () => {};
+    const first = handover.undisturbed(() => new Promise<void>((resolve) => (end = resolve)));
+    const switching = handover.switchTo('ebpf');
+    const second = handover.undisturbed(async () => calls.push('look'));
+    await new Promise((resolve) => setImmediate(resolve));
+    expect(calls).toEqual([]);
+    end();
+    await Promise.all([first, switching, second]);
+    expect(calls.slice(-2)).toEqual(['nft retire', 'look']);
+    await handover.close();
+  });
+
   test('before the first start another mode simply takes the place', async () => {
     const { calls, handover } = world();
     await handover.switchTo('ebpf');

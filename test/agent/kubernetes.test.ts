@@ -8,6 +8,7 @@ import type { Hold, Load } from '../../src/lab/place.ts';
 import { serviceAddress } from '../../src/lab/plan.ts';
 import { FakeApiServer } from '../support/apiserver.ts';
 import { faultEnvironment } from '../support/fault-point.ts';
+import { NEAR_END } from '../support/relay.ts';
 import { SLOWNESS } from '../support/slowness.ts';
 import { buildProgram, eventually, healthz, kernel, logged, OwnAgent, statusOf } from './support/node.ts';
 
@@ -18,14 +19,6 @@ const TIMERS = { longerThanMs: 1000 * SLOWNESS, times: HURRY };
 /** From the shortest to the longest step of the back-off, and once more: 0.8 s doubles to 30 s. */
 const FAILURES_TO_THE_BOUND = 7;
 const API_PORT = 6443;
-/** In the node's namespace: TCP there, to a Unix socket that knows no namespaces. */
-const RELAY = `const net = require('node:net');
-net.createServer((client) => {
-  const server = net.connect(process.argv[1]);
-  client.pipe(server).pipe(client);
-  client.on('error', () => server.destroy()).on('close', () => server.destroy());
-  server.on('error', () => client.resetAndDestroy()).on('close', () => client.resetAndDestroy());
-}).listen(${API_PORT}, '127.0.0.1', () => console.log('listening'));`;
 
 /** The way from a node's namespace to whichever API server there is at the moment, or to none. */
 class ApiRoad {
@@ -51,9 +44,9 @@ class ApiRoad {
 
   async open(lab: Lab, node: string): Promise<this> {
     await new Promise<void>((resolve) => this.#server.listen(this.socket, resolve));
-    const relay = lab
-      .node(node)
-      .spawn([process.execPath, '-e', RELAY, this.socket], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const relay = lab.node(node).spawn([process.execPath, '-e', NEAR_END, this.socket, String(API_PORT)], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
     await new Promise((resolve) => relay.stdout!.once('data', resolve));
     return this;
   }

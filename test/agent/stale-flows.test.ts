@@ -39,9 +39,12 @@ async function leftovers(untranslated: readonly FlowTarget[]): Promise<(Address 
   const flows = new StaleFlows(
     parts,
     { leadsAstray: () => true },
-    () => {
-      asked++;
-      return untranslated;
+    {
+      untranslated: () => {
+        asked++;
+        return untranslated;
+      },
+      undisturbed: (work) => work(),
     },
     quiet,
   );
@@ -74,8 +77,11 @@ test('not what programs translate that drain, whoever asks for it: at a start, e
     clearFlows: async (_family: number, flows: readonly StaleFlow[]) => cleared.push(...flows),
     flows: async function* () {},
   };
-  const untranslated = () => [{ ...FRONTEND, protocol: 'UDP' as const }];
-  const flows = new StaleFlows(parts, { leadsAstray: () => true }, untranslated, quiet);
+  const drains = {
+    untranslated: () => [{ ...FRONTEND, protocol: 'UDP' as const }],
+    undisturbed: <T>(work: () => Promise<T>) => work(),
+  };
+  const flows = new StaleFlows(parts, { leadsAstray: () => true }, drains, quiet);
   const toFrontend: StaleFlow = { ...FRONTEND, protocol: 'UDP', backend: null, backendPort: 0 };
   const toBackend = { ...toFrontend, backend: BACKEND.address, backendPort: BACKEND.port };
   const toAnother = { ...toFrontend, port: 9001 };

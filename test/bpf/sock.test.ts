@@ -5,11 +5,11 @@
 import { spawn } from 'node:child_process';
 import { createSocket, type Socket } from 'node:dgram';
 import { once } from 'node:events';
-import { mkdirSync, readFileSync, rmdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmdirSync, statSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import path from 'node:path';
 import process from 'node:process';
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import { ABI } from '../../src/dataplane/ebpf/abi.ts';
 import { SOCK_PROGRAMS } from '../../src/dataplane/ebpf/attach-types.ts';
 import { bpfNative } from '../../src/dataplane/ebpf/native.ts';
@@ -17,6 +17,8 @@ import type { Family } from '../../src/model/records.ts';
 import { loadWorld, type World } from '../support/bpf-world.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
+
+type Reached = [tcp: string, udp: string, connectedUdp: string];
 
 /** Where cgroup v2 is mounted: the field after the separator names the file system (proc_pid_mountinfo(5)). */
 function cgroupRoot(): string | undefined {
@@ -51,10 +53,29 @@ const CLIENT = {
       console.log(JSON.stringify([d.remoteAddress().address, d.remoteAddress().port])); d.send('x'); });
     d.on('message', (m, from) => { console.log(JSON.stringify([from.address, from.port, String(m)])); d.close(); });
     setTimeout(() => process.exit(), 3000).unref();`,
+  /** What connect() and sendmsg() say of it, for TCP and for UDP unconnected and connected. */
+  reach: `const [host, port] = [process.argv[1], +process.argv[2]];
+    const ask = (how) => new Promise((answer) => how((error) => answer(error?.code ?? 'reached')));
+    const udp = () => require('dgram').createSocket(host.includes(':') ? 'udp6' : 'udp4').unref();
+    Promise.all([
+      ask((done) => require('net').connect({host, port}, done).on('error', done)),
+      ask((done) => udp().send('x', port, host, done)),
+      ask((done) => udp().connect(port, host, done)),
+    ]).then((all) => console.log(JSON.stringify(all)));`,
   bind: `const s = require('net').createServer();
     s.on('error', e => console.log(JSON.stringify(e.code)));
     s.listen(+process.argv[2], process.argv[1], () => { console.log('"bound"'); s.close(); });`,
 };
+
+/** Connects and sends, and asks who its peers are when it is told to; in Python, which reads only when it is told to. */
+const KEEPER = `import json, socket, sys
+peer = (sys.argv[1], 80)
+tcp = socket.create_connection(peer)
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.sendto(b'x', peer)
+print('ready', flush=True)
+sys.stdin.readline()
+print(json.dumps([tcp.getpeername(), tcp.recv(9).decode(), udp.recvfrom(9)[1]]))`;
 
 root.describe('socket programs', () => {
   const group = path.join(ROOT!, `tpb${process.pid}`);
@@ -111,9 +132,20 @@ root.describe('socket programs', () => {
   });
 
   /** Runs a client in the cgroup; what it printed, line by line. */
-  async function client(kind: keyof typeof CLIENT, host: string, port: number): Promise<unknown[]> {
-    const script = `echo $$ > ${group}/cgroup.procs; exec "$0" -e "$1" "$2" "$3"`;
-    const child = spawn('sh', ['-c', script, process.execPath, CLIENT[kind], host, String(port)], {
+  function client(kind: keyof typeof CLIENT, host: string, port: number): Promise<unknown[]> {
+    return clientIn(group, ['exec'], [CLIENT[kind], host, String(port)]);
+  }
+
+  /** In a cgroup, and in a network namespace of its own that has nothing but loopback. */
+  async function reach(dir: string, family: Family): Promise<Reached> {
+    const alone = ['exec', 'unshare', '-n', 'sh', '-c', `'ip link set lo up; exec "$0" "$@"'`];
+    const lines = await clientIn(dir, alone, [CLIENT.reach, VIP[family], '80']);
+    return lines[0] as Reached;
+  }
+
+  async function clientIn(dir: string, start: readonly string[], args: readonly string[]) {
+    const script = `echo $$ > ${dir}/cgroup.procs; ${start.join(' ')} "$0" -e "$@"`;
+    const child = spawn('sh', ['-c', script, process.execPath, ...args], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     let out = '';
@@ -155,6 +187,69 @@ root.describe('socket programs', () => {
 
   test('no frontend: untouched', async () => {
     expect(await client('tcp', LOOPBACK[4], ports.TCP4!)).toEqual([[LOOPBACK[4], ports.TCP4], 'tcp4']);
+  });
+
+  describe('a pod that has opted out', () => {
+    /** The backend's address is loopback's, where nobody listens; the frontend's has no route. */
+    const TRANSLATED: Reached = ['ECONNREFUSED', 'reached', 'reached'];
+    const UNTOUCHED: Reached = ['ENETUNREACH', 'ENETUNREACH', 'ENETUNREACH'];
+    const dirs: string[] = [];
+    const made = (...below: string[]) => {
+      let dir = group;
+      for (const name of below) {
+        dir = path.join(dir, name);
+        if (existsSync(dir)) continue;
+        mkdirSync(dir);
+        dirs.push(dir);
+      }
+      return dir;
+    };
+    const key = (dir: string) =>
+      new Uint8Array(BigUint64Array.of(statSync(dir, { bigint: true }).ino).buffer);
+    const optOut = (dir: string) =>
+      bpfNative().bpfMapUpdate(world.maps.tp_optouts!.fd, key(dir), new Uint8Array(4), 0);
+    afterEach(() => {
+      for (const dir of [group, ...dirs]) bpfNative().bpfMapDelete(world.maps.tp_optouts!.fd, key(dir));
+      for (const dir of dirs.splice(0).reverse()) rmdirSync(dir);
+      world.settings.flags = ABI.S_SOCK_POD;
+    });
+
+    test.each([4, 6] as const)(
+      'IPv%i: its sockets are left alone, its neighbour’s are not',
+      async (family) => {
+        const [pod, other] = [made('pod'), made('other')];
+        optOut(pod);
+        // The flag says whether anybody has to be looked for.
+        expect(await reach(pod, family)).toEqual(TRANSLATED);
+        world.settings.flags = ABI.S_SOCK_POD | ABI.S_SOCK_OPTOUT;
+        expect(await reach(pod, family)).toEqual(UNTOUCHED);
+        expect(await reach(other, family)).toEqual(TRANSLATED);
+        expect(await reach(made('pod', 'container'), family)).toEqual(UNTOUCHED);
+      },
+    );
+
+    test('however deep in it the process is', async () => {
+      world.settings.flags = ABI.S_SOCK_POD | ABI.S_SOCK_OPTOUT;
+      const pod = made('x', 'y', 'pod');
+      optOut(pod);
+      const deep = Array.from({ length: 20 }, (_, i) => `d${i}`);
+      expect(await reach(made('x', 'y', 'pod', ...deep), 4)).toEqual(UNTOUCHED);
+      expect(await reach(made('x', 'y'), 4)).toEqual(TRANSLATED);
+    });
+
+    test('a socket that was translated keeps its peer', async () => {
+      const script = `echo $$ > ${group}/cgroup.procs; exec python3 -c "$0" "$1"`;
+      const child = spawn('sh', ['-c', script, KEEPER, VIP[4]], { stdio: ['pipe', 'pipe', 'inherit'] });
+      child.stdout.setEncoding('utf8');
+      const [first] = (await once(child.stdout, 'data')) as [string];
+      expect(first).toBe('ready\n');
+      optOut(group);
+      world.settings.flags = ABI.S_SOCK_POD | ABI.S_SOCK_OPTOUT;
+      child.stdin.end('go\n');
+      const [text] = (await once(child.stdout, 'data')) as [string];
+      await once(child, 'close');
+      expect(JSON.parse(text)).toEqual([[VIP[4], 80], 'tcp4', [VIP[4], 80]]);
+    });
   });
 
   test('a pod may listen on whatever port the node has given away', async () => {

@@ -407,6 +407,15 @@ describe('the file', () => {
     expect(error.message).not.toContain('\n');
   });
 
+  it.each(['mode: &a [*a, *a]', 'mode: &a {b: *a}', 'triplane: &a {serviceCIDRs: [*a]}'])(
+    'refuses what contains itself: %s',
+    (line) => {
+      expect(failure(() => parseConfigFile(`${HEAD}${line}\n`, 'f')).message).toBe(
+        'f: has a YAML alias within its own anchor',
+      );
+    },
+  );
+
   it('never throws anything but TriplaneError, whatever is cut or changed', () => {
     const text = fixture('custom.yaml');
     for (let at = 0; at < text.length; at += 7) {

@@ -37,7 +37,10 @@ async function begin(rights: readonly string[], watchList: 'yes' | 'no'): Promis
   api = await new FakeApiServer({ watchList, mayDo }).listen();
   api.set('nodes', { metadata: { name: 'n1' } });
   seen = new Recorder();
-  source = createKubernetesSource({ master: api.url, nodeName: 'n1', eventRetryMs: 5, backoffMinMs: 5 });
+  source = createKubernetesSource({
+    ...{ master: api.url, nodeName: 'n1', pods: 'labelled' },
+    ...{ eventRetryMs: 5, backoffMinMs: 5 },
+  });
   await source.start(seen);
   source.announce({
     about: { kind: 'Node', name: 'n1' },
@@ -49,7 +52,7 @@ describe('RBAC', () => {
   test.each(['yes', 'no'] as const)('the rights are enough (watch-list: %s)', async (watchList) => {
     await begin(RIGHTS, watchList);
     await seen.until('synced', ({ synced }) => synced === 1);
-    await seen.until('everything is watched', () => api.watching === 4 && api.created.length === 1);
+    await seen.until('everything is watched', () => api.watching === 5 && api.created.length === 1);
     expect([...seen.problems.values()]).toEqual([]);
   });
 

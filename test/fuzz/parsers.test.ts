@@ -19,7 +19,7 @@ import { parseEvent } from '../../src/source/kubernetes/events.ts';
 import { LineSplitter } from '../../src/source/kubernetes/lines.ts';
 import { ListSplitter } from '../../src/source/kubernetes/list-splitter.ts';
 import { parseManifest } from '../../src/source/manifests/parse.ts';
-import { node, service, serviceCidr, slice } from '../source/decode/objects.ts';
+import { node, pod, service, serviceCidr, slice } from '../source/decode/objects.ts';
 
 vi.setConfig({ testTimeout: 120_000 });
 
@@ -65,6 +65,7 @@ const WHOLE = [
     { addresses: [{ type: 'InternalIP', address: '192.0.2.1' }] },
   ),
   serviceCidr(['10.96.0.0/12']),
+  pod({}, { annotations: { 'kubernetes.io/config.mirror': 'ab', 'kubernetes.io/config.hash': 'ab' } }),
 ] as const;
 
 /** What an attacker would write where a name, an address or a number is expected. */
@@ -162,7 +163,7 @@ const LABEL = /^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$/;
 const isSafe = (text: string) => text === '' || /^[A-Za-z0-9._/-]{1,317}$/.test(text);
 
 function expectChecked(raw: unknown): void {
-  const kind = (['Service', 'EndpointSlice', 'Node', 'ServiceCIDR'] as const).find(
+  const kind = (['Service', 'EndpointSlice', 'Node', 'ServiceCIDR', 'Pod'] as const).find(
     (one) => one === (raw as { kind?: unknown } | null)?.kind,
   );
   for (const [name, decode] of Object.entries(DECODERS)) {
@@ -189,6 +190,10 @@ function expectChecked(raw: unknown): void {
         expect(familyOf(address)).toBe(record.family);
         expect(isSafe(nodeName) && isSafe(zone)).toBe(true);
       }
+    }
+    if (record.kind === 'Pod') {
+      expect(record.cgroupUid).toMatch(/^[A-Za-z0-9._:-]{1,128}$/);
+      expect(isSafe(record.nodeName)).toBe(true);
     }
     if (record.kind === 'Node') {
       expect(isSafe(record.zone) && record.taints.every(isSafe)).toBe(true);

@@ -5,6 +5,7 @@ import type {
   ClusterRecord,
   EndpointRecord,
   NodeRecord,
+  PodRecord,
   RecordChange,
   RecordKind,
   ServiceCidrRecord,
@@ -97,11 +98,21 @@ const arbitraryServiceCidr: fc.Arbitrary<ServiceCidrRecord> = fc.record({
   cidrs: someOf(['10.200.0.0/16', '10.200.1.0/24', '10.201.0.0/16'].map(net)),
 });
 
+const arbitraryPod: fc.Arbitrary<PodRecord> = fc.record({
+  kind: fc.constant('Pod'),
+  namespace: fc.constantFrom('x', 'y'),
+  name: fc.constantFrom('p', 'q'),
+  cgroupUid: fc.constantFrom('u-1', 'u-2'),
+  nodeName: fc.constantFrom(THIS, THAT, ''),
+  socketLb: fc.constantFrom('off', 'default'),
+});
+
 export const arbitraryRecord: fc.Arbitrary<ClusterRecord> = fc.oneof(
   { weight: 5, arbitrary: arbitraryService },
   { weight: 5, arbitrary: arbitrarySlice },
   { weight: 1, arbitrary: arbitraryNode },
   { weight: 1, arbitrary: arbitraryServiceCidr },
+  { weight: 1, arbitrary: arbitraryPod },
 );
 
 const deletion = (kind: RecordKind, ...keys: string[]): fc.Arbitrary<RecordChange> =>
@@ -113,6 +124,7 @@ export const arbitraryChange: fc.Arbitrary<RecordChange> = fc.oneof(
   { weight: 1, arbitrary: deletion('EndpointSlice', 'x/s1-4', 'x/s2-4', 'y/s1-4', 'x/s1-6', 'z/none') },
   { weight: 1, arbitrary: deletion('Node', THIS, THAT) },
   { weight: 1, arbitrary: deletion('ServiceCIDR', 'one', 'two') },
+  { weight: 1, arbitrary: deletion('Pod', 'x/p', 'x/q', 'y/p') },
 );
 
 export const arbitraryFacts: fc.Arbitrary<NodeFacts> = fc.record({

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import type { ModelChange, NodeFacts } from '../../src/model/change.ts';
 import { ClusterModel } from '../../src/model/cluster.ts';
 import type { DesiredNode, DesiredService } from '../../src/model/desired.ts';
-import { type ClusterRecord, keyOf, type RecordChange } from '../../src/model/records.ts';
+import { type ClusterRecord, keyOf, type PodRecord, type RecordChange } from '../../src/model/records.ts';
 import { arbitraryChange, arbitraryConfig, arbitraryFacts } from './arbitrary.ts';
 import {
   CONFIG,
@@ -288,6 +288,25 @@ describe('this node', () => {
     expect(produceAfter(model, { op: 'delete', kind: 'ServiceCIDR', key: 'a' }).node).toBeUndefined();
     produceAfter(model, { op: 'delete', kind: 'ServiceCIDR', key: 'b' });
     expect(model.state.node.serviceCIDRs).toEqual(configured);
+  });
+
+  it('knows the pods of this node that opt out of socket programs, by name', () => {
+    const model = modelOf([]);
+    const pod = (name: string, fields: Partial<PodRecord> = {}): PodRecord => ({
+      ...{ kind: 'Pod', namespace: 'x', name, cgroupUid: `u-${name}` },
+      ...{ nodeName: CONFIG.nodeName, socketLb: 'off', ...fields },
+    });
+    const others = [pod('far', { nodeName: 'elsewhere' }), pod('odd', { socketLb: 'default' })];
+    expect(produceAfter(model, ...set(...others)).node).toBeUndefined();
+    const { node } = produceAfter(model, ...set(pod('b'), pod('a', { nodeName: '' }), pod('a')));
+    expect(node!.optOuts).toEqual([
+      { pod: 'x/a', cgroupUid: 'u-a' },
+      { pod: 'x/b', cgroupUid: 'u-b' },
+    ]);
+    const gone = { op: 'delete', kind: 'Pod', key: 'x/a' } as const;
+    expect(produceAfter(model, gone, ...set(pod('b', { socketLb: 'default' }))).node).toEqual(
+      modelOf([]).state.node,
+    );
   });
 });
 

@@ -26,6 +26,7 @@ export const PATHS = {
   nodes: '/api/v1/nodes',
   endpointslices: '/apis/discovery.k8s.io/v1/endpointslices',
   servicecidrs: '/apis/networking.k8s.io/v1/servicecidrs',
+  pods: '/api/v1/pods',
 } as const;
 export type ResourceName = keyof typeof PATHS;
 
@@ -34,6 +35,7 @@ const LIST_KINDS: Record<ResourceName, string> = {
   nodes: 'NodeList',
   endpointslices: 'EndpointSliceList',
   servicecidrs: 'ServiceCIDRList',
+  pods: 'PodList',
 };
 
 /** As RBAC names it: resources of the core group have no group behind a dot. */
@@ -44,6 +46,7 @@ const GROUPS: Record<ResourceName | 'events', string> = {
   nodes: '',
   endpointslices: 'discovery.k8s.io',
   servicecidrs: 'networking.k8s.io',
+  pods: '',
   events: 'events.k8s.io',
 };
 
@@ -87,7 +90,12 @@ interface Rule {
 export interface CreatedEvent {
   readonly metadata: { readonly name: string; readonly namespace: string };
   readonly eventTime: string;
-  readonly regarding: { readonly kind: string; readonly name: string; readonly namespace?: string };
+  readonly regarding: {
+    readonly kind: string;
+    readonly name: string;
+    readonly namespace?: string;
+    readonly uid?: string;
+  };
   readonly type: string;
   readonly reason: string;
   readonly action: string;
@@ -96,6 +104,7 @@ export interface CreatedEvent {
   readonly reportingInstance: string;
 }
 
+const NAMESPACED_SERVICES = /^\/api\/v1\/namespaces\/([^/]+)\/services$/;
 const EVENTS_PATH = /^\/apis\/events\.k8s\.io\/v1\/namespaces\/([^/]+)\/events$/;
 
 /** What the real one refuses (pkg/apis/core/validation/events.go); '' when nothing. */
@@ -161,8 +170,9 @@ function fieldOf(object: ApiObject, path: string): unknown {
 
 function isSelected(object: ApiObject, query: URLSearchParams): boolean {
   for (const term of (query.get('labelSelector') ?? '').split(',').filter(Boolean)) {
-    if (!term.startsWith('!')) throw new Error(`label selector ${term} is beyond this server`);
-    if (Object.hasOwn(object.metadata.labels ?? {}, term.slice(1))) return false;
+    if (term.includes('=')) throw new Error(`label selector ${term} is beyond this server`);
+    const isThere = Object.hasOwn(object.metadata.labels ?? {}, term.replace(/^!/, ''));
+    if (isThere === term.startsWith('!')) return false;
   }
   for (const term of (query.get('fieldSelector') ?? '').split(',').filter(Boolean)) {
     const [path, operator, value] = term.split(/(!?=)/) as [string, string, string];
@@ -316,6 +326,12 @@ export class FakeApiServer {
     const url = new URL(message.url ?? '/', 'http://fake');
     const events = EVENTS_PATH.exec(url.pathname);
     if (events && message.method === 'POST') return void this.#create(message, response, events[1]!);
+    const namespaced = NAMESPACED_SERVICES.exec(url.pathname);
+    if (namespaced) {
+      const terms = [`metadata.namespace=${namespaced[1]}`, url.searchParams.get('fieldSelector') ?? ''];
+      url.searchParams.set('fieldSelector', terms.filter(Boolean).join(','));
+      url.pathname = PATHS.services;
+    }
     const resource = (Object.keys(PATHS) as ResourceName[]).find((name) => PATHS[name] === url.pathname);
     const exists = resource && (this.#options.resources ?? Object.keys(PATHS)).includes(resource);
     if (!exists) {

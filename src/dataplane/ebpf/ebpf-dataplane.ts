@@ -14,7 +14,7 @@ import type {
   VerifyResult,
 } from '../dataplane.ts';
 import { Keeper } from '../nft/keeper.ts';
-import { ABI, COUNTERS, type CounterName } from './abi.ts';
+import { COUNTERS, type CounterName } from './abi.ts';
 import { adoptTables } from './adopt.ts';
 import { readAffinities, writeAffinities } from './affinities.ts';
 import { Clock, ticksOf } from './clock.ts';
@@ -26,15 +26,16 @@ import { type DeviceRole, deviceRoles, uplinksOf } from './device-roles.ts';
 import { DeviceRows } from './device-rows.ts';
 import { Devices } from './devices.ts';
 import { Drain } from './drain.ts';
+import { firstRules } from './first-rules.ts';
 import { ForwardGate } from './forward-gate.ts';
 import { type Loaded, loadKernel, requireBpf } from './kernel.ts';
-import { DEFAULT_SIZES, type PortRange } from './knobs.ts';
 import { Links } from './links.ts';
 import { acceptLocalOnLoopback } from './loopback.ts';
+import { SideMap } from './maps.ts';
 import { writeMeta } from './meta.ts';
-import type { NodeRules } from './node-settings.ts';
 import { clusterIPs, NodeState } from './node-state.ts';
-import type { EbpfOptions } from './options.ts';
+import { OptOuts } from './opt-outs.ts';
+import { type EbpfOptions, withDefaults } from './options.ts';
 import { prepareRoot } from './pins.ts';
 import { pressureOf } from './pressure.ts';
 import { nodeFlows, nodeTargets } from './readback.ts';
@@ -42,8 +43,6 @@ import { EbpfRemains } from './remains.ts';
 import { countSockets, rememberSockets, SocketSweeper } from './sockets.ts';
 import { xdpFeatures, xdpSenders } from './xdp-senders.ts';
 
-/** Above the kernel's local ports (32768 to 60999) and the NodePorts. */
-export const DEFAULT_NAT_PORTS: readonly PortRange[] = [{ first: 61_000, last: 65_535 }];
 const DRAIN_STEP_MS = 50;
 
 /** What exists between start() and close(). */
@@ -58,6 +57,7 @@ interface Running {
   readonly gate: ForwardGate;
   readonly links: Links;
   readonly sweeper: SocketSweeper;
+  readonly optOuts: OptOuts;
   drains: Drain[];
   drainTimer: NodeJS.Timeout | null;
 }
@@ -66,19 +66,11 @@ const now = () => performance.now();
 
 export class EbpfDataplane implements Switchable {
   readonly mode = 'ebpf';
-  readonly #options: Required<Omit<EbpfOptions, 'onForeignChange'>>;
+  readonly #options: ReturnType<typeof withDefaults>;
   #running: Running | null = null;
 
   constructor(options: EbpfOptions) {
-    this.#options = {
-      socketLb: 'all',
-      xdp: 'native',
-      xdpForward: 'auto',
-      sizes: DEFAULT_SIZES,
-      natPorts: DEFAULT_NAT_PORTS,
-      devices: { except: [], uplinks: [] },
-      ...options,
-    };
+    this.#options = withDefaults(options);
     // What is missing is said at once, so that `auto` can go on to the next mode.
     requireBpf();
     prepareRoot(this.#options.root);
@@ -95,11 +87,11 @@ export class EbpfDataplane implements Switchable {
 
   /** New maps stand on every hook and pick nothing; maps that are taken over go on as they are, picking or not. */
   async prepare(state: DesiredState): Promise<ApplyResult> {
-    if (this.#running) return this.#bring(state);
+    if (this.#running) return this.#bringAll(state);
     const running = await this.#open();
     this.#running = running;
     this.#complete = running.loaded.origin === 'adopted';
-    const result = this.#bring(state);
+    const result = await this.#bringAll(state);
     this.#reservePorts(running);
     this.#followDevices();
     this.#writeMeta(running);
@@ -122,7 +114,7 @@ export class EbpfDataplane implements Switchable {
   #complete = false;
 
   async #open(): Promise<Running> {
-    const { root, sizes, natPorts, xdpForward, socketLb, xdp, cgroup } = this.#options;
+    const { root, sizes, natPorts, xdpForward, xdp, cgroup } = this.#options;
     const loaded = await loadKernel({ root, sizes, natPorts });
     const { hz } = loaded.meta;
     const ticks = (seconds: number) => ticksOf(seconds, hz);
@@ -145,28 +137,26 @@ export class EbpfDataplane implements Switchable {
       onDevices: () => this.#followDevices(),
     });
     await devices.begin();
-    const { sourceRoutes } = devices;
-    // What another mode translated goes on there; maps that are taken over say whether there was any. Where they drain,
-    // another one leads.
-    const had = (flag: number) => loaded.origin === 'new' || (loaded.maps.settings.words[0]! & flag) !== 0;
-    const sockets = loaded.omitted.has('sockets') || cgroup === '' ? 'off' : socketLb;
-    const rules: NodeRules = {
-      ...{ socketLb: sockets, sourceRoutes, optouts: 'none' },
-      kernelConnections: had(ABI.S_ASK_KERNEL | ABI.S_DRAIN) ? 'some' : 'none',
-      drain: had(ABI.S_DRAIN) ? 'on' : 'off',
-    };
+    const rules = firstRules(loaded, this.#options, devices.sourceRoutes);
     const node = new NodeState(compiler, rules, '');
     const drains = loaded.older.map((number) => new Drain(root, number, now));
     const links = new Links(loaded.generation, loaded.object.programs(), {
       xdp,
-      cgroup: sockets === 'off' ? '' : cgroup,
+      cgroup: rules.socketLb === 'off' ? '' : cgroup,
       netns: '',
       older: drains.map(({ generation }) => generation),
     });
+    const optOuts = new OptOuts({
+      map: new SideMap(loaded.maps.handles.tp_optouts!),
+      cgroup: rules.socketLb === 'off' ? '' : cgroup,
+      onUse: (use) => node.setRules({ optOuts: use }),
+    });
     const rows = new DeviceRows(loaded.maps.devices);
-    const sweeper = new SocketSweeper(loaded.maps.handles.tp_sock_peers!.fd);
+    const sweeper = new SocketSweeper(loaded.maps.handles.tp_sock_peers!.fd, (record) =>
+      compiler.backends.gone.has(record),
+    );
     return {
-      ...{ loaded, compiler, node, clock, collector, devices, rows, gate, links, sweeper, drains },
+      ...{ loaded, compiler, node, clock, collector, devices, rows, gate, links, sweeper, drains, optOuts },
       drainTimer: drains.length > 0 ? setInterval(() => this.#drain(), DRAIN_STEP_MS).unref() : null,
     };
   }
@@ -190,11 +180,16 @@ export class EbpfDataplane implements Switchable {
     return merge(settled, result);
   }
 
+  async #bringAll(state: DesiredState): Promise<ApplyResult> {
+    const result = this.#bring(state);
+    return merge(result, await this.#must().optOuts.follow(state.node.optOuts ?? []));
+  }
+
   async apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {
-    const { node } = this.#must();
+    const { node, optOuts } = this.#must();
     let settled: ApplyResult = { operations: 0, refusals: [] };
     if (change.node) {
-      settled = node.setNode(change.node);
+      settled = merge(node.setNode(change.node), await optOuts.follow(change.node.optOuts ?? []));
       this.#followDevices();
     }
     const changes: ServiceChange[] = change.remove.map((service) => ({ service, next: null }));
@@ -285,8 +280,8 @@ export class EbpfDataplane implements Switchable {
   }
 
   async verify(state: DesiredState): Promise<VerifyResult> {
-    const { compiler, node, rows, links } = this.#must();
-    const repaired = compiler.repair();
+    const { compiler, node, rows, links, optOuts } = this.#must();
+    const repaired = [...compiler.repair(), ...(await optOuts.repair())];
     if (node.repair()) repaired.push('the settings were changed');
     const devices = rows.repair();
     if (devices > 0) repaired.push(`${devices} devices were not as they should be`);
@@ -344,8 +339,8 @@ export class EbpfDataplane implements Switchable {
 
   /** How full the tables are. Those of connections and affinity as of the last pass of collection. */
   pressure(): TableUse[] {
-    const { compiler, collector } = this.#must();
-    return pressureOf(compiler, collector.last);
+    const { compiler, collector, optOuts } = this.#must();
+    return [...pressureOf(compiler, collector.last), optOuts.use];
   }
 
   /** What the programs count, since the maps were made. */
@@ -362,13 +357,14 @@ export class EbpfDataplane implements Switchable {
   degrees(): Degree[] {
     const running = this.#running;
     if (!running) return [];
-    const { links, loaded, gate } = running;
+    const { links, loaded, gate, optOuts } = running;
     const { cgroup, socketLb, xdp } = this.#options;
     const { omitted, ctLookup } = loaded;
-    return ebpfDegrees({
+    const degrees = ebpfDegrees({
       ...{ held: links.held(), problems: links.problems, uplinks: this.#uplinks },
       ...{ omitted, ctLookup, socketLb, cgroup, xdp, forwarding: gate.state },
     });
+    return [...degrees, ...optOuts.degrees()];
   }
 
   /** Collects everything that can be collected now; for tests, which do not wait. */
@@ -386,6 +382,7 @@ export class EbpfDataplane implements Switchable {
     for (const drain of running.drains) drain.close();
     await running.gate.close();
     await running.sweeper.close();
+    await running.optOuts.close();
     running.links.close();
     running.clock.close();
     running.loaded.object.close();

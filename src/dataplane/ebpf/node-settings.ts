@@ -13,7 +13,8 @@ export type SocketLb = 'all' | 'host' | 'off';
 export interface NodeRules {
   readonly socketLb: SocketLb;
   readonly sourceRoutes: 'none' | 'some';
-  readonly optouts: 'none' | 'some';
+  /** Whether there are cgroups in tp_optouts. */
+  readonly optOuts: 'none' | 'some';
   /** Whether the kernel may still translate connections from before: then it is asked first. */
   readonly kernelConnections: 'none' | 'some';
   /** 'on': nothing new is picked; what there is goes on. */
@@ -45,7 +46,7 @@ export function settingFlags(node: DesiredNode, rules: NodeRules): number {
   flags |= ABI.S_NODE_EGRESS;
   if (rules.sourceRoutes === 'some') flags |= ABI.S_SOURCE_ROUTES;
   if (rules.kernelConnections === 'some') flags |= ABI.S_ASK_KERNEL;
-  if (rules.optouts === 'some') flags |= ABI.S_SOCK_OPTOUT;
+  if (rules.optOuts === 'some') flags |= ABI.S_SOCK_OPTOUT;
   if (rules.drain === 'on') flags |= ABI.S_DRAIN;
   return flags;
 }

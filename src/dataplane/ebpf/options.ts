@@ -1,7 +1,7 @@
 /** What is asked of the ebpf mode beside the desired state. */
 import type { DeviceChoice } from './device-roles.ts';
 import type { XdpForward } from './forward-gate.ts';
-import type { PortRange, Sizes } from './knobs.ts';
+import { DEFAULT_SIZES, type PortRange, type Sizes } from './knobs.ts';
 import type { XdpMode } from './links.ts';
 import type { SocketLb } from './node-settings.ts';
 
@@ -19,4 +19,19 @@ export interface EbpfOptions {
   readonly devices?: DeviceChoice;
   /** Called when somebody else changed something; the agent then calls verify(). */
   readonly onForeignChange?: () => void;
+}
+
+/** Above the kernel's local ports (32768 to 60999) and the NodePorts. */
+export const DEFAULT_NAT_PORTS: readonly PortRange[] = [{ first: 61_000, last: 65_535 }];
+
+export function withDefaults(options: EbpfOptions): Required<Omit<EbpfOptions, 'onForeignChange'>> {
+  return {
+    socketLb: 'all',
+    xdp: 'native',
+    xdpForward: 'auto',
+    sizes: DEFAULT_SIZES,
+    natPorts: DEFAULT_NAT_PORTS,
+    devices: { except: [], uplinks: [] },
+    ...options,
+  };
 }

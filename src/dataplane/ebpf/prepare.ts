@@ -4,8 +4,8 @@
  * without the second, the node does not reach its own NodePorts at its own addresses.
  */
 import { addPorts, parsePorts, readReservedPorts, writeReservedPorts } from '../../node/reserved-ports.ts';
-import { DEFAULT_NAT_PORTS } from './ebpf-dataplane.ts';
 import { acceptLocalOnLoopback } from './loopback.ts';
+import { DEFAULT_NAT_PORTS } from './options.ts';
 
 /** What was changed, one line each. Throws an Error with an errno code where /proc/sys cannot be written. */
 export function prepareBpfNode(): string[] {

@@ -113,15 +113,20 @@ function encode(departures: readonly Departure[]): Uint8Array {
 
 export class SocketSweeper {
   readonly #peers: number;
+  readonly #isGone: (record: number) => boolean;
   readonly #timers = new Set<NodeJS.Timeout>();
   #waiting: Departure[] = [];
   #running: Promise<void> | null = null;
   /** Sockets destroyed so far. */
   destroyed = 0;
 
-  /** @param peers descriptor of tp_sock_peers */
-  constructor(peers: number) {
+  /**
+   * @param peers descriptor of tp_sock_peers
+   * @param isGone whether the backend of a record is still gone when it is looked: it may have come back
+   */
+  constructor(peers: number, isGone: (record: number) => boolean) {
     this.#peers = peers;
+    this.#isGone = isGone;
   }
 
   add(departures: readonly Departure[]): void {
@@ -135,7 +140,7 @@ export class SocketSweeper {
   #later(departures: readonly Departure[], delayMs: number): void {
     const timer = setTimeout(() => {
       this.#timers.delete(timer);
-      this.#waiting.push(...departures);
+      this.#waiting.push(...departures.filter(({ record }) => this.#isGone(record)));
       this.#running ??= this.#run().finally(() => {
         this.#running = null;
       });

@@ -26,6 +26,7 @@ const NAMESPACED: Readonly<Record<RecordKind, boolean>> = {
   EndpointSlice: true,
   Node: false,
   ServiceCIDR: false,
+  Pod: true,
 };
 
 /** Reads namespace and name only, as much as a deletion needs. Throws Refused. */

@@ -12,7 +12,7 @@ export function isLabel(text: string): boolean {
   return text.length <= 63 && LABEL.test(text);
 }
 
-/** RFC 1123 subdomain: slices, nodes, ServiceCIDRs. At most 253 characters. */
+/** RFC 1123 subdomain: slices, nodes, ServiceCIDRs, pods. At most 253 characters. */
 export function isSubdomain(text: string): boolean {
   return text.length <= 253 && SUBDOMAIN.test(text);
 }

@@ -3,6 +3,7 @@ import type { RecordKind } from '../../model/records.ts';
 import { isRaw, type Raw, show } from './check.ts';
 import type { Decoded } from './decoded.ts';
 import { decodeNode } from './node.ts';
+import { decodePod } from './pod.ts';
 import { decodeService } from './service.ts';
 import { decodeServiceCidr } from './service-cidr.ts';
 import { decodeSlice } from './slice.ts';
@@ -12,6 +13,7 @@ export const DECODERS: Readonly<Record<RecordKind, (raw: unknown) => Decoded>> =
   EndpointSlice: decodeSlice,
   Node: decodeNode,
   ServiceCIDR: decodeServiceCidr,
+  Pod: decodePod,
 };
 
 /** The API groups whose kinds are ours: a Service of serving.knative.dev is somebody else's. */
@@ -20,6 +22,7 @@ const GROUPS: Readonly<Record<RecordKind, string>> = {
   EndpointSlice: 'discovery.k8s.io',
   Node: '',
   ServiceCIDR: 'networking.k8s.io',
+  Pod: '',
 };
 
 /** How an unchecked object presents itself. */

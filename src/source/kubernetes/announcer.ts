@@ -11,6 +11,7 @@ import type { ClusterEvent } from '../source.ts';
 import { ApiError } from './api-error.ts';
 import type { Cluster } from './cluster.ts';
 import { post } from './request.ts';
+import { uidOf } from './uid.ts';
 
 /** What waits beyond this is given up: events are told now or not at all. */
 const QUEUE_MAX = 100;
@@ -28,11 +29,16 @@ export interface AnnouncerOptions {
   readonly problems: ProblemBook;
   /** Between two tries; client-go's is 10 s. */
   readonly retryMs: number;
-  readonly onAnswer: (status: number, durationMs: number) => void;
+  readonly onAnswer: (verb: 'create' | 'list', status: number, durationMs: number) => void;
 }
 
-/** The object as the API server takes it. `nowMs`: since the epoch. */
-export function eventObject(event: ClusterEvent, nowMs: number): { metadata: { namespace: string } } {
+export interface EventObject {
+  readonly metadata: { readonly name: string; readonly namespace: string };
+  readonly regarding: Readonly<Record<string, string>>;
+}
+
+/** The object as the API server takes it, still without the UID of what it is about. `nowMs`: since the epoch. */
+export function eventObject(event: ClusterEvent, nowMs: number): EventObject {
   const { about, type, reason, action, note } = event;
   const [namespace, name] =
     about.kind === 'Node' ? ['', about.name] : (about.key.split('/', 2) as [string, string]);
@@ -82,25 +88,47 @@ export class Announcer {
 
   async #run(): Promise<void> {
     for (let event = this.#queue[0]; event !== undefined; event = this.#queue[0]) {
-      const body = eventObject(event, Date.now());
-      await this.#deliver(body);
+      await this.#deliver(event);
       this.#queue.shift();
     }
   }
 
-  async #deliver(body: { metadata: { namespace: string } }): Promise<void> {
+  async #deliver(event: ClusterEvent): Promise<void> {
     const { cluster, onAnswer, problems, retryMs } = this.#options;
     const { signal } = this.#abort;
+    const body = eventObject(event, Date.now());
     const path = `/apis/events.k8s.io/v1/namespaces/${encodeURIComponent(body.metadata.namespace)}/events`;
     for (let tries = 0; tries < TRIES_MAX && !signal.aborted; tries++) {
       try {
-        await post(cluster, path, body, { silenceMs: REQUEST_MS_MAX, signal, onAnswer });
+        const whole = { ...body, regarding: { ...body.regarding, ...(await this.#identity(event)) } };
+        await post(cluster, path, whole, {
+          ...{ silenceMs: REQUEST_MS_MAX, signal },
+          onAnswer: (status, durationMs) => onAnswer('create', status, durationMs),
+        });
         problems.clear(PROBLEM);
         return;
       } catch (error) {
         if (error instanceof ApiError && !isPassing(error)) return this.#refused(error);
         await sleep(retryMs, undefined, { signal }).catch(() => {});
       }
+    }
+  }
+
+  /**
+   * kube-proxy names the object alone (before 1.36: a UID that is its name), and `kubectl describe` passes over such
+   * events. Whoever may not look is told of the event all the same.
+   */
+  async #identity({ about }: ClusterEvent): Promise<{ readonly uid?: string }> {
+    const { cluster, onAnswer } = this.#options;
+    try {
+      const uid = await uidOf(cluster, about, {
+        ...{ silenceMs: REQUEST_MS_MAX, signal: this.#abort.signal },
+        onAnswer: (status, durationMs) => onAnswer('list', status, durationMs),
+      });
+      return uid === '' ? {} : { uid };
+    } catch (error) {
+      if (error instanceof ApiError && isPassing(error)) throw error;
+      return {};
     }
   }
 

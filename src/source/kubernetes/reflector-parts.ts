@@ -14,6 +14,9 @@ export interface ReflectorParts {
   readonly limits: ReflectorLimits;
   readonly onAnswer: (verb: 'list' | 'watch', status: number, durationMs: number) => void;
   readonly deliver: (changes: readonly RecordChange[]) => void;
-  /** Called once, when everything that there is has been delivered (or the resource does not exist). */
-  readonly onSynced: () => void;
+  /**
+   * Called when everything that there is has been delivered (or the resource does not exist) for the first time. For a
+   * resource that is not required also when it has been reported that it cannot be had.
+   */
+  readonly onSettled: () => void;
 }

@@ -328,7 +328,7 @@ export class Reflector {
   #sync(): void {
     if (this.#synced) return;
     this.#synced = true;
-    this.#parts.onSynced();
+    this.#parts.onSettled();
   }
 
   /** Notes a failure, decides what to ask for next, and returns how long to wait before that. */
@@ -336,7 +336,7 @@ export class Reflector {
     const { resource } = this.#parts;
     const api = error instanceof ApiError ? error : null;
     if (api) this.#contact();
-    if (api?.status === 404 && resource.need === 'optional') return this.#absent();
+    if (api?.status === 404 && resource.need !== 'required') return this.#absent();
     this.#failures++;
     this.#failuresInRow++;
     this.#lastError = oneLine(error instanceof Error ? error.message : String(error));
@@ -393,5 +393,6 @@ export class Reflector {
       reason: `cannot ${verb} ${resource.name}: ${this.#lastError}${hint}`,
       origin: cluster.url,
     });
+    if (resource.need !== 'required') this.#parts.onSettled();
   }
 }

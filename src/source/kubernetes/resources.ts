@@ -1,5 +1,6 @@
-/** What is watched: the same resources with the same selectors as kube-proxy (cmd/kube-proxy/app/server.go). */
+/** What is watched: the resources and selectors of kube-proxy (cmd/kube-proxy/app/server.go), and labelled pods. */
 import type { RecordKind } from '../../model/records.ts';
+import { SOCKET_LB_LABEL } from '../decode/pod.ts';
 
 export interface Resource {
   readonly kind: RecordKind;
@@ -8,12 +9,22 @@ export interface Resource {
   readonly path: string;
   readonly labelSelector: string;
   readonly fieldSelector: string;
-  /** 'required' ones must be listed before the state counts as complete; others may not even exist. */
-  readonly need: 'required' | 'optional';
+  /**
+   * 'required' ones must be listed before the state counts as complete; others may not even exist. Of those, 'awaited'
+   * ones are waited for until they are listed or their failure has been reported.
+   */
+  readonly need: 'required' | 'awaited' | 'optional';
 }
 
-/** nodeName: RFC 1123 subdomain; '' watches no Node. */
-export function resourcesFor(nodeName: string): readonly Resource[] {
+/** Whose pods are watched: those of this node that have our label, or nobody's. */
+export type PodWatch = 'labelled' | 'none';
+
+/**
+ * What kube-proxy watches, and a node's few labelled pods.
+ *
+ * @param nodeName an RFC 1123 subdomain; '' watches no Node, and no pods
+ */
+export function resourcesFor(nodeName: string, pods: PodWatch): readonly Resource[] {
   const resources: Resource[] = [
     {
       kind: 'Service',
@@ -48,6 +59,17 @@ export function resourcesFor(nodeName: string): readonly Resource[] {
       labelSelector: '',
       fieldSelector: `metadata.name=${nodeName}`,
       need: 'required',
+    });
+  }
+  if (nodeName !== '' && pods === 'labelled') {
+    resources.push({
+      kind: 'Pod',
+      name: 'pods',
+      path: '/api/v1/pods',
+      // With any value: one that means nothing is to be named.
+      labelSelector: SOCKET_LB_LABEL,
+      fieldSelector: `spec.nodeName=${nodeName}`,
+      need: 'awaited',
     });
   }
   return resources;

@@ -7,7 +7,7 @@ import { type Cluster, type ClusterOptions, openCluster } from './cluster.ts';
 import { limitsOf, type ReflectorOptions } from './options.ts';
 import { Reflector } from './reflector.ts';
 import { patch } from './request.ts';
-import { resourcesFor } from './resources.ts';
+import { type PodWatch, resourcesFor } from './resources.ts';
 import { RecordStore } from './store.ts';
 
 const PATCH_MS_MAX = 10_000;
@@ -15,6 +15,8 @@ const PATCH_MS_MAX = 10_000;
 export interface KubernetesOptions extends ClusterOptions, ReflectorOptions {
   /** The node whose Node object is watched, an RFC 1123 subdomain; '' for none. */
   readonly nodeName: string;
+  /** Default 'none'. */
+  readonly pods?: PodWatch;
 }
 
 class KubernetesSource implements Source {
@@ -41,10 +43,11 @@ class KubernetesSource implements Source {
         listener.onRequest?.({ method, verb, status, durationMs, host: new URL(cluster.url).host });
     this.#announcer = new Announcer({
       ...{ cluster, problems, retryMs: limits.eventRetryMs },
-      onAnswer: (status, durationMs) => answered('POST')('create', status, durationMs),
+      onAnswer: (verb, status, durationMs) =>
+        answered(verb === 'create' ? 'POST' : 'GET')(verb, status, durationMs),
     });
-    const resources = resourcesFor(this.#options.nodeName);
-    let waitingFor = resources.filter(({ need }) => need === 'required').length;
+    const resources = resourcesFor(this.#options.nodeName, this.#options.pods ?? 'none');
+    const awaited = new Set(resources.filter(({ need }) => need !== 'optional'));
     this.#reflectors = resources.map(
       (resource) =>
         new Reflector({
@@ -55,8 +58,8 @@ class KubernetesSource implements Source {
           limits,
           onAnswer: answered('GET'),
           deliver: (changes) => changes.length > 0 && listener.onChanges(changes),
-          onSynced: () => {
-            if (resource.need === 'required' && --waitingFor === 0) listener.onSynced();
+          onSettled: () => {
+            if (awaited.delete(resource) && awaited.size === 0) listener.onSynced();
           },
         }),
     );
@@ -94,7 +97,7 @@ class KubernetesSource implements Source {
 }
 
 /**
- * Watches Services, EndpointSlices, this Node and ServiceCIDRs. start() throws TriplaneError TP_BAD_CONFIG
+ * Watches Services, EndpointSlices, this Node, ServiceCIDRs and labelled pods. start() throws TriplaneError TP_BAD_CONFIG
  * when there is no usable configuration; an API server that cannot be reached is waited for.
  */
 export function createKubernetesSource(options: KubernetesOptions): Source {

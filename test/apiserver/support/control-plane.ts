@@ -2,8 +2,8 @@
  * A real etcd and a real kube-apiserver on loopback, as envtest (sigs.k8s.io/controller-runtime) starts them: found
  * through KUBEBUILDER_ASSETS, else on PATH. Everything they write is in a folder that goes with them.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { generateKeyPairSync, randomBytes } from 'node:crypto';
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { createSign, generateKeyPairSync, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import {
   accessSync,
@@ -19,6 +19,20 @@ import { createServer } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { find, manifests } from '../../deploy/support.ts';
+
+const RBAC = '/apis/rbac.authorization.k8s.io/v1';
+const [ACCOUNT, ROLE] = [find(manifests(), 'ServiceAccount'), find(manifests(), 'ClusterRole')];
+const AGENT = { name: ACCOUNT.metadata.name, namespace: ACCOUNT.metadata.namespace! };
+
+/** The rights in deploy/, one by one. */
+export const RIGHTS: readonly Right[] = (
+  ROLE.rules as { apiGroups: string[]; resources: string[]; verbs: string[] }[]
+).flatMap(({ apiGroups, resources, verbs }) =>
+  apiGroups.flatMap((group) =>
+    resources.flatMap((resource) => verbs.map((verb) => ({ verb, group, resource }))),
+  ),
+);
 
 export const BINARIES = ['etcd', 'kube-apiserver'] as const;
 const START_MS_MAX = 120_000;
@@ -61,13 +75,29 @@ export interface Answer {
   readonly body: any;
 }
 
-/** Users of the static token file: an administrator, and the agent with no rights but those that a test grants. */
-const AGENT = { name: 'triplane-agent', token: randomBytes(16).toString('hex') };
+/** The administrator, by the static token file. The agent is the ServiceAccount of deploy/. */
 const ADMIN = { name: 'admin', token: randomBytes(16).toString('hex') };
+const ISSUER = 'https://kubernetes.default.svc';
+const TOKEN_SECONDS = 24 * 3600;
+
+/** One right: `resource` is the plural, `group` '' for the core group. */
+export interface Right {
+  readonly verb: string;
+  readonly group: string;
+  readonly resource: string;
+}
+
+export interface KubeconfigOptions {
+  /** Default: a token that is good for a day, in the kubeconfig itself. */
+  readonly tokenFile?: string;
+  /** Another way to the same server, such as a relay. */
+  readonly server?: string;
+}
 
 export class ControlPlane {
   readonly folder = mkdtempSync(path.join(os.tmpdir(), `triplane-api-${process.pid}-`));
-  readonly #extra: readonly string[];
+  #extra: readonly string[];
+  #agentUid = '';
   #etcd: ChildProcess | null = null;
   #server: ChildProcess | null = null;
   /** 10,000 creations need no 10,000 handshakes. */
@@ -80,6 +110,10 @@ export class ControlPlane {
     this.#extra = extra;
   }
 
+  get port(): number {
+    return this.#port;
+  }
+
   get url(): string {
     return `https://127.0.0.1:${this.#port}`;
   }
@@ -88,19 +122,33 @@ export class ControlPlane {
     return `http://127.0.0.1:${this.#etcdPort}`;
   }
 
-  /** A kubeconfig for one of the two users. */
-  kubeconfig(user: 'agent' | 'admin'): string {
-    const file = path.join(this.folder, `${user}.kubeconfig`);
-    const { token } = user === 'agent' ? AGENT : ADMIN;
-    const cluster = { server: this.url, 'certificate-authority': path.join(this.folder, 'apiserver.crt') };
+  /** The path of a kubeconfig for one of the two users, in a file of its own. */
+  kubeconfig(user: 'agent' | 'admin', { tokenFile, server = this.url }: KubeconfigOptions = {}): string {
+    const file = path.join(this.folder, `${user}-${randomBytes(4).toString('hex')}.kubeconfig`);
+    const token = () => (user === 'agent' ? this.token(TOKEN_SECONDS) : ADMIN.token);
+    const cluster = { server, 'certificate-authority': path.join(this.folder, 'apiserver.crt') };
     const config = {
       ...{ apiVersion: 'v1', kind: 'Config', 'current-context': 'default' },
       clusters: [{ name: 'default', cluster }],
-      users: [{ name: user, user: { token } }],
+      users: [{ name: user, user: tokenFile ? { tokenFile } : { token: token() } }],
       contexts: [{ name: 'default', context: { cluster: 'default', user } }],
     };
     writeFileSync(file, JSON.stringify(config), { mode: 0o600 });
     return file;
+  }
+
+  /** A token of the agent's ServiceAccount, signed with the server's own key as TokenRequest has it, but of any length. */
+  token(seconds: number): string {
+    const [{ namespace, name }, now] = [AGENT, Math.floor(Date.now() / 1000)];
+    const claims = {
+      ...{ iss: ISSUER, aud: [ISSUER], sub: `system:serviceaccount:${namespace}:${name}` },
+      ...{ iat: now, nbf: now - 60, exp: now + seconds },
+      'kubernetes.io': { namespace, serviceaccount: { name, uid: this.#agentUid } },
+    };
+    const part = (value: object) => Buffer.from(JSON.stringify(value)).toString('base64url');
+    const text = `${part({ alg: 'RS256' })}.${part(claims)}`;
+    const key = readFileSync(path.join(this.folder, 'sa.key'));
+    return `${text}.${createSign('RSA-SHA256').update(text).sign(key).toString('base64url')}`;
   }
 
   async start(): Promise<this> {
@@ -118,7 +166,7 @@ export class ControlPlane {
       writeFileSync(path.join(this.folder, name), text, { mode: 0o600 });
     write('sa.key', privateKey.export({ type: 'pkcs8', format: 'pem' }));
     write('sa.pub', publicKey.export({ type: 'spki', format: 'pem' }));
-    write('tokens.csv', `${ADMIN.token},${ADMIN.name},1,"system:masters"\n${AGENT.token},${AGENT.name},2\n`);
+    write('tokens.csv', `${ADMIN.token},${ADMIN.name},1,"system:masters"\n`);
   }
 
   async #startEtcd(): Promise<void> {
@@ -131,8 +179,9 @@ export class ControlPlane {
     await this.#until('etcd', async () => (await fetch(`${this.etcdUrl}/health`)).ok);
   }
 
-  /** Also after stopServer(): the same state at the same address. */
-  async startServer(): Promise<void> {
+  /** Also after stopServer(): the same state at the same address, and other `extra` flags if they are given. */
+  async startServer(extra: readonly string[] = this.#extra): Promise<void> {
+    this.#extra = extra;
     const file = (name: string) => path.join(this.folder, name);
     this.#server = this.#spawn('kube-apiserver', [
       `--etcd-servers=${this.etcdUrl}`,
@@ -143,12 +192,9 @@ export class ControlPlane {
         '--authorization-mode=RBAC',
       ],
       ...['--service-cluster-ip-range=10.128.0.0/14', '--disable-admission-plugins=ServiceAccount'],
-      ...[
-        '--service-account-issuer=https://kubernetes.default.svc',
-        `--service-account-key-file=${file('sa.pub')}`,
-      ],
+      ...[`--service-account-issuer=${ISSUER}`, `--service-account-key-file=${file('sa.pub')}`],
       ...[`--service-account-signing-key-file=${file('sa.key')}`, '--allow-privileged=true'],
-      ...this.#extra,
+      ...extra,
     ]);
     await this.#until('kube-apiserver', async () => (await this.call('GET', '/readyz')).status === 200);
   }
@@ -166,16 +212,11 @@ export class ControlPlane {
     rmSync(this.folder, { recursive: true, force: true });
   }
 
-  /** Forgets history up to now, in etcd itself (its HTTP gateway, /v3/kv). */
-  async compact(): Promise<void> {
-    const post = async (at: string, body: object) =>
-      (
-        await fetch(`${this.etcdUrl}${at}`, { method: 'POST', body: JSON.stringify(body) })
-      ).json() as Promise<{
-        header?: { revision: string };
-      }>;
-    const { header } = await post('/v3/kv/range', { key: Buffer.from('\0').toString('base64'), limit: 1 });
-    await post('/v3/kv/compaction', { revision: header!.revision, physical: true });
+  /** Forgets history up to now, in etcd itself. When it returns, that is done: nothing of this process ran meanwhile. */
+  compact(): void {
+    const script = path.join(import.meta.dirname, 'compact.mjs');
+    const { status, stderr } = spawnSync(process.execPath, [script, this.etcdUrl], { encoding: 'utf8' });
+    if (status !== 0) throw new Error(`no compaction: ${stderr}`);
   }
 
   /** A request as the administrator. */
@@ -215,18 +256,59 @@ export class ControlPlane {
     return answer;
   }
 
-  /** Grants the agent exactly these rules, in place of those before. */
-  async grant(rules: readonly object[]): Promise<void> {
-    const base = '/apis/rbac.authorization.k8s.io/v1';
-    const apiVersion = 'rbac.authorization.k8s.io/v1';
-    const role = { apiVersion, kind: 'ClusterRole', metadata: { name: 'agent' }, rules };
-    if ((await this.call('PUT', `${base}/clusterroles/agent`, role)).status < 300) return;
-    await this.create(`${base}/clusterroles`, role);
-    await this.create(`${base}/clusterrolebindings`, {
-      ...{ apiVersion, kind: 'ClusterRoleBinding', metadata: { name: 'agent' } },
-      roleRef: { apiGroup: 'rbac.authorization.k8s.io', kind: 'ClusterRole', name: 'agent' },
-      subjects: [{ apiGroup: 'rbac.authorization.k8s.io', kind: 'User', name: AGENT.name }],
+  /** Creates the ServiceAccount of deploy/ and what binds it to its rights, and waits until they are in force. */
+  async grantAll(): Promise<void> {
+    await this.create(`/api/v1/namespaces/${AGENT.namespace}/serviceaccounts`, ACCOUNT);
+    const { body } = await this.call(
+      'GET',
+      `/api/v1/namespaces/${AGENT.namespace}/serviceaccounts/${AGENT.name}`,
+    );
+    this.#agentUid = body.metadata.uid;
+    await this.create(`${RBAC}/clusterroles`, ROLE);
+    await this.create(`${RBAC}/clusterrolebindings`, find(manifests(), 'ClusterRoleBinding'));
+    await this.#inForce(null);
+  }
+
+  /** Leaves the agent all rights of deploy/ but one (null: all), and waits until that is in force. */
+  async withhold(missing: Right | null): Promise<void> {
+    const rules = RIGHTS.filter((right) => right !== missing).map(({ verb, group, resource }) => ({
+      ...{ apiGroups: [group], resources: [resource], verbs: [verb] },
+    }));
+    const { status } = await this.call('PUT', `${RBAC}/clusterroles/${ROLE.metadata.name}`, {
+      ...ROLE,
+      rules,
     });
+    if (status !== 200) throw new Error(`the rights cannot be changed: ${status}`);
+    await this.#inForce(missing);
+  }
+
+  /** A right beyond those of deploy/. */
+  async grantMore({ verb, group, resource }: Right): Promise<void> {
+    const metadata = { name: `${ROLE.metadata.name}-${verb}-${resource}` };
+    const rules = [{ apiGroups: [group], resources: [resource], verbs: [verb] }];
+    await this.create(`${RBAC}/clusterroles`, { ...ROLE, metadata, rules });
+    const binding = find(manifests(), 'ClusterRoleBinding');
+    const roleRef = { ...binding.roleRef, name: metadata.name };
+    await this.create(`${RBAC}/clusterrolebindings`, { ...binding, metadata, roleRef });
+    await this.#untilAllowed({ verb, group, resource }, 'allowed');
+  }
+
+  /** The server follows its own roles with a watch, so a little later. */
+  async #inForce(missing: Right | null): Promise<void> {
+    for (const right of RIGHTS) await this.#untilAllowed(right, right === missing ? 'refused' : 'allowed');
+  }
+
+  async #untilAllowed(right: Right, wanted: 'allowed' | 'refused'): Promise<void> {
+    const user = `system:serviceaccount:${AGENT.namespace}:${AGENT.name}`;
+    const spec = { user, resourceAttributes: right };
+    const review = { apiVersion: 'authorization.k8s.io/v1', kind: 'SubjectAccessReview', spec };
+    const deadline = performance.now() + START_MS_MAX;
+    for (;;) {
+      const { body } = await this.create('/apis/authorization.k8s.io/v1/subjectaccessreviews', review);
+      if (body.status.allowed === (wanted === 'allowed')) return;
+      if (performance.now() > deadline) throw new Error(`${JSON.stringify(right)} is never ${wanted}`);
+      await sleep(20);
+    }
   }
 
   #spawn(name: string, args: readonly string[]): ChildProcess {

@@ -3,7 +3,7 @@ import { describe, expect, it, vi } from 'vitest';
 import type { ClusterRecord, RecordKind } from '../../../src/model/records.ts';
 import { show } from '../../../src/source/decode/check.ts';
 import { DECODERS, sortObject } from '../../../src/source/decode/object.ts';
-import { node, service, serviceCidr, slice } from './objects.ts';
+import { node, pod, service, serviceCidr, slice } from './objects.ts';
 
 // Properties run many times, and the machine may be busy.
 vi.setConfig({ testTimeout: 60_000 });
@@ -50,6 +50,11 @@ function namesOf(record: ClusterRecord): string[] {
       ...[...places, ...ports].filter((name) => name !== ''),
     ];
   }
+  if (record.kind === 'Pod') {
+    // A UID is compared with names and becomes part of none.
+    expect(record.cgroupUid).toMatch(/^[A-Za-z0-9._:-]{1,128}$/);
+    return [record.namespace, record.name, ...(record.nodeName === '' ? [] : [record.nodeName])];
+  }
   return [record.name];
 }
 
@@ -80,6 +85,9 @@ describe('hostile strings', () => {
       ['EndpointSlice', slice({}, { labels: { 'kubernetes.io/service-name': text } })],
       ['EndpointSlice', slice({ ports: [{ port: 1, name: text }] })],
       ['Node', node({}, { name: text })],
+      ['Pod', pod({}, { name: text })],
+      ['Pod', pod({}, { namespace: text })],
+      ['Pod', pod({ nodeName: text })],
     ];
     for (const [kind, raw] of objects) {
       expect(DECODERS[kind](raw).outcome).toBe('refused');
@@ -104,6 +112,10 @@ describe('hostile strings', () => {
       );
       expectSound('Node', node({ taints: [{ key: text }], podCIDRs: [text] }, { annotations }));
       expectSound('ServiceCIDR', serviceCidr([text]));
+      expectSound('Pod', pod({}, { uid: text }));
+      expectSound('Pod', pod({}, { labels: { 'triplane.dev/socket-lb': text } }));
+      const mirror = { 'kubernetes.io/config.mirror': text, 'kubernetes.io/config.hash': text };
+      expectSound('Pod', pod({}, { annotations: mirror }));
     },
   );
 });
@@ -140,6 +152,11 @@ const good = fc.constantFrom<[RecordKind, unknown]>(
     ),
   ],
   ['ServiceCIDR', serviceCidr(['10.0.0.0/24'])],
+  ['Pod', pod({}, {}, { phase: 'Running' })],
+  [
+    'Pod',
+    pod({}, { annotations: { 'kubernetes.io/config.mirror': 'ab', 'kubernetes.io/config.hash': 'ab' } }),
+  ],
 );
 
 function bend(value: unknown, path: readonly number[], by: unknown): unknown {
@@ -192,7 +209,11 @@ describe('sortObject', () => {
       { is: 'list', apiVersion: 'serving.knative.dev/v1' },
     ],
     [{ apiVersion: 'apps/v1', kind: 'Deployment' }, { is: 'foreign' }],
-    [{ apiVersion: 'v1', kind: 'PodList' }, { is: 'foreign' }],
+    [{ apiVersion: 'v1', kind: 'SecretList' }, { is: 'foreign' }],
+    [
+      { apiVersion: 'v1', kind: 'PodList' },
+      { is: 'list', itemKind: 'Pod', items: [] },
+    ],
     [
       { apiVersion: 'v1', kind: 'List' },
       { is: 'list', itemKind: '', items: [] },

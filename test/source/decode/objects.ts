@@ -40,3 +40,20 @@ export function serviceCidr(cidrs: unknown): Json {
     spec: { cidrs },
   };
 }
+
+/** One that has opted out. */
+export function pod(spec: Json = {}, metadata: Json = {}, status: Json = {}): Json {
+  return {
+    apiVersion: 'v1',
+    kind: 'Pod',
+    metadata: {
+      namespace: 'default',
+      name: 'mesh-0',
+      uid: '6f1e1a3c-7d2b-4c56-9a10-3b1f0d2e4c55',
+      labels: { 'triplane.dev/socket-lb': 'off' },
+      ...metadata,
+    },
+    spec: { nodeName: 'worker-1', ...spec },
+    status,
+  };
+}

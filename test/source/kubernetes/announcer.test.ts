@@ -63,6 +63,36 @@ describe('events', () => {
     expect(api.created[0]!.regarding).not.toHaveProperty('namespace');
   });
 
+  test('carry the UID of what they are about, without which `kubectl describe` does not show them', async () => {
+    await begin();
+    api.set(
+      'nodes',
+      { metadata: { name: 'n1', uid: 'uid-of-n1' } },
+      { metadata: { name: 'n2', uid: 'other' } },
+    );
+    for (const namespace of ['other', 'shop'])
+      api.set('services', { metadata: { namespace, name: 'web', uid: `uid-of-${namespace}-web` } });
+    // The server stumbles on the first look.
+    api.fail(
+      { do: 'status', status: 503 },
+      ({ query }) => query.get('fieldSelector') === 'metadata.name=n1',
+      2,
+    );
+    source.announce(STARTING);
+    source.announce(PORT_TAKEN);
+    await told(2);
+    expect(api.created.map(({ regarding }) => regarding.uid)).toEqual(['uid-of-n1', 'uid-of-shop-web']);
+  });
+
+  test('go without a UID where there is no such object, or nobody may look for it', async () => {
+    await begin({ mayDo: (verb, _group, resource) => verb !== 'list' || resource !== 'nodes' });
+    api.set('nodes', { metadata: { name: 'n1', uid: 'uid-of-n1' } });
+    source.announce(STARTING);
+    source.announce(PORT_TAKEN);
+    await told(2);
+    for (const { regarding } of api.created) expect(regarding).not.toHaveProperty('uid');
+  });
+
   test.each([
     { title: 'resets', fault: { do: 'reset' } as const },
     { title: 'is overloaded', fault: { do: 'status', status: 503 } as const },
