@@ -93,27 +93,30 @@ describe('the log on standard error', () => {
       .split('\n')
       .map((line) => JSON.parse(line) as { msg: string; lines?: number });
 
-  it.each(['json', 'text'] as const)('(%s) waits for room in bounded memory, and says what it lost', async (format) => {
-    const stderr = standardError();
-    const log = createLogger({ verbosity: 0, format });
-    stderr.refusal = 'ENOSPC';
-    const lines = 4000;
-    for (let n = 0; n < lines; n++) log.info({ n }, 'x'.repeat(1000));
-    expect(stderr.taken).toBe('');
-    stderr.refusal = '';
-    log.info({}, 'room again');
-    await new Promise((resolve) => setImmediate(resolve));
-    expect(stderr.taken.length).toBeLessThan(2 ** 21);
-    const kept = stderr.taken.trimEnd().split('\n');
-    expect(kept.at(-1)).toContain('lines of the log are lost');
-    if (format === 'text') return;
-    const { lines: lost } = records(stderr.taken).at(-1)!;
-    // Of those that waited, of the one that found room (or not, at the bound), and the one that says so.
-    expect(kept.length - 1 + lost!).toBe(lines + 1);
-    const before = stderr.taken.length;
-    log.info({}, 'as before');
-    expect(records(stderr.taken.slice(before))).toMatchObject([{ msg: 'as before' }]);
-  });
+  it.each(['json', 'text'] as const)(
+    '(%s) waits for room in bounded memory, and says what it lost',
+    async (format) => {
+      const stderr = standardError();
+      const log = createLogger({ verbosity: 0, format });
+      stderr.refusal = 'ENOSPC';
+      const lines = 4000;
+      for (let n = 0; n < lines; n++) log.info({ n }, 'x'.repeat(1000));
+      expect(stderr.taken).toBe('');
+      stderr.refusal = '';
+      log.info({}, 'room again');
+      await new Promise((resolve) => setImmediate(resolve));
+      expect(stderr.taken.length).toBeLessThan(2 ** 21);
+      const kept = stderr.taken.trimEnd().split('\n');
+      expect(kept.at(-1)).toContain('lines of the log are lost');
+      if (format === 'text') return;
+      const { lines: lost } = records(stderr.taken).at(-1)!;
+      // Of those that waited, of the one that found room (or not, at the bound), and the one that says so.
+      expect(kept.length - 1 + lost!).toBe(lines + 1);
+      const before = stderr.taken.length;
+      log.info({}, 'as before');
+      expect(records(stderr.taken.slice(before))).toMatchObject([{ msg: 'as before' }]);
+    },
+  );
 
   it('a reader that stalls is waited for once, not at each line', () => {
     const stderr = standardError();
