@@ -123,7 +123,7 @@ export class Handover implements Dataplane {
     try {
       const result = await this.#follow(next, olds, state);
       this.#started = true;
-      this.#settle();
+      await this.#settle();
       return result;
     } catch (error) {
       // The loop tries again from the beginning; what was found is found again.
@@ -268,7 +268,7 @@ export class Handover implements Dataplane {
     this.#tell(next, 'in charge of new connections');
     const draining = await this.#retire(old, state, next.mode);
     this.#current = next;
-    this.#settle();
+    await this.#settle();
     return draining;
   }
 
@@ -299,14 +299,24 @@ export class Handover implements Dataplane {
       .catch((error: unknown) =>
         log.error({ err: error, mode: old.mode }, 'the mode in charge needs repair'),
       );
-    this.#settle();
+    await this.#settle();
   }
 
   /** Looks after what drains, now and then. */
-  #settle(): void {
-    if (this.#formers.length === 0) {
-      if (isSwitchable(this.#current)) this.#current.alone();
-    } else this.#lookLater(LOOK_MS);
+  async #settle(): Promise<void> {
+    if (this.#formers.length === 0) await this.#leaveAlone();
+    else this.#lookLater(LOOK_MS);
+  }
+
+  /** What is left behind is found again by the next switch, or the next agent: no reason for a step to fail. */
+  async #leaveAlone(): Promise<void> {
+    const current = this.#current;
+    if (!isSwitchable(current)) return;
+    await current
+      .alone()
+      .catch((err: unknown) =>
+        this.#parts.log.warn({ err, mode: current.mode }, 'what another mode needed could not be removed'),
+      );
   }
 
   #lookLater(delayMs: number): void {
@@ -343,7 +353,7 @@ export class Handover implements Dataplane {
       );
       this.#parts.onDrained();
     }
-    if (this.#formers.length === 0 && isSwitchable(this.#current)) this.#current.alone();
+    if (this.#formers.length === 0) await this.#leaveAlone();
   }
 
   async close(): Promise<void> {
