@@ -17,6 +17,7 @@ import type { DesiredState } from '../../src/model/desired.ts';
 import { SMALL, TestNet } from '../support/bpf-world.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
+import { SLOWNESS } from '../support/slowness.ts';
 
 const MOUNT = cgroupMount();
 const root = skipUnless(privilege() === 'root' && MOUNT !== null, 'needs root and cgroup v2');
@@ -24,7 +25,7 @@ const PINS = `/sys/fs/bpf/tpout${process.pid}`;
 const TREE = `${MOUNT}/tpout${process.pid}`;
 const BURSTABLE = 'kubepods.slice/kubepods-burstable.slice';
 const podDir = (uid: string) => `${BURSTABLE}/kubepods-burstable-pod${uid}.slice`;
-const PATIENCE = { timeout: 20_000, interval: 20 };
+const PATIENCE = { timeout: 20_000 * SLOWNESS, interval: 20 };
 
 const stateOf = (...uids: string[]): DesiredState => {
   const node = { detector: { by: 'none' }, serviceCIDRs: [] } as const;

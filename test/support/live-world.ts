@@ -47,7 +47,7 @@ if (proto === 'udp') {
 }`;
 
 /** For a process that starts, asks and gets its answer. */
-const PATIENCE_MS = 5_000 * SLOWNESS;
+const PATIENCE_MS = 30_000 * SLOWNESS;
 
 const ASK = `
 const [proto, family, port, address, size, patienceMs] = process.argv.slice(1);
