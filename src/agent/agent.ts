@@ -219,6 +219,7 @@ export class Agent implements AgentStatus, AgentControl {
     }
     this.pendingServices += services;
     this.pendingEndpoints += endpoints;
+    this.parts.log.debug({ services, endpoints }, 'changes of the cluster taken in');
     this.signals.onChanges.emit({ services, endpoints });
     if (this.model.thisNode !== nodeBefore) {
       this.machineChanged();
@@ -247,6 +248,11 @@ export class Agent implements AgentStatus, AgentControl {
     this.pendingServices = 0;
     this.pendingEndpoints = 0;
     this.counted = null;
+    const { set, remove, staleFlows } = change;
+    this.parts.log.debug(
+      { set: set.length, removed: remove.length, staleFlows: staleFlows.length },
+      'changes on their way into the kernel',
+    );
     this.strandsTcp ||= change.strandsTcp;
     for (const problem of change.problems) this.problemLog.report('model', problem);
     for (const object of change.problemsGone) this.problemLog.gone('model', object);

@@ -123,7 +123,7 @@ export class Handover implements Dataplane {
     try {
       const result = await this.#follow(next, olds, state);
       this.#started = true;
-      this.#settle();
+      await this.#settle();
       return result;
     } catch (error) {
       // The loop tries again from the beginning; what was found is found again.
@@ -137,10 +137,24 @@ export class Handover implements Dataplane {
     if (olds.length === 0) return next.start(state);
     for (const old of olds) await old.introduce();
     const result = await next.prepare(state);
-    for (const old of olds) await next.learnAffinities(await old.affinities());
+    this.#tell(next, 'complete, and not yet in charge');
+    for (const old of olds) await this.#carryAffinities(old, next);
     next.lead();
+    this.#tell(next, 'in charge of new connections');
     for (const old of olds) await this.#retire(old, state, next.mode);
     return result;
+  }
+
+  /** One line for each step, so that whoever looks on sees where a switch is. */
+  #tell({ mode }: Dataplane, step: string): void {
+    this.#parts.log.debug({ mode }, step);
+  }
+
+  async #carryAffinities(old: Switchable, next: Switchable): Promise<void> {
+    const affinities = await old.affinities();
+    await next.learnAffinities(affinities);
+    const { mode } = next;
+    this.#parts.log.debug({ mode, from: old.mode, clients: affinities.length }, 'affinities carried over');
   }
 
   async #retire(old: Switchable, state: DesiredState, next: Mode): Promise<number> {
@@ -221,7 +235,9 @@ export class Handover implements Dataplane {
       await this.#alone(() => this.#takeBack(mode));
       // The long part, while the old one goes on following changes.
       await this.#alone(() => old.introduce());
+      this.#tell(old, 'its connections are known to connection tracking');
       await next.prepare(snapshot(this.#parts.state()));
+      this.#tell(next, 'complete, and not yet in charge');
       return await this.#alone(() => this.#exchangeNow(old, next));
     } catch (error) {
       await this.#alone(() => this.#giveUp(old, next));
@@ -247,11 +263,12 @@ export class Handover implements Dataplane {
     if (this.#closed) throw new TriplaneError('TP_BUSY', 'the agent is ending');
     const state = this.#parts.state();
     await next.prepare(state);
-    await next.learnAffinities(await old.affinities());
+    await this.#carryAffinities(old, next);
     next.lead();
+    this.#tell(next, 'in charge of new connections');
     const draining = await this.#retire(old, state, next.mode);
     this.#current = next;
-    this.#settle();
+    await this.#settle();
     return draining;
   }
 
@@ -282,14 +299,24 @@ export class Handover implements Dataplane {
       .catch((error: unknown) =>
         log.error({ err: error, mode: old.mode }, 'the mode in charge needs repair'),
       );
-    this.#settle();
+    await this.#settle();
   }
 
   /** Looks after what drains, now and then. */
-  #settle(): void {
-    if (this.#formers.length === 0) {
-      if (isSwitchable(this.#current)) this.#current.alone();
-    } else this.#lookLater(LOOK_MS);
+  async #settle(): Promise<void> {
+    if (this.#formers.length === 0) await this.#leaveAlone();
+    else this.#lookLater(LOOK_MS);
+  }
+
+  /** What is left behind is found again by the next switch, or the next agent: no reason for a step to fail. */
+  async #leaveAlone(): Promise<void> {
+    const current = this.#current;
+    if (!isSwitchable(current)) return;
+    await current
+      .alone()
+      .catch((err: unknown) =>
+        this.#parts.log.warn({ err, mode: current.mode }, 'what another mode needed could not be removed'),
+      );
   }
 
   #lookLater(delayMs: number): void {
@@ -326,7 +353,7 @@ export class Handover implements Dataplane {
       );
       this.#parts.onDrained();
     }
-    if (this.#formers.length === 0 && isSwitchable(this.#current)) this.#current.alone();
+    if (this.#formers.length === 0) await this.#leaveAlone();
   }
 
   async close(): Promise<void> {

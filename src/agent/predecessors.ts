@@ -4,7 +4,7 @@ import { isSwitchable, type Mode, type Switchable } from '../dataplane/dataplane
 import { cleanupEbpf } from '../dataplane/ebpf/cleanup.ts';
 import { EbpfDataplane } from '../dataplane/ebpf/ebpf-dataplane.ts';
 import { findRoots, generationMeta } from '../dataplane/ebpf/kernel.ts';
-import { netnsIdentity } from '../dataplane/ebpf/meta.ts';
+import { servesHere } from '../dataplane/ebpf/meta.ts';
 import { Generation, generations } from '../dataplane/ebpf/pins.ts';
 import { IPVS_SCHEME } from '../dataplane/ipvs/scheme.ts';
 import { KernelRemains } from '../dataplane/nft/kernel-remains.ts';
@@ -81,7 +81,7 @@ function removeUnfinished(root: string): void {
   if (!existsSync(root)) return;
   const metas = generations(root).map((number) => generationMeta(new Generation(root, number)));
   const unfinished = metas.length > 0 && metas.every((meta) => meta?.complete === false);
-  if (unfinished && metas.every((meta) => meta?.netns === netnsIdentity())) cleanupEbpf(root);
+  if (unfinished && metas.every((meta) => meta !== null && servesHere(meta))) cleanupEbpf(root);
 }
 
 async function ipvsPredecessors(config: DataplaneOptions['config']): Promise<Switchable[]> {

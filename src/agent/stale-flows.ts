@@ -61,11 +61,18 @@ export class StaleFlows {
     }
   }
 
-  /** Resolves to those that could not be cleared. */
+  /**
+   * Resolves to those that could not be cleared. Whatever the reason to clear a frontend's untranslated flows (at a
+   * start, each is new), not while programs translate them after netfilter.
+   */
   async clear(flows: readonly StaleFlow[]): Promise<StaleFlow[]> {
     const left: StaleFlow[] = [];
+    const kept = new Set(
+      flows.some(({ backend }) => backend === null) ? this.drains.untranslated().map(keyOf) : [],
+    );
+    const clearable = flows.filter((flow) => flow.backend !== null || !kept.has(keyOf(flow)));
     for (const family of FAMILIES) {
-      const ofFamily = flows.filter((flow) => familyOf(flow.address) === family);
+      const ofFamily = clearable.filter((flow) => familyOf(flow.address) === family);
       if (ofFamily.length === 0) continue;
       const began = performance.now();
       try {

@@ -257,6 +257,7 @@ export class SyncLoop {
         ? this.dataplane.start(state)
         : this.dataplane.apply(work.changeOf(state), state));
       this.wantStart = false;
+      this.parts.log.debug({ operations: result.operations }, 'the kernel has acknowledged the changes');
       this.noteRefusals(result.refusals, task === 'start' ? null : work);
       // While nobody looked, backends may have gone: no change that we make says so.
       if (!this.synced) work.addFlows(await this.parts.leftoverFlows());

@@ -3,7 +3,7 @@ import type { HealthCheckPlan, Log, RunningAgent } from '../agent/status.ts';
 import type { Config } from '../config/config.ts';
 import { TriplaneError } from '../model/errors.ts';
 import type { ObjectKey } from '../model/records.ts';
-import { serveAdmin } from '../observe/admin.ts';
+import { keepAdmin } from '../observe/admin-keeper.ts';
 import { assess, serveHealth } from '../observe/health.ts';
 import type { ListenFailure } from '../observe/http.ts';
 import { createMetrics } from '../observe/metrics.ts';
@@ -56,7 +56,8 @@ export async function startServers(context: ServerContext): Promise<Servers> {
 
   // First what may be refused, so that nothing has to be undone.
   if (adminSocket !== '') {
-    const admin = await serveAdmin({ socketPath: adminSocket, status, control: agent.control, version });
+    const { control } = agent;
+    const admin = await keepAdmin({ socketPath: adminSocket, status, control, version, log });
     closers.push(() => admin.close());
   }
   const metrics = createMetrics(status, version);

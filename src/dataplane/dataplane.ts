@@ -171,8 +171,11 @@ export interface Switchable extends Dataplane {
    * not be used afterwards; its remains may.
    */
   retire(state: DesiredState, next: Mode): Promise<Remains>;
-  /** No other dataplane has connections any more: nothing has to be asked for them. */
-  alone(): void;
+  /**
+   * No other dataplane has connections any more: nothing has to be asked for them, and what introduce() has left for a
+   * switch that came to nothing goes.
+   */
+  alone(): Promise<void>;
   /** Clients that sticky services remember, as the kernel has them now. */
   affinities(): Promise<readonly AffinityView[]>;
   /** Takes over what another one remembered, except where it knows the client itself. */

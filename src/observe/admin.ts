@@ -186,15 +186,24 @@ function errorBody(error: WireError): { error: WireError } {
   return { error };
 }
 
+const NO_ROOM: ReadonlySet<unknown> = new Set(['ENOSPC', 'EDQUOT', 'ENOMEM']);
+
+/** Whether the socket is refused only because its file system has no room: nothing about it is wrong. */
+export function isForLackOfRoom(error: unknown): boolean {
+  const { cause } = error as Error;
+  return error instanceof TriplaneError && NO_ROOM.has((cause as NodeJS.ErrnoException | undefined)?.code);
+}
+
 /**
  * Whether a socket may stand there, as far as can be said without taking its place. Throws TP_BAD_FLAG. Whoever may
- * not make its folder lacks more than that: the agent says what.
+ * not make its folder lacks more than that: the agent says what. That there is no room for it may pass.
  */
 export function checkAdminSocket(socketPath: string): void {
   try {
     prepareFolder(path.dirname(socketPath));
     kindOf(socketPath);
   } catch (error) {
+    if (isForLackOfRoom(error)) return;
     if (!(error instanceof TriplaneError) || error.code !== 'TP_NO_PRIVILEGE') throw error;
   }
 }
@@ -259,6 +268,7 @@ function listenPrivately(server: Server, socketPath: string): Promise<void> {
           new TriplaneError(
             'TP_BAD_FLAG',
             `--admin-socket: cannot listen on ${socketPath}: ${error.message}`,
+            { cause: error },
           ),
         ),
       );

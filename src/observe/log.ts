@@ -18,12 +18,17 @@ export interface LogOptions {
 }
 
 const STDERR = 2;
+const WAITING_BYTES_MAX = 1 << 20;
+/** Of 100 ms each, for a reader of a pipe that somebody has set not to block. */
+const WAITS_MAX = 10;
 
 /** A logger. Its `level` may be set at any time (levelOf). */
 export function createLogger(options: LogOptions): Logger {
   const text = options.format === 'text' || (options.format === 'auto' && isatty(STDERR));
-  const stream = options.stream ?? standardError();
-  return pino(
+  const stream =
+    options.stream ??
+    standardError((lines) => log.warn({ lines }, 'lines of the log are lost: there was no room for them'));
+  const log = pino(
     {
       base: null,
       level: levelOf(options.verbosity),
@@ -33,6 +38,7 @@ export function createLogger(options: LogOptions): Logger {
     },
     text ? { write: (line: string) => stream.write(textLine(line)) } : stream,
   );
+  return log;
 }
 
 /** The level that goes with kube-proxy's -v. */
@@ -63,9 +69,26 @@ function errorFields(error: Error): Record<string, unknown> {
   return { type, message, ...(code === undefined ? {} : { code }), stack };
 }
 
-function standardError(): DestinationStream {
-  const stream = pino.destination({ fd: STDERR, sync: true });
-  // Whoever read the log is gone: going on without a log beats ending the proxy.
+/**
+ * Standard error, whatever becomes of it: going on without a log beats ending the proxy. What cannot be written (a full
+ * disk) waits up to WAITING_BYTES_MAX and is written before what comes next; a reader that stalls is waited for once.
+ *
+ * @param onLost called when there is room again, with the number of lines that there was none for
+ */
+function standardError(onLost: (lines: number) => void): DestinationStream {
+  let lost = 0;
+  let waits = 0;
+  const retryEAGAIN = () => ++waits <= WAITS_MAX;
+  const stream = pino.destination({ fd: STDERR, sync: true, maxLength: WAITING_BYTES_MAX, retryEAGAIN });
   stream.on('error', () => {});
+  stream.on('drop', () => lost++);
+  stream.on('write', (bytes: number) => {
+    if (bytes > 0) waits = 0;
+  });
+  stream.on('drain', () => {
+    const lines = lost;
+    lost = 0;
+    if (lines > 0) onLost(lines);
+  });
   return stream;
 }

@@ -1,13 +1,18 @@
 /** What goes wrong under open connections: they go on, and the kernel ends as a fresh start would make it. */
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
 import process from 'node:process';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { askAgent } from '../../src/cli/admin-client.ts';
 import type { Mode } from '../../src/dataplane/dataplane.ts';
 import { bpfNative } from '../../src/dataplane/ebpf/native.ts';
+import { faultEnvironment } from '../support/fault-point.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
 import { SwitchWorld } from '../support/switch-world.ts';
-import { buildProgram, eventually, logged, OwnAgent, statusOf } from './support/node.ts';
+import { buildProgram, eventually, logged, OwnAgent, statusOf, triplane } from './support/node.ts';
 
 const root = skipUnless(privilege() === 'root', 'needs root');
 /** Traffic of a moment: nothing is waited for. */
@@ -148,26 +153,6 @@ root.describe('faults under open connections', () => {
       await expectSound(mode, [...NO_CLOCK, '--nodeport-addresses', 'all']);
     });
 
-    test(`${mode}: killed among changes, and started again`, async () => {
-      // Nobody's backend leaves: a datagram flow would have to follow.
-      const web = world.lab.plan.pods.filter(({ labels }) => labels.app === 'web');
-      const more = [...web, world.lab.pod('a').plan];
-      await world.startAgent(mode, NO_CLOCK);
-      await world.open(1);
-      await world.load(3);
-      for (let n = 0; n < 4; n++) {
-        // Of two changes the second meets the agent at work.
-        world.writeServices(more);
-        await flow(40 * n);
-        world.writeServices(web);
-        await flow(7 * n);
-        await world.agent.stop('SIGKILL');
-        await world.startAgent(mode, NO_CLOCK);
-      }
-      expect((await world.stop()).join('\n')).toBe('');
-      await expectSound(mode);
-    });
-
     test(`${mode}: the device of a pod goes`, async () => {
       const { address, port } = world.single();
       await world.startAgent(mode, NO_CLOCK);
@@ -230,20 +215,109 @@ root.describe('faults under open connections', () => {
     expect((await world.stop()).join('\n')).toBe('');
   });
 
-  test('nowhere to write the log: serves and follows', async () => {
-    const args = ['--manifests', world.lab.manifests.path, '--cluster-cidr', '10.10.0.0/16'];
-    const full = ['sh', '-c', 'exec "$@" >/dev/full 2>/dev/full', 'sh'];
-    const agent = await new OwnAgent(world.lab, 'n1', [...args, '--v=5'], {}, full).ready();
+  test('a switch that the kernel refuses half-way: the old mode goes on, says so, and nothing is left of it', async () => {
+    await world.startAgent('ebpf', NO_CLOCK);
+    await world.open(1);
+    await world.load(3);
+    // The kernel refuses every change of a table that a process owns.
+    const owner = world.node.spawn(['nft', '-i'], { stdio: ['pipe', 'ignore', 'ignore'] });
     try {
+      owner.stdin!.write('add table ip triplane { flags owner; }\n');
+      await eventually(() => world.tables()).toEqual(['table ip triplane']);
+      await expect(world.switchTo('nft')).rejects.toThrow(/EPERM/);
+      const { mode } = await world.status();
+      expect(mode).toMatchObject({ mode: 'ebpf', switching: '', draining: [] });
+      expect(mode.failure).toMatch(/nft.*EPERM/);
+      expect(world.tables()).toEqual(['table ip triplane']);
       expect(await asked()).toBe('ok');
+    } finally {
+      const gone = once(owner, 'exit');
+      owner.kill();
+      await gone;
+    }
+    await eventually(() => world.tables()).toEqual([]);
+    expect(await world.switchTo('nft')).toMatchObject({ to: 'nft' });
+    expect((await world.stop()).join('\n')).toBe('');
+    await expectSound('nft');
+  });
+
+  test('ebpf: the BPF file system is read-only for a while', async () => {
+    const folder = path.join(path.dirname(world.lab.manifests.path), 'bpf');
+    const mount = 'mkdir -p "$0" && mount -t bpf none "$0" && exec "$@"';
+    const args = ['--manifests', world.lab.manifests.path, '--cluster-cidr', '10.10.0.0/16'];
+    args.push('--bpf-root', `${folder}/pins`, '--sync-period', '1s');
+    const agent = new OwnAgent(world.lab, 'n1', args, {}, ['unshare', '-m', 'sh', '-c', mount, folder]);
+    const remount = async (how: 'ro' | 'rw') => {
+      const command = [
+        'nsenter',
+        '-m',
+        '-t',
+        String(agent.child.pid),
+        'mount',
+        '-o',
+        `remount,${how}`,
+        folder,
+      ];
+      expect(spawnSync(command[0]!, command.slice(1), { encoding: 'utf8' }).stderr).toBe('');
+    };
+    const mode = async () => (await statusOf(agent.adminSocket)).mode;
+    const switched = () => askAgent(agent.adminSocket, 'POST', '/v1/switch', { mode: 'ebpf' });
+    const unpinned = async () => JSON.stringify(await mode()).includes('cannot be pinned');
+    try {
+      await agent.ready();
+      await remount('ro');
+      await expect(switched()).rejects.toThrow(/read-only|EROFS/);
+      expect(await mode()).toMatchObject({ mode: 'nft', switching: '' });
+      expect(await asked()).toBe('ok');
+      await remount('rw');
+      await switched();
+      await remount('ro');
+      // Its device needs programs; they stand there without a pin.
+      await world.lab.addPod({ name: 'late', node: 'n1' });
+      await eventually(unpinned).toBe(true);
+      const { address, port } = world.ways(4)[0]!;
+      expect((await world.lab.pod('late').ask('tcp', address, port)).outcome).toBe('ok');
+      await remount('rw');
+      await eventually(unpinned).toBe(false);
+      expect(agent.text).not.toContain('could not be brought up to date');
+    } finally {
+      await agent.stop('SIGKILL');
+      await world.lab.removePod('late').catch(() => {});
+      await triplane(world.node, 'cleanup');
+    }
+  });
+
+  test('neither room for the log nor for the admin socket: serves, follows, and has both when there is', async () => {
+    const folder = path.join(path.dirname(world.lab.manifests.path), 'full');
+    mkdirSync(folder);
+    const mounted = spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=64k,nr_inodes=4', 'none', folder]);
+    expect(mounted.status).toBe(0);
+    const [log, ...fillers] = ['log', 'filler', 'second'].map((name) => path.join(folder, name));
+    for (const filler of fillers) writeFileSync(filler, '');
+    spawnSync('dd', ['if=/dev/zero', `of=${fillers[0]}`, 'bs=1k']);
+    const args = ['--manifests', world.lab.manifests.path, '--cluster-cidr', '10.10.0.0/16'];
+    args.push('--v=5', '--admin-socket', `${folder}/run/a.sock`);
+    const under = ['sh', '-c', 'log=$0; exec "$@" 2>"$log"', log!];
+    const hurry = faultEnvironment({ timers: { longerThanMs: 500, times: 10 } });
+    const agent = new OwnAgent(world.lab, 'n1', args, hurry, under);
+    try {
+      await eventually(asked).toBe('ok');
       world.writeServices([]);
       await eventually(asked).toBe('refused');
       world.writeServices();
       await eventually(asked).toBe('ok');
-      expect((await statusOf(agent.adminSocket)).problems).toEqual([]);
+      expect(readFileSync(log!, 'utf8')).toBe('');
+      for (const filler of fillers) rmSync(filler);
+      const status = () => statusOf(`${folder}/run/a.sock`).catch(() => null);
+      await eventually(async () => (await status())?.problems).toEqual([]);
+      const lines = readFileSync(log!, 'utf8').trimEnd().split('\n');
+      const said = lines.map((line) => JSON.parse(line).msg as string);
+      expect(said[0]).toBe('starting');
+      expect(said).toContain('the admin socket listens now');
     } finally {
       world.writeServices();
-      await agent.stop();
+      await agent.stop('SIGKILL');
+      spawnSync('umount', ['-l', folder]);
     }
   });
 });

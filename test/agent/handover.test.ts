@@ -41,7 +41,7 @@ class Fake implements Switchable {
   lead() {
     this.#call('lead');
   }
-  alone() {
+  async alone() {
     this.#call('alone');
   }
   async affinities() {

@@ -1,17 +1,23 @@
 /** The agent on the Kubernetes API: a server that comes late, goes, comes back changed and forgets; traffic stays. */
 import net from 'node:net';
 import path from 'node:path';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { WEB_PORT, webService, webSlices } from '../../src/lab/examples.ts';
 import { createLab, type Lab } from '../../src/lab/lab.ts';
-import type { Load } from '../../src/lab/place.ts';
+import type { Hold, Load } from '../../src/lab/place.ts';
 import { serviceAddress } from '../../src/lab/plan.ts';
 import { FakeApiServer } from '../support/apiserver.ts';
+import { faultEnvironment } from '../support/fault-point.ts';
 import { NEAR_END } from '../support/relay.ts';
-import { buildProgram, eventually, healthz, kernel, OwnAgent, statusOf } from './support/node.ts';
+import { SLOWNESS } from '../support/slowness.ts';
+import { buildProgram, eventually, healthz, kernel, logged, OwnAgent, statusOf } from './support/node.ts';
 
 const WEB = serviceAddress(4, 10);
+/** The agent's waits, and the server's watches: back-off up to a minute, silence of minutes. Short ones are as they are. */
+const HURRY = 200;
+const TIMERS = { longerThanMs: 1000 * SLOWNESS, times: HURRY };
+/** From the shortest to the longest step of the back-off, and once more: 0.8 s doubles to 30 s. */
+const FAILURES_TO_THE_BOUND = 7;
 const API_PORT = 6443;
 
 /** The way from a node's namespace to whichever API server there is at the moment, or to none. */
@@ -21,6 +27,7 @@ class ApiRoad {
   readonly apis: FakeApiServer[] = [];
   readonly socket: string;
   readonly #server: net.Server;
+  readonly #open = new Set<net.Socket>();
 
   constructor(socket: string) {
     this.socket = socket;
@@ -28,6 +35,8 @@ class ApiRoad {
       if (!this.api) return void near.destroy();
       const far = net.connect(this.api.port, '127.0.0.1');
       near.pipe(far).pipe(near);
+      this.#open.add(far);
+      far.on('close', () => this.#open.delete(far));
       near.on('error', () => far.destroy()).on('close', () => far.destroy());
       far.on('error', () => near.destroy()).on('close', () => near.destroy());
     });
@@ -44,13 +53,18 @@ class ApiRoad {
 
   /** A server that holds these pods as the endpoints of web. */
   async serve(lab: Lab, version: number, ...pods: readonly string[]): Promise<FakeApiServer> {
-    const api = await new FakeApiServer({ version }).listen();
+    const api = await new FakeApiServer({ version, hurry: HURRY }).listen();
     api.set('nodes', ...lab.nodeObjects());
     api.set('services', webService(lab));
     api.set('endpointslices', ...slicesOf(lab, pods));
     this.api = api;
     this.apis.push(api);
     return api;
+  }
+
+  /** What is connected stays so and brings nothing any more, not even its end; who comes anew is served. */
+  silence(): void {
+    for (const far of this.#open) far.removeAllListeners('data').removeAllListeners('end').unpipe().resume();
   }
 
   async cut(): Promise<void> {
@@ -76,7 +90,9 @@ kernel.describe('an agent on the Kubernetes API', () => {
   let lab: Lab;
   let road: ApiRoad;
   let agent: OwnAgent;
+  let args: string[];
   let calls: Load;
+  let hold: Hold;
   beforeAll(async () => {
     buildProgram();
     lab = await createLab({
@@ -88,10 +104,11 @@ kernel.describe('an agent on the Kubernetes API', () => {
       ],
     });
     road = await new ApiRoad(path.join(path.dirname(lab.manifests.path), 'api.sock')).open(lab, 'cp');
-    agent = new OwnAgent(lab, 'cp', [
+    args = [
       ...['--master', `http://127.0.0.1:${API_PORT}`, '--cluster-cidr', '10.10.0.0/16'],
-      ...['--healthz-bind-address', '0.0.0.0:10256', '--sync-period', '1h'],
-    ]);
+      ...['--healthz-bind-address', '0.0.0.0:10256', '--sync-period', '24h'],
+    ];
+    agent = new OwnAgent(lab, 'cp', args, faultEnvironment({ timers: TIMERS }));
   });
   afterAll(async () => {
     await calls?.stop().catch(() => {});
@@ -127,7 +144,9 @@ kernel.describe('an agent on the Kubernetes API', () => {
     await settled(api);
     calls = await lab
       .pod('net-pod')
-      .load('tcp', WEB, WEB_PORT, { rate: 200, timeoutMs: 5000, durationMs: 120_000 });
+      .load('tcp', WEB, WEB_PORT, { rate: 200, timeoutMs: 5000, durationMs: 170_000 });
+    hold = await lab.pod('net-pod').hold('tcp', WEB, WEB_PORT, { connections: 8, durationMs: 170_000 });
+    expect((await hold.established).open).toBe(8);
   });
 
   test('events of a watch arrive', async () => {
@@ -145,12 +164,40 @@ kernel.describe('an agent on the Kubernetes API', () => {
     api.heal();
   });
 
+  /** Bookmarks until this agent has seen how far they are apart: their silence says more from then on. */
+  async function sendBookmarks(api: FakeApiServer): Promise<void> {
+    const contact = async () => {
+      const all = await sources();
+      return all.find(({ what }) => what.toLowerCase().includes('endpointslice'))!.lastContactMs;
+    };
+    for (let n = 0; n < 3; n++) {
+      const before = await contact();
+      await eventually(async () => {
+        api.bookmark('endpointslices');
+        return contact();
+      }).toBeGreaterThan(before);
+    }
+  }
+
+  test.each([
+    { title: 'by the time that they were to last', now: ['webpod2'], sign: async () => {} },
+    { title: 'by bookmarks that do not come', now: ['webpod1'], sign: sendBookmarks },
+  ])('half-open watches are noticed $title', async ({ now, sign }) => {
+    const api = road.api!;
+    await settled(api);
+    await sign(api);
+    road.silence();
+    api.set('endpointslices', ...slicesOf(lab, now));
+    await eventually(pods).toEqual(now);
+  });
+
   test('a server that is gone changes nothing', async () => {
+    const before = new Map((await sources()).map(({ what, failures }) => [what, failures]));
     await road.cut();
-    await eventually(
-      async () => (await sources()).filter(({ failures }) => failures > 0).length,
-    ).toBeGreaterThan(0);
-    await sleep(500);
+    // Nothing depends on how long it lasts but for the back-off, and no longer when that has reached its bound.
+    await eventually(async () =>
+      Math.min(...(await sources()).map(({ what, failures }) => failures - before.get(what)!)),
+    ).toBeGreaterThanOrEqual(FAILURES_TO_THE_BOUND);
     expect(await pods()).toEqual(['webpod1']);
     expect(await healthz(lab.node('cp'))).toBe(200);
   });
@@ -172,6 +219,9 @@ kernel.describe('an agent on the Kubernetes API', () => {
     const summary = await calls.stop();
     expect(calls.failures).toEqual([]);
     expect(summary.outcomes.ok).toBe(summary.total);
+    const { moved, exchanges } = await hold.stop();
+    expect([moved, hold.failures]).toEqual([0, []]);
+    expect(exchanges).toBeGreaterThan(100);
   });
 
   test('the Node got its event, once, although there was no server at first', async () => {
@@ -180,9 +230,19 @@ kernel.describe('an agent on the Kubernetes API', () => {
     expect(told()).toMatchObject([{ reason: 'Starting', regarding: { kind: 'Node', name: 'cp' } }]);
   });
 
+  test('and the kernel holds what a fresh start makes', async () => {
+    const before = await pods();
+    await agent.stop('SIGKILL');
+    agent = await new OwnAgent(lab, 'cp', args, faultEnvironment({ timers: TIMERS })).ready();
+    expect(logged(agent.text, 'the kernel holds the full state')).toMatchObject([
+      { operations: 0, refusals: 0 },
+    ]);
+    expect(await pods()).toEqual(before);
+  });
+
   test('a service that went while the server was away goes', async () => {
     await road.cut();
-    const api = await new FakeApiServer({ version: 9000 }).listen();
+    const api = await new FakeApiServer({ version: 9000, hurry: HURRY }).listen();
     api.set('nodes', ...lab.nodeObjects());
     road.api = api;
     await eventually(

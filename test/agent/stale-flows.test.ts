@@ -69,3 +69,22 @@ test.each([
 ])('another frontend counts for nothing: %j', async (other) => {
   expect(await leftovers([other])).toEqual([null, BACKEND.address, null]);
 });
+
+test('not what programs translate that drain, whoever asks for it: at a start, every frontend is new', async () => {
+  const cleared: StaleFlow[] = [];
+  const parts = {
+    log,
+    clearFlows: async (_family: number, flows: readonly StaleFlow[]) => cleared.push(...flows),
+    flows: async function* () {},
+  };
+  const drains = {
+    untranslated: () => [{ ...FRONTEND, protocol: 'UDP' as const }],
+    undisturbed: <T>(work: () => Promise<T>) => work(),
+  };
+  const flows = new StaleFlows(parts, { leadsAstray: () => true }, drains, quiet);
+  const toFrontend: StaleFlow = { ...FRONTEND, protocol: 'UDP', backend: null, backendPort: 0 };
+  const toBackend = { ...toFrontend, backend: BACKEND.address, backendPort: BACKEND.port };
+  const toAnother = { ...toFrontend, port: 9001 };
+  expect(await flows.clear([toFrontend, toBackend, toAnother])).toEqual([]);
+  expect(cleared).toEqual([toBackend, toAnother]);
+});

@@ -3,12 +3,14 @@ import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'n
 import path from 'node:path';
 import process from 'node:process';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import type { AffinityView } from '../../src/dataplane/dataplane.ts';
 import { cleanupEbpf, cleanupOrphan } from '../../src/dataplane/ebpf/cleanup.ts';
 import { EbpfDataplane } from '../../src/dataplane/ebpf/ebpf-dataplane.ts';
-import { findOrphans, findRoots } from '../../src/dataplane/ebpf/kernel.ts';
+import { findOrphans, findRoots, generationMeta } from '../../src/dataplane/ebpf/kernel.ts';
 import { bpfNative } from '../../src/dataplane/ebpf/native.ts';
 import { lifeNative } from '../../src/dataplane/ebpf/native-life.ts';
 import type { EbpfOptions } from '../../src/dataplane/ebpf/options.ts';
+import { isOrphaned } from '../../src/dataplane/ebpf/orphans.ts';
 import { Generation, generations } from '../../src/dataplane/ebpf/pins.ts';
 import { readEbpf } from '../../src/dataplane/ebpf/readback.ts';
 import { cgroupMount } from '../../src/lab/cgroups.ts';
@@ -71,6 +73,16 @@ root.describe('the ebpf dataplane', () => {
     return { dataplane, result: await dataplane.start(state) };
   }
 
+  /** As somebody may do who cleans up: every link stays pinned, and stands nowhere any more. */
+  function detachAll(): void {
+    const generation = new Generation(ROOT, generations(ROOT).at(-1)!);
+    for (const name of generation.linkNames()) {
+      const link = bpfNative().bpfGet(path.join(generation.links, name));
+      bpfNative().bpfLinkDetach(link);
+      bpfNative().bpfClose(link);
+    }
+  }
+
   /** What is attached, by its pins. */
   function attached(): { name: string; link: number; program: number; ifindex: number }[] {
     return generations(ROOT)
@@ -119,6 +131,26 @@ root.describe('the ebpf dataplane', () => {
       before.map(({ name, link }) => `${name} ${link}`),
     );
     for (const { program } of after) expect(before.some((one) => one.program === program)).toBe(false);
+  });
+
+  test('clients that a sticky service remembers outlive its agent', async () => {
+    const sticky = { ...A, ports: A.ports.map((port) => ({ ...port, affinitySeconds: 600 })) };
+    const [port] = sticky.ports;
+    const [backend] = port!.cluster;
+    const first = await start(stateOf(sticky));
+    const view: AffinityView = {
+      ...{ port: port!.name, family: 4, protocol: 'TCP', client: ip('10.10.2.9'), secondsLeft: 600 },
+      backend: { address: backend!.address, port: backend!.port },
+    };
+    await first.dataplane.learnAffinities([view]);
+    for (let life = 0; life < 2; life++) {
+      await open.at(-1)!.close();
+      const { dataplane } = await start(stateOf(sticky));
+      expect(await dataplane.affinities()).toMatchObject([{ client: view.client, backend: view.backend }]);
+      dataplane.collect();
+      dataplane.collect();
+      expect(await dataplane.affinities()).toHaveLength(1);
+    }
   });
 
   test('maps of other sizes are replaced; the old ones go when their last connection has', async () => {
@@ -194,6 +226,37 @@ root.describe('the ebpf dataplane', () => {
     ).toEqual(twins.map(({ name }) => name));
     const { result } = await start(state);
     expect(result.operations).toBeLessThanOrEqual(1);
+  });
+
+  test('a node whose programs somebody has all detached is no orphan, seen from there or from elsewhere', async () => {
+    const { dataplane } = await start(stateOf(A));
+    detachAll();
+    expect(findRoots()).toContain(ROOT);
+    expect(findOrphans()).not.toContain(ROOT);
+    const elsewhere = new TestNet('e');
+    try {
+      expect(findRoots()).not.toContain(ROOT);
+      expect(findOrphans()).not.toContain(ROOT);
+      await expect(start(stateOf(A))).rejects.toThrow(/serve another network namespace/);
+    } finally {
+      elsewhere.leave();
+    }
+    expect((await dataplane.verify(stateOf(A))).repaired.length).toBeGreaterThan(0);
+    expect(await dataplane.verify(stateOf(A))).toEqual({ repaired: [] });
+  });
+
+  test('a number that was given away again is no sign of life', async () => {
+    const { dataplane } = await start(stateOf(A));
+    await dataplane.close();
+    const generation = new Generation(ROOT, generations(ROOT).at(-1)!);
+    const meta = generationMeta(generation)!;
+    expect(meta.cookie).not.toBe('');
+    detachAll();
+    expect(isOrphaned(ROOT, meta)).toBe(false);
+    // As if the namespace had gone, and this one had been given its number.
+    expect(isOrphaned(ROOT, { ...meta, cookie: `${meta.cookie}0` })).toBe(true);
+    // What an older version wrote, or a kernel without cookies, says less.
+    expect(isOrphaned(ROOT, { netns: meta.netns })).toBe(false);
   });
 
   test('what outlives its network namespace is found from any other, and goes without a trace there', async () => {

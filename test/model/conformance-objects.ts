@@ -2,11 +2,8 @@
  * Scenes that begin from objects as the API or a manifest has them: what a decoder makes of a field, a label or a
  * null is shown by what becomes of a packet.
  */
-import type { ClusterRecord } from '../../src/model/records.ts';
-import { DECODERS } from '../../src/source/decode/object.ts';
+import { BOTH, balanced, decoded, endpointSlice, endpoints, web } from './objects.ts';
 import type { Expectation, Scene } from './scenes.ts';
-
-type Json = Readonly<Record<string, unknown>>;
 
 const CLUSTER_IP = '10.200.1.10 9000';
 const LB_IP = '198.18.0.1 9000';
@@ -15,59 +12,6 @@ const NODE_PORT = '192.0.2.11 30000';
 const L = '10.10.1.1 80';
 const R2 = '10.10.2.2 80';
 const to = (masquerade: 'yes' | 'no', ...backends: string[]): Expectation => ({ to: backends, masquerade });
-
-interface Over {
-  readonly metadata?: Json;
-  readonly spec?: Json;
-  readonly status?: Json | null;
-}
-
-function web({ metadata = {}, spec = {}, status = null }: Over = {}): Json {
-  return {
-    apiVersion: 'v1',
-    kind: 'Service',
-    metadata: { name: 'web', namespace: 'default', ...metadata },
-    spec: { type: 'ClusterIP', clusterIP: '10.200.1.10', ports: [{ port: 9000 }], ...spec },
-    status,
-  };
-}
-
-const balanced = (spec: Json = {}, ingress: readonly Json[] = [{ ip: '198.18.0.1' }]) =>
-  web({
-    spec: { type: 'LoadBalancer', ports: [{ port: 9000, nodePort: 30000 }], ...spec },
-    status: { loadBalancer: { ingress } },
-  });
-
-function endpointSlice(over: Json = {}, labels: Json = {}): Json {
-  return {
-    apiVersion: 'discovery.k8s.io/v1',
-    kind: 'EndpointSlice',
-    metadata: {
-      name: 'web-1',
-      namespace: 'default',
-      labels: { 'kubernetes.io/service-name': 'web', ...labels },
-    },
-    addressType: 'IPv4',
-    ports: [{ name: '', port: 80, protocol: 'TCP' }],
-    endpoints: [{ addresses: ['10.10.1.1'], nodeName: 'this' }],
-    ...over,
-  };
-}
-
-const endpoints = (...list: readonly Json[]) => endpointSlice({ endpoints: list });
-const BOTH = endpoints(
-  { addresses: ['10.10.1.1'], nodeName: 'this' },
-  { addresses: ['10.10.2.2'], nodeName: 'that' },
-);
-
-/** What the decoders make of objects. Refused whole: an error in this table. */
-function decoded(...objects: readonly Json[]): ClusterRecord[] {
-  return objects.flatMap((object) => {
-    const result = DECODERS[object.kind as keyof typeof DECODERS](object);
-    if (result.outcome === 'refused') throw new Error(`${result.object}: ${result.reason}`);
-    return result.outcome === 'record' ? [result.record] : [];
-  });
-}
 
 const LOAD_BALANCERS: readonly Scene[] = [
   {

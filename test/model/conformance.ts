@@ -7,6 +7,7 @@ import type { ServiceRecord, SliceRecord } from '../../src/model/records.ts';
 import { FOUND } from './conformance-found.ts';
 import { GRID } from './conformance-grid.ts';
 import { OBJECTS } from './conformance-objects.ts';
+import { SERVICES } from './conformance-services.ts';
 import {
   type ConformanceRow,
   type Expectation,
@@ -900,5 +901,6 @@ export const CONFORMANCE: readonly ConformanceRow[] = [
   ...rowsOf(SCENES),
   ...rowsOf(GRID),
   ...rowsOf(OBJECTS),
+  ...rowsOf(SERVICES),
   ...FOUND,
 ];

@@ -12,11 +12,12 @@ import {
 import { createServer } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { AgentControl, Explanation, SwitchResult } from '../../src/agent/status.ts';
 import { askAgent } from '../../src/cli/admin-client.ts';
 import { TriplaneError } from '../../src/model/errors.ts';
 import { type AdminNode, type AdminServer, type AdminStatus, serveAdmin } from '../../src/observe/admin.ts';
+import { keepAdmin } from '../../src/observe/admin-keeper.ts';
 import { refusingControl, TestAgent } from './support/agent.ts';
 
 let folder: string;
@@ -66,6 +67,27 @@ describe('the socket', () => {
       ),
     ).toBe('TP_LOCKED');
     expect((await askAgent<AdminStatus>(socketPath, 'GET', '/v1/status')).version).toBe('1.2.3');
+  });
+
+  it('comes back where somebody has taken it away, alone or with its folder', async () => {
+    const said: string[] = [];
+    const note = (_: object, message: string) => void said.push(message);
+    const log = { error: note, warn: note, info: note, debug: note, trace: note };
+    const options = { socketPath, status: new TestAgent(), control: refusingControl, version: '1', log };
+    server = await keepAdmin({ ...options, lookMs: 10 });
+    const answers = async () => (await askAgent<AdminStatus>(socketPath, 'GET', '/v1/status')).version;
+    for (const gone of [socketPath, path.dirname(socketPath)]) {
+      rmSync(gone, { recursive: true });
+      await vi.waitFor(async () => expect(await answers()).toBe('1'), 20_000);
+    }
+    expect(said).toEqual(Array(2).fill('the admin socket was gone: made anew'));
+  });
+
+  it('of which there is another one is refused at once', async () => {
+    await start();
+    const log = { error() {}, warn() {}, info() {}, debug() {}, trace() {} };
+    const options = { socketPath, status: new TestAgent(), control: refusingControl, version: '1', log };
+    expect(await codeOf(keepAdmin(options))).toBe('TP_LOCKED');
   });
 
   it('never takes the place of something else', async () => {

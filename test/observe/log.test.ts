@@ -1,5 +1,6 @@
+import fs from 'node:fs';
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it, vi } from 'vitest';
 import { escapeText } from '../../src/observe/escape.ts';
 import { createLogger, levelOf, textLine } from '../../src/observe/log.ts';
 
@@ -69,5 +70,62 @@ describe('the log', () => {
 
   it('reads what pino writes', () => {
     expect(textLine('{"level":"warn","time":"T","msg":"m","x":""}')).toBe('T WARN  m x=""\n');
+  });
+});
+
+describe('the log on standard error', () => {
+  afterEach(() => vi.restoreAllMocks());
+
+  /** What standard error does with what is written to it: an error's code, or '' for taking it. */
+  function standardError() {
+    const stderr = { refusal: '', taken: '', asked: 0 };
+    vi.spyOn(fs, 'writeSync').mockImplementation((_fd, data) => {
+      stderr.asked++;
+      if (stderr.refusal !== '') throw Object.assign(new Error(stderr.refusal), { code: stderr.refusal });
+      stderr.taken += String(data);
+      return Buffer.byteLength(String(data));
+    });
+    return stderr;
+  }
+  const records = (text: string) =>
+    text
+      .trimEnd()
+      .split('\n')
+      .map((line) => JSON.parse(line) as { msg: string; lines?: number });
+
+  it.each(['json', 'text'] as const)(
+    '(%s) waits for room in bounded memory, and says what it lost',
+    async (format) => {
+      const stderr = standardError();
+      const log = createLogger({ verbosity: 0, format });
+      stderr.refusal = 'ENOSPC';
+      const lines = 4000;
+      for (let n = 0; n < lines; n++) log.info({ n }, 'x'.repeat(1000));
+      expect(stderr.taken).toBe('');
+      stderr.refusal = '';
+      log.info({}, 'room again');
+      await new Promise((resolve) => setImmediate(resolve));
+      expect(stderr.taken.length).toBeLessThan(2 ** 21);
+      const kept = stderr.taken.trimEnd().split('\n');
+      expect(kept.at(-1)).toContain('lines of the log are lost');
+      if (format === 'text') return;
+      const { lines: lost } = records(stderr.taken).at(-1)!;
+      // Of those that waited, of the one that found room (or not, at the bound), and the one that says so.
+      expect(kept.length - 1 + lost!).toBe(lines + 1);
+      const before = stderr.taken.length;
+      log.info({}, 'as before');
+      expect(records(stderr.taken.slice(before))).toMatchObject([{ msg: 'as before' }]);
+    },
+  );
+
+  it('a reader that stalls is waited for once, not at each line', () => {
+    const stderr = standardError();
+    const log = createLogger({ verbosity: 0, format: 'json' });
+    stderr.refusal = 'EAGAIN';
+    for (let n = 0; n < 100; n++) log.info({ n }, 'nobody reads');
+    expect(stderr.asked).toBeLessThan(150);
+    stderr.refusal = '';
+    log.info({}, 'somebody reads');
+    expect(records(stderr.taken)).toHaveLength(101);
   });
 });

@@ -7,7 +7,7 @@ import { spawnSync } from 'node:child_process';
 import type { SwitchResult } from '../../src/agent/status.ts';
 import { askAgent } from '../../src/cli/admin-client.ts';
 import type { Mode } from '../../src/dataplane/dataplane.ts';
-import type { Agent } from '../../src/lab/agent.ts';
+import type { Agent, AgentOptions } from '../../src/lab/agent.ts';
 import { createLab, type Lab } from '../../src/lab/lab.ts';
 import { serviceObject, sliceObjects } from '../../src/lab/manifests.ts';
 import type { Hold, Load, Place } from '../../src/lab/place.ts';
@@ -149,8 +149,9 @@ export class SwitchWorld {
     return this.lab.agents.get('n1')!;
   }
 
-  startAgent(mode: Mode, args: readonly string[] = []): Promise<Agent> {
-    return this.lab.startAgent('n1', { args: ['--proxy-mode', mode, ...(this.#spec.args ?? []), ...args] });
+  startAgent(mode: Mode, args: readonly string[] = [], options: AgentOptions = {}): Promise<Agent> {
+    const all = ['--proxy-mode', mode, ...(this.#spec.args ?? []), ...args];
+    return this.lab.startAgent('n1', { ...options, args: all });
   }
 
   switchTo(mode: Mode): Promise<SwitchResult> {

@@ -13,7 +13,9 @@ import { type CollectTables, lifeNative } from './native-life.ts';
 const SLICE_SETS = 4096;
 /** A pass takes so long at least: between its two steps an entry has all the time that a program could want. */
 export const PASS_MS = 5000;
+/** Not the first one, which comes before it is known what services there are where maps are taken over. */
 const SWEEP_EVERY_PASSES = 12;
+const SWEEP_AT_PASS = 2;
 
 /** Seconds; the order is shared with native/bpf_collect.cc. */
 export const TIMEOUT_FILES = [
@@ -126,7 +128,7 @@ export class Collector {
     lifeNative().bpfCollectEnd(this.#tables, this.#pass, this.#candidates);
     const [live = 0, masqueraded = 0, paired = 0, , freed = 0] = this.#counts;
     let { affinities } = this.last;
-    if (this.#pass % SWEEP_EVERY_PASSES === 1) affinities = this.#sweepAffinities();
+    if (this.#pass % SWEEP_EVERY_PASSES === SWEEP_AT_PASS) affinities = this.#sweepAffinities();
     this.last = { live, masqueraded, paired, freed, affinities };
     this.#forget();
     this.#compiler.grave.turn();

@@ -22,10 +22,12 @@ export function ebpfDegrees(attached: Attached): Degree[] {
   return [tc(attached), ...xdp(attached), ...forwarding(attached), sockets(attached), conntrack(attached)];
 }
 
-function tc({ held }: Attached): Degree {
+function tc({ held, problems }: Attached): Degree {
   const kinds = new Set(held.flatMap(({ how }) => (how === 'tcx' || how === 'clsact' ? [how] : [])));
   const got = kinds.size === 0 ? 'none' : [...kinds].sort().join('+');
-  const reason = kinds.has('clsact') ? 'tcx is not to be had: filters stand in a clsact qdisc' : '';
+  const clsact = kinds.has('clsact') ? ['tcx is not to be had: filters stand in a clsact qdisc'] : [];
+  const refused = [...problems].filter(([name]) => /^(?:in|e)gress_/.test(name));
+  const reason = [...clsact, ...refused.map(([name, message]) => `${name}: ${message}`)].join('; ');
   return { feature: 'tc', device: '', got, reason };
 }
 

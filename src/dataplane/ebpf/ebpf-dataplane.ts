@@ -80,7 +80,7 @@ export class EbpfDataplane implements Switchable {
   async start(state: DesiredState): Promise<ApplyResult> {
     const first = this.#running === null;
     const result = await this.prepare(state);
-    if (first && this.#must().loaded.origin === 'new') this.alone();
+    if (first && this.#must().loaded.origin === 'new') await this.alone();
     this.lead();
     return result;
   }
@@ -294,6 +294,7 @@ export class EbpfDataplane implements Switchable {
   /** Tells connection tracking of what the node's own processes have open: netfilter sees those with their frontend. */
   async introduce(): Promise<void> {
     const { compiler, clock } = this.#must();
+    this.#keepsKernelAwake = true;
     await new Keeper('').install();
     await createFlows(nodeFlows(compiler.maps, clock.hz));
   }
@@ -306,9 +307,12 @@ export class EbpfDataplane implements Switchable {
   }
 
   /** The kernel translates nothing any more that was there before us, and is not asked. */
-  alone(): void {
+  async alone(): Promise<void> {
     this.#must().node.setRules({ kernelConnections: 'none' });
+    if (this.#keepsKernelAwake) await new Keeper('').remove();
+    this.#keepsKernelAwake = false;
   }
+  #keepsKernelAwake = false;
 
   async affinities(): Promise<readonly AffinityView[]> {
     const { compiler, clock } = this.#must();

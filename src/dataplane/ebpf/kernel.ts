@@ -8,7 +8,7 @@ import { ABI, LAYOUTS } from './abi.ts';
 import { kernelHz } from './clock.ts';
 import { encodeKnobs, mapEntries, newSeed, type PortRange, type Sizes } from './knobs.ts';
 import { TableMaps } from './maps.ts';
-import { type Meta, netnsIdentity, readMeta, writeMeta } from './meta.ts';
+import { type Meta, netnsCookie, netnsIdentity, readMeta, servesHere, writeMeta } from './meta.ts';
 import {
   type BpfObject,
   bpfNative,
@@ -85,15 +85,15 @@ export function generationMeta(generation: Generation): Meta | null {
 
 /** Folders of pins that serve this network namespace, whatever --bpf-root says. */
 export function findRoots(): string[] {
-  const here = netnsIdentity();
-  return rootsOf((meta) => meta.netns === here && !isOrphaned(meta.root));
+  return rootsOf((meta) => servesHere(meta));
 }
 
 /** Folders of pins whose network namespace is gone: nobody is left in it who could clean up. */
 export function findOrphans(): string[] {
-  return rootsOf((meta) => isOrphaned(meta.root));
+  return rootsOf((meta) => isOrphaned(meta.root, meta));
 }
 
+/** By what is pinned now: maps of the same folder that are gone from it may still be on their way out. */
 function rootsOf(wanted: (meta: Meta) => boolean): string[] {
   const roots = new Set<string>();
   for (const id of lifeNative().bpfMapsNamed('tp_meta')) {
@@ -102,9 +102,12 @@ function rootsOf(wanted: (meta: Meta) => boolean): string[] {
     const handle = { ...lifeNative().bpfMapInfo(fd), fd };
     const meta = handle.valueBytes === LAYOUTS.tp_meta.bytes ? readMeta(mapArray(handle)) : null;
     bpfNative().bpfClose(fd);
-    if (meta?.complete && existsSync(meta.root) && wanted(meta)) roots.add(meta.root);
+    if (meta) roots.add(meta.root);
   }
-  return [...roots];
+  return [...roots].filter((root) => {
+    const pinned = generations(root).map((number) => generationMeta(new Generation(root, number)));
+    return pinned.some((meta) => meta?.complete && wanted(meta));
+  });
 }
 
 const sameShape = (a: unknown, b: unknown) => JSON.stringify(a) === JSON.stringify(b);
@@ -123,8 +126,8 @@ function adoptable({ root, sizes, natPorts }: LoadOptions): { generation: Genera
 function refuseForeign(root: string): void {
   for (const number of generations(root)) {
     const meta = generationMeta(new Generation(root, number));
-    if (!meta || meta.netns === netnsIdentity()) continue;
-    const what = isOrphaned(root)
+    if (!meta || servesHere(meta)) continue;
+    const what = isOrphaned(root, meta)
       ? 'served a network namespace that is gone: run triplane cleanup'
       : 'serve another network namespace: give each its own --bpf-root, or run triplane cleanup there';
     throw new TriplaneError('TP_LOCKED', `the pins in ${root} ${what}`);
@@ -196,6 +199,7 @@ function newMeta({ root, sizes, natPorts }: LoadOptions, before: Meta | null): M
     layout: ABI.LAYOUT,
     root,
     netns: netnsIdentity(),
+    cookie: netnsCookie(''),
     sizes,
     natPorts,
     seed: Buffer.from(newSeed()).toString('hex'),

@@ -131,8 +131,9 @@ export class Links {
 
   #attach(wanted: Wanted): number {
     try {
-      this.#held.set(wanted.name, this.#adopt(wanted) ?? this.#inherit(wanted) ?? this.#make(wanted));
+      // Before making, which may have something to say.
       this.problems.delete(wanted.name);
+      this.#held.set(wanted.name, this.#adopt(wanted) ?? this.#inherit(wanted) ?? this.#make(wanted));
       return 1;
     } catch (error) {
       // A device that went in the meantime is none of our trouble.
@@ -199,8 +200,21 @@ export class Links {
   }
 
   #keep(wanted: Wanted, link: number, how: Held['how']): Held {
-    bpfNative().bpfPin(link, this.#pin(wanted.name));
+    this.#pinOrSay(wanted.name, link);
     return { wanted, link, how };
+  }
+
+  /** A link without a pin serves as well, as long as this process lives; pinning is tried again at each repair(). */
+  #pinOrSay(name: string, link: number): void {
+    try {
+      bpfNative().bpfPin(link, this.#pin(name));
+      this.problems.delete(name);
+    } catch (error) {
+      this.problems.set(
+        name,
+        `attached until the agent ends: it cannot be pinned (${(error as Error).message})`,
+      );
+    }
   }
 
   #makeXdp(wanted: Wanted): Held {
@@ -278,7 +292,7 @@ export class Links {
       return 'had another program';
     if (existsSync(this.#pin(wanted.name))) return null;
     // Still attached: only the pin is gone.
-    bpfNative().bpfPin(link, this.#pin(wanted.name));
+    this.#pinOrSay(wanted.name, link);
     return null;
   }
 

@@ -2,6 +2,7 @@
 import { statSync } from 'node:fs';
 import { ABI } from './abi.ts';
 import type { PortRange, Sizes } from './knobs.ts';
+import { lifeNative } from './native-life.ts';
 import type { Mapped } from './tables.ts';
 
 export interface Meta {
@@ -9,6 +10,8 @@ export interface Meta {
   /** The folder under which the maps are pinned, and the network namespace that they serve. */
   readonly root: string;
   readonly netns: string;
+  /** Of that namespace, and never of another one until the machine starts anew; '' or not there: the kernel has none. */
+  readonly cookie?: string;
   readonly sizes: Sizes;
   readonly natPorts: readonly PortRange[];
   /** 16 bytes in hexadecimal: the tables are in its order. */
@@ -29,6 +32,26 @@ export function netnsIdentity(): string {
   // Synchronous, because it is that of the thread that asks.
   const { dev, ino } = statSync('/proc/thread-self/ns/net');
   return `${dev}:${ino}`;
+}
+
+/** The cookie of a network namespace; '': the kernel has none (before 5.14), or it may not be asked. */
+export function netnsCookie(netns: string): string {
+  try {
+    const cookie = lifeNative().netnsCookie(netns);
+    return cookie === 0n ? '' : String(cookie);
+  } catch {
+    return '';
+  }
+}
+
+/** Whether what describes itself so serves the network namespace of the calling thread. */
+export function servesHere({ netns, cookie }: Pick<Meta, 'netns' | 'cookie'>): boolean {
+  return netns === netnsIdentity() && isSameCookie(cookie, netnsCookie(''));
+}
+
+/** As far as both are known. */
+export function isSameCookie(a: string | undefined, b: string): boolean {
+  return !a || b === '' || a === b;
 }
 
 /** null: there is none that this version understands. */

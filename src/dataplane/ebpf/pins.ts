@@ -11,17 +11,30 @@ import { lifeNative } from './native-life.ts';
 
 const SYSTEM_BPFFS = '/sys/fs/bpf';
 
+/** With all above it. mkdir's own `recursive` takes "read-only" for "not there" (EROFS for ENOENT). */
+function makeFolder(folder: string): void {
+  try {
+    mkdirSync(folder, { mode: 0o700 });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EEXIST') return;
+    if (code !== 'ENOENT' || path.dirname(folder) === folder) throw error;
+    makeFolder(path.dirname(folder));
+    mkdirSync(folder, { mode: 0o700 });
+  }
+}
+
 /** Makes the root, mounting a BPF file system where there is none. Throws TP_NO_FEATURE or TP_NO_PRIVILEGE. */
 export function prepareRoot(root: string): void {
   try {
     if (!lifeNative().bpfIsBpffs(root)) {
       const inSystem = root === SYSTEM_BPFFS || root.startsWith(`${SYSTEM_BPFFS}/`);
       const mountPoint = inSystem ? SYSTEM_BPFFS : root;
-      if (!inSystem) mkdirSync(root, { recursive: true });
+      if (!inSystem) makeFolder(root);
       if (!lifeNative().bpfIsBpffs(inSystem ? SYSTEM_BPFFS : path.dirname(root)))
         lifeNative().bpfMountBpffs(mountPoint);
     }
-    mkdirSync(root, { recursive: true, mode: 0o700 });
+    makeFolder(root);
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
     const kind = code === 'EPERM' || code === 'EACCES' ? 'TP_NO_PRIVILEGE' : 'TP_NO_FEATURE';
@@ -57,8 +70,8 @@ export class Generation {
   }
 
   make(): void {
-    mkdirSync(this.maps, { recursive: true, mode: 0o700 });
-    mkdirSync(this.links, { recursive: true, mode: 0o700 });
+    makeFolder(this.maps);
+    makeFolder(this.links);
   }
 
   linkNames(): string[] {

@@ -21,7 +21,7 @@ import {
 } from './image.ts';
 import { generationMeta, openMap } from './kernel.ts';
 import type { TableMaps } from './maps.ts';
-import { netnsIdentity } from './meta.ts';
+import { servesHere } from './meta.ts';
 import { bpfNative } from './native.ts';
 import { Generation, generations } from './pins.ts';
 import { translatedSockets } from './sockets.ts';
@@ -58,7 +58,7 @@ function current(root: string): Generation | null {
 export function servesAnother(root: string): boolean {
   const generation = current(root);
   const meta = generation && generationMeta(generation);
-  return !!meta && meta.netns !== netnsIdentity();
+  return !!meta && !servesHere(meta);
 }
 
 /** null: no maps are pinned there. */

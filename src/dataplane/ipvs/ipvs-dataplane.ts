@@ -89,7 +89,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
 
   lead(): void {}
 
-  alone(): void {}
+  async alone(): Promise<void> {}
 
   async introduce(): Promise<void> {}
 

@@ -92,7 +92,7 @@ export class NftDataplane implements Switchable {
 
   lead(): void {}
 
-  alone(): void {}
+  async alone(): Promise<void> {}
 
   async introduce(): Promise<void> {}
 
