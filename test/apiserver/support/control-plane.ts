@@ -77,6 +77,13 @@ export interface Answer {
 
 /** The administrator, by the static token file. The agent is the ServiceAccount of deploy/. */
 const ADMIN = { name: 'admin', token: randomBytes(16).toString('hex') };
+/** A server that says it is ready has yet to make what each object of a test needs. */
+const FIRST_OBJECTS = [
+  '/readyz',
+  '/api/v1/namespaces/default',
+  '/api/v1/namespaces/kube-system',
+  '/apis/networking.k8s.io/v1/servicecidrs/kubernetes',
+];
 const ISSUER = 'https://kubernetes.default.svc';
 const TOKEN_SECONDS = 24 * 3600;
 
@@ -196,7 +203,10 @@ export class ControlPlane {
       ...[`--service-account-signing-key-file=${file('sa.key')}`, '--allow-privileged=true'],
       ...extra,
     ]);
-    await this.#until('kube-apiserver', async () => (await this.call('GET', '/readyz')).status === 200);
+    await this.#until('kube-apiserver', async () => {
+      for (const at of FIRST_OBJECTS) if ((await this.call('GET', at)).status !== 200) return false;
+      return true;
+    });
   }
 
   async stopServer(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
