@@ -339,7 +339,7 @@ export class Agent implements AgentStatus, AgentControl {
     const services = [...this.model.healthChecks].map(([service, health]) => ({
       service,
       port: health.healthCheckNodePort,
-      localEndpoints: Math.max(health.localReady[4], health.localReady[6]),
+      localReady: health.localReady,
     }));
     return { services, addresses: this.healthAddresses };
   }

@@ -109,8 +109,8 @@ export interface HealthCheckService {
   readonly service: ObjectKey;
   /** The port to listen on. */
   readonly port: number;
-  /** Ready backends on this node, over both families counted once per endpoint. */
-  readonly localEndpoints: number;
+  /** Ready backends on this node: what it answers at addresses of this family. */
+  readonly localReady: Readonly<Record<Family, number>>;
 }
 
 /** All health check servers that should run now, and where. */

@@ -3,6 +3,7 @@
  * load balancers ask it whether this node has local backends.
  */
 import type { HealthCheckPlan, HealthCheckService } from '../agent/status.ts';
+import { familyOf } from '../model/address.ts';
 import type { Address, ObjectKey } from '../model/records.ts';
 import { type ListenFailure, type RunningServer, reply, serve } from './http.ts';
 
@@ -86,6 +87,8 @@ export class ServiceHealthServers {
   }
 
   #serve(key: ObjectKey, address: Address, port: number): RunningServer {
+    // A balancer's traffic of one family must not come here for the endpoints of the other.
+    const family = familyOf(address);
     return serve({
       name: `health check of service ${key}`,
       bind: { address, port },
@@ -94,7 +97,7 @@ export class ServiceHealthServers {
       onFailure: (failure) => this.#options.onFailure(key, failure),
       ...(this.#options.retryMs === undefined ? {} : { retryMs: this.#options.retryMs }),
       handler: (_request, response) => {
-        const count = this.#wanted.get(key)?.localEndpoints ?? 0;
+        const count = this.#wanted.get(key)?.localReady[family] ?? 0;
         const healthy = this.#options.proxyHealthy();
         response.setHeader('X-Load-Balancing-Endpoint-Weight', String(count));
         const code = count > 0 && healthy ? 200 : 503;

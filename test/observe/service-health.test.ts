@@ -30,6 +30,8 @@ async function ask(port: number, host = '127.0.0.1') {
   };
 }
 
+const both = (count: number) => ({ 4: count, 6: count });
+
 describe('health checks of services', () => {
   let healthy = true;
   const failures: string[] = [];
@@ -55,7 +57,7 @@ describe('health checks of services', () => {
 
   it('answers counts, weight and 503', async () => {
     const port = await freePort();
-    await apply([{ service: 'ns/web', port, localEndpoints: 2 }]);
+    await apply([{ service: 'ns/web', port, localReady: both(2) }]);
     expect(await ask(port)).toEqual({
       code: 200,
       weight: '2',
@@ -67,24 +69,24 @@ describe('health checks of services', () => {
     healthy = false;
     expect(await ask(port)).toMatchObject({ code: 503, weight: '2', body: serviceBody('ns/web', 2, false) });
     healthy = true;
-    await apply([{ service: 'ns/web', port, localEndpoints: 0 }]);
+    await apply([{ service: 'ns/web', port, localReady: both(0) }]);
     expect(await ask(port)).toMatchObject({ code: 503, weight: '0' });
   });
 
   it('opens, moves and closes as services come and go', async () => {
     const [one, two] = [await freePort(), await freePort()];
     await apply([
-      { service: 'a/a', port: one, localEndpoints: 1 },
-      { service: 'b/b', port: two, localEndpoints: 1 },
+      { service: 'a/a', port: one, localReady: both(1) },
+      { service: 'b/b', port: two, localReady: both(1) },
     ]);
     // The two change ports: each must be free before the other takes it.
     await apply([
-      { service: 'a/a', port: two, localEndpoints: 1 },
-      { service: 'b/b', port: one, localEndpoints: 1 },
+      { service: 'a/a', port: two, localReady: both(1) },
+      { service: 'b/b', port: one, localReady: both(1) },
     ]);
     expect((await ask(one)).body).toContain('"b"');
     expect((await ask(two)).body).toContain('"a"');
-    await apply([{ service: 'b/b', port: one, localEndpoints: 1 }]);
+    await apply([{ service: 'b/b', port: one, localReady: both(1) }]);
     expect((await ask(one)).code).toBe(200);
     await expect(ask(two)).rejects.toThrow();
     expect(failures).toEqual([]);
@@ -93,8 +95,8 @@ describe('health checks of services', () => {
   it('two services with one port: the first has it, the other is told so and follows', async () => {
     const port = await freePort();
     const [a, b] = [
-      { service: 'a/a', port, localEndpoints: 1 },
-      { service: 'b/b', port, localEndpoints: 1 },
+      { service: 'a/a', port, localReady: both(1) },
+      { service: 'b/b', port, localReady: both(1) },
     ];
     await apply([b]);
     // Whoever listens stays, whatever the order of the plan.
@@ -107,15 +109,25 @@ describe('health checks of services', () => {
     expect((await ask(port)).body).toContain('"a"');
   });
 
+  it('answers for the family at whose address it is asked', async () => {
+    const port = await freePort();
+    await apply([{ service: 'a/a', port, localReady: { 4: 1, 6: 0 } }], [V4, V6]);
+    expect(await ask(port)).toMatchObject({ code: 200, weight: '1' });
+    expect(await ask(port, '[::1]')).toMatchObject({ code: 503, weight: '0' });
+    await apply([{ service: 'a/a', port, localReady: { 4: 0, 6: 2 } }], [V4, V6]);
+    expect(await ask(port)).toMatchObject({ code: 503, weight: '0' });
+    expect(await ask(port, '[::1]')).toMatchObject({ code: 200, weight: '2' });
+  });
+
   it('listens on the addresses of the plan only', async () => {
     const port = await freePort();
-    await apply([{ service: 'a/a', port, localEndpoints: 1 }], [V6]);
+    await apply([{ service: 'a/a', port, localReady: both(1) }], [V6]);
     expect((await ask(port, '[::1]')).code).toBe(200);
     await expect(ask(port)).rejects.toThrow();
-    await apply([{ service: 'a/a', port, localEndpoints: 1 }], [V4, V6]);
+    await apply([{ service: 'a/a', port, localReady: both(1) }], [V4, V6]);
     expect((await ask(port)).code).toBe(200);
     await apply(
-      [{ service: 'a/a', port, localEndpoints: 1 }],
+      [{ service: 'a/a', port, localReady: both(1) }],
       [parseAddress('0.0.0.0')!, parseAddress('::')!],
     );
     expect((await ask(port)).code).toBe(200);
@@ -126,7 +138,7 @@ describe('health checks of services', () => {
     const blocker = createServer();
     await new Promise<void>((resolve) => blocker.listen(0, V4, resolve));
     const { port } = blocker.address() as { port: number };
-    await servers.apply({ services: [{ service: 'a/a', port, localEndpoints: 1 }], addresses: [V4] });
+    await servers.apply({ services: [{ service: 'a/a', port, localReady: both(1) }], addresses: [V4] });
     await expect
       .poll(() => failures[0])
       .toMatch(/^a\/a: health check of service a\/a: cannot listen on 127\.0\.0\.1/);
