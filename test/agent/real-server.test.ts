@@ -10,7 +10,7 @@ import { ControlPlane, missingBinaries } from '../apiserver/support/control-plan
 import { privilege } from '../support/privilege.ts';
 import { NEAR_END, Relay } from '../support/relay.ts';
 import { skipUnless } from '../support/skip.ts';
-import { buildProgram, eventually, healthz, OwnAgent, statusOf } from './support/node.ts';
+import { buildProgram, eventually, healthz, OwnAgent, statusOf, triplane } from './support/node.ts';
 
 const WEB = serviceAddress(4, 10);
 const [API_PORT, HEALTH_NODE_PORT] = [6443, 31_234];
@@ -53,7 +53,7 @@ skipUnless(reason === '', reason).describe('an agent on a real API server', () =
   }, 300_000);
   afterAll(async () => {
     await agent?.stop();
-    if (agent) await lab.node('cp').exec([process.execPath, 'bin/triplane', 'cleanup', '--bpf-root', pins]);
+    if (agent) await triplane(lab.node('cp'), 'cleanup', '--bpf-root', pins);
     await relay?.close();
     lab?.down();
     await plane?.stop();
