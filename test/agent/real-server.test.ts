@@ -164,15 +164,14 @@ skipUnless(reason === '', reason).describe('an agent on a real API server', () =
           healthCheckNodePort: HEALTH_NODE_PORT,
         },
       });
-      await eventually(() => eventsOf('Service', 'web')).toMatchObject([
-        {
-          ...{ type: 'Warning', reason: 'FailedToStartServiceHealthcheck', action: 'Listen' },
-          message: expect.stringContaining(
-            `node cp failed to start healthcheck "default/web" on port ${HEALTH_NODE_PORT}`,
-          ),
-          ...{ reportingComponent: 'kube-proxy', count: expect.anything() },
-        },
-      ]);
+      // One for each family's address of the node, however often the port is tried.
+      await eventually(async () => (await eventsOf('Service', 'web')).length).toBe(2);
+      const [event] = await eventsOf('Service', 'web');
+      expect(event).toMatchObject({
+        ...{ type: 'Warning', reason: 'FailedToStartServiceHealthcheck', action: 'Listen' },
+        message: expect.stringContaining('node cp failed to start health check of service default/web'),
+        reportingComponent: 'kube-proxy',
+      });
     } finally {
       holder.kill();
     }
@@ -213,7 +212,6 @@ skipUnless(reason === '', reason).describe('an agent on a real API server', () =
     for (const line of [
       'kubeproxy_sync_proxy_rules_duration_seconds_count',
       'kubeproxy_sync_proxy_rules_last_timestamp_seconds',
-      'kubeproxy_network_programming_duration_seconds_count',
       'rest_client_requests_total{code="201"',
     ])
       expect(text).toContain(line);
