@@ -80,7 +80,11 @@ describe('the socket', () => {
       rmSync(gone, { recursive: true });
       await vi.waitFor(async () => expect(await answers()).toBe('1'), 20_000);
     }
-    expect(said).toEqual(Array(2).fill('the admin socket was gone: made anew'));
+    // It answers before its keeper has heard that it listens.
+    await vi.waitFor(
+      () => expect(said).toEqual(Array(2).fill('the admin socket was gone: made anew')),
+      20_000,
+    );
   });
 
   it('of which there is another one is refused at once', async () => {
