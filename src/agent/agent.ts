@@ -120,7 +120,8 @@ export class Agent implements AgentStatus, AgentControl {
     this.healthAddresses = healthCheckAddresses(config, null, parts.machine());
     const choice = chooseDataplane(config.proxyMode, this.dataplaneOptions(), parts.auto);
     this.handover = this.handoverFrom(choice.dataplane);
-    const modeParts = { handover: this.handover, log: parts.log };
+    const onSettled = () => this.news.tell(this.mode());
+    const modeParts = { handover: this.handover, log: parts.log, onSettled };
     this.modes = new ModeControl(modeParts, config.proxyMode, choice.reason);
     this.flows = new StaleFlows(parts, this.model, this.handover, (event) =>
       this.signals.onConntrack.emit(event),

@@ -17,6 +17,8 @@ type Wanted = Mode | 'auto';
 export interface ModeParts {
   readonly handover: Handover;
   readonly log: Log;
+  /** The mode or its reason is another one. */
+  readonly onSettled: () => void;
 }
 
 interface Wish {
@@ -91,6 +93,7 @@ export class ModeControl {
       const result = await handover.switchTo(chosen.mode);
       this.reason = chosen.reason;
       this.failure = '';
+      this.#parts.onSettled();
       if (result.from !== result.to)
         log.info({ ...result, durationMs: Math.round(result.durationMs) }, 'switched');
       return result;
