@@ -365,6 +365,7 @@ export class Agent implements AgentStatus, AgentControl {
     const verdict = decide(
       this.model.state,
       interfaceName === '' ? packet : { ...packet, interface: interfaceName },
+      this.parts.machine().all.map((own) => own.address),
     );
     return explanationOf(verdict as Parameters<typeof explanationOf>[0]);
   }

@@ -33,12 +33,9 @@ function outcomeOf(verdict: TellableVerdict): string {
     case 'forward': {
       const { backends, port } = verdict;
       const some = backends.filter(({ masquerade }) => masquerade).length;
+      // Some but not all: the sender itself (hairpin), or all but those on this node's own network.
       const how =
-        some === 0
-          ? ''
-          : some === backends.length
-            ? ', masqueraded'
-            : ', masqueraded if it is the sender itself';
+        some === 0 ? '' : some === backends.length ? ', masqueraded' : ', masqueraded where it says so below';
       const where = backends.length === 1 ? 'the one backend' : `one of ${backends.length} backends`;
       return `goes to ${where} of ${port.name}${how}`;
     }

@@ -154,7 +154,7 @@ const MASQUERADE_REASON: Record<Masquerade, string> = {
 };
 
 function forward(
-  state: DesiredState,
+  { state, own }: Situation,
   packet: Packet,
   found: Found,
   pool: 'cluster' | 'local',
@@ -164,14 +164,18 @@ function forward(
   const { service, port, frontend } = found;
   const speaks = detectorSpeaks(state.node.detector, packet.family);
   const always = isMasqueraded(frontend.masquerade, sender, speaks);
+  // What comes in and is delivered here passes no place where a source is rewritten.
+  const isDeliveredHere = (address: Address) => sender !== 'node' && own.includes(address);
   const backends = port[pool].map((backend) => ({
     ...backend,
-    masquerade: always || backend.address === packet.source,
+    masquerade: (always && !isDeliveredHere(backend.address)) || backend.address === packet.source,
   }));
   because.push(`the ${pool} pool has ${backends.length} backend${backends.length === 1 ? '' : 's'}`);
   because.push(
     `${MASQUERADE_REASON[frontend.masquerade]}: this packet is ${always ? '' : 'not '}masqueraded`,
   );
+  if (always && backends.some((backend) => !backend.masquerade))
+    because.push("a backend on this node's own network sees the client's own address all the same");
   if (!always && backends.some((backend) => backend.masquerade)) {
     because.push(`${packet.source} is a backend itself: masqueraded if it is picked (hairpin)`);
   }
@@ -184,7 +188,14 @@ function forward(
   return { action: 'forward', service, port, frontend, pool, backends, affinitySeconds, because };
 }
 
-function decideFrontend(state: DesiredState, packet: Packet, found: Found): Verdict {
+interface Situation {
+  readonly state: DesiredState;
+  /** Addresses of this node. */
+  readonly own: readonly Address[];
+}
+
+function decideFrontend(situation: Situation, packet: Packet, found: Found): Verdict {
+  const { state } = situation;
   const { port, frontend } = found;
   const because = [
     `${packet.destination}:${packet.port}/${packet.protocol} is ${frontend.kind} of ${port.name}`,
@@ -209,15 +220,17 @@ function decideFrontend(state: DesiredState, packet: Packet, found: Found): Verd
     because.push('there is no usable endpoint anywhere');
     return refuse(packet.protocol, because);
   }
-  return forward(state, packet, found, answer, sender, because);
+  return forward(situation, packet, found, answer, sender, because);
 }
 
 /**
  * What becomes of a packet. Costs a walk over all services: for people and tests, not for traffic.
+ *
+ * @param own the addresses of this node
  */
-export function decide(state: DesiredState, packet: Packet): Verdict {
+export function decide(state: DesiredState, packet: Packet, own: readonly Address[] = []): Verdict {
   const found = findFrontend(state, packet);
-  if (found) return decideFrontend(state, packet, found);
+  if (found) return decideFrontend({ state, own }, packet, found);
   const because = [`nothing listens on ${packet.destination}:${packet.port}/${packet.protocol}`];
   if (isClusterIP(state, packet.destination)) {
     because.push(`${packet.destination} is the ClusterIP of a service without such a port`);

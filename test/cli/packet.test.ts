@@ -64,7 +64,7 @@ describe('what is told', () => {
     ],
     [
       forward(backend('10.0.0.1', true, true), backend('10.1.0.2', false, false)),
-      'goes to one of 2 backends of a/web:http, masqueraded if it is the sender itself',
+      'goes to one of 2 backends of a/web:http, masqueraded where it says so below',
     ],
     [explanationOf({ action: 'reject', how: 'tcp-reset', because: [] }), 'refused with a TCP reset'],
     [
@@ -83,7 +83,7 @@ describe('what is told', () => {
       explanationText(packet, forward(backend('fd00::1', true, true), backend('10.1.0.2', false, false))),
     ).toBe(
       [
-        '10.0.0.1 -> 10.96.0.10:80/TCP: goes to one of 2 backends of a/web:http, masqueraded if it is the sender itself',
+        '10.0.0.1 -> 10.96.0.10:80/TCP: goes to one of 2 backends of a/web:http, masqueraded where it says so below',
         'because:',
         '  1. it is so',
         '  2. and so',

@@ -153,13 +153,14 @@ const BALANCERS: readonly Scene[] = [
     rule: 'load-balancer',
     records: decoded(
       balanced({ loadBalancerSourceRanges: ['198.51.100.0/24'] }, [
-        { ip: '198.18.0.1', ipMode: 'Proxy' },
+        { ip: '198.18.0.21', ipMode: 'Proxy' },
         { ip: '198.18.0.2', ipMode: 'VIP' },
       ]),
       BOTH,
     ),
+    // No address that another scene serves: ipvs keeps one while connections with it end.
     lines: [
-      ['Proxy: not guarded either', 'other outside', LB_IP, 'pass'],
+      ['Proxy: not guarded either', 'other outside', '198.18.0.21 9000', 'pass'],
       ['VIP: within', 'outside', '198.18.0.2 9000', to('yes', L, R2)],
       ['VIP: beside', 'other outside', '198.18.0.2 9000', 'drop'],
     ],
@@ -168,12 +169,12 @@ const BALANCERS: readonly Scene[] = [
     title: 'ipMode Proxy with externalTrafficPolicy: Local',
     rule: 'load-balancer',
     records: decoded(
-      balanced({ externalTrafficPolicy: 'Local' }, [{ ip: '198.18.0.1', ipMode: 'Proxy' }]),
+      balanced({ externalTrafficPolicy: 'Local' }, [{ ip: '198.18.0.21', ipMode: 'Proxy' }]),
       BOTH,
     ),
     lines: [
-      ['a pod goes out to the balancer', 'pod', LB_IP, 'pass'],
-      ['so does the node', 'node', LB_IP, 'pass'],
+      ['a pod goes out to the balancer', 'pod', '198.18.0.21 9000', 'pass'],
+      ['so does the node', 'node', '198.18.0.21 9000', 'pass'],
     ],
   },
   {
@@ -385,4 +386,75 @@ const POLICIES: readonly Scene[] = [
   },
 ];
 
-export const SERVICES: readonly Scene[] = [...PORTS, ...BALANCERS, ...POLICIES];
+const NODE6 = '2001:db8::11';
+const OWN = '192.0.2.11 30001';
+const OWN6 = `${NODE6} 30001`;
+const OWN_PORTS = [
+  { name: 'tcp', port: 30001, protocol: 'TCP' },
+  { name: 'udp', port: 30001, protocol: 'UDP' },
+];
+const ownWeb = (spec: Json = {}) =>
+  web({
+    spec: {
+      type: 'LoadBalancer',
+      ...{ clusterIP: '10.200.1.10', clusterIPs: ['10.200.1.10', 'fd00:10:200::10'] },
+      ...{ ipFamilies: ['IPv4', 'IPv6'], ipFamilyPolicy: 'RequireDualStack' },
+      ports: [
+        { name: 'tcp', port: 9000, nodePort: 30000 },
+        { name: 'udp', port: 9000, nodePort: 30000, protocol: 'UDP' },
+      ],
+      ...spec,
+    },
+    status: { loadBalancer: { ingress: [{ ip: '198.18.0.1' }, { ip: '2001:db8:18::1' }] } },
+  });
+const ownSlices = [
+  endpointSlice({ ports: OWN_PORTS, endpoints: [{ addresses: ['192.0.2.11'], nodeName: 'this' }] }),
+  endpointSlice({
+    metadata: { name: 'web-6', namespace: 'default', labels: { 'kubernetes.io/service-name': 'web' } },
+    addressType: 'IPv6',
+    ports: OWN_PORTS,
+    endpoints: [{ addresses: [NODE6], nodeName: 'this' }],
+  }),
+];
+
+/** Pods on the host network (an ingress controller, an API server). What is delivered here passes no postrouting. */
+const HOST_NETWORK: readonly Scene[] = [
+  {
+    title: "an endpoint on the node's own network",
+    rule: 'host-network',
+    records: decoded(ownWeb(), ...ownSlices),
+    lines: [
+      ['a pod by ClusterIP', 'pod', CLUSTER_IP, to('no', OWN)],
+      ['a pod by ClusterIP, UDP', 'pod', `${CLUSTER_IP}/UDP`, to('no', OWN)],
+      ['a pod by ClusterIP, IPv6', 'pod', 'fd00:10:200::10 9000', to('no', OWN6)],
+      ['a pod of another node by ClusterIP', 'remote pod', CLUSTER_IP, to('no', OWN)],
+      ['a stranger by ClusterIP', 'outside', CLUSTER_IP, to('no', OWN)],
+      ['an outside client by NodePort', 'outside', NODE_PORT, to('no', OWN)],
+      ['an outside client by NodePort, UDP', 'outside', `${NODE_PORT}/UDP`, to('no', OWN)],
+      ['an outside client by NodePort, IPv6', 'outside', `${NODE6} 30000`, to('no', OWN6)],
+      ['an outside client by NodePort, IPv6, UDP', 'outside', `${NODE6} 30000/UDP`, to('no', OWN6)],
+      ['an outside client by load-balancer IP', 'outside', LB_IP, to('no', OWN)],
+      ['a pod by NodePort', 'pod', NODE_PORT, to('no', OWN)],
+      ['a pod by load-balancer IP', 'pod', LB_IP, to('no', OWN)],
+      ['a pod of another node by NodePort', 'remote pod', NODE_PORT, to('no', OWN)],
+      ['the node by ClusterIP', 'node', CLUSTER_IP, to('hairpin', OWN)],
+      ['the node by ClusterIP, UDP', 'node', `${CLUSTER_IP}/UDP`, to('hairpin', OWN)],
+      ['the node by ClusterIP, IPv6', 'node', 'fd00:10:200::10 9000', to('hairpin', OWN6)],
+      ['the node by NodePort', 'node', NODE_PORT, to('yes', OWN)],
+      ['the node by load-balancer IP', 'node', LB_IP, to('yes', OWN)],
+    ],
+  },
+  {
+    title: "an endpoint on the node's own network, externalTrafficPolicy Local",
+    rule: 'host-network',
+    records: decoded(ownWeb({ externalTrafficPolicy: 'Local' }), ...ownSlices),
+    lines: [
+      ['an outside client by NodePort', 'outside', NODE_PORT, to('no', OWN)],
+      ['an outside client by load-balancer IP, UDP', 'outside', `${LB_IP}/UDP`, to('no', OWN)],
+      ['a pod by NodePort', 'pod', NODE_PORT, to('no', OWN)],
+      ['the node by NodePort', 'node', NODE_PORT, to('hairpin', OWN)],
+    ],
+  },
+];
+
+export const SERVICES: readonly Scene[] = [...PORTS, ...BALANCERS, ...POLICIES, ...HOST_NETWORK];

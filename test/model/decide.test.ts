@@ -27,7 +27,7 @@ describe('the conformance table', () => {
 
   it.each(CONFORMANCE)('$name', ({ records, config, facts, packet, expect: expected }) => {
     const model = modelOf(records, config, facts);
-    const verdict = decide(model.state, packet);
+    const verdict = decide(model.state, packet, facts.nodeAddresses);
     expect(inWords(verdict, packet)).toEqual(expected);
     expect(verdict.because.length).toBeGreaterThan(0);
     for (const line of verdict.because) expect(line).not.toContain('\n');
@@ -37,7 +37,7 @@ describe('the conformance table', () => {
     'in any order of records: $name',
     ({ records, config, facts, packet, expect: expected }) => {
       const model = modelOf([...records].reverse(), config, facts);
-      expect(inWords(decide(model.state, packet), packet)).toEqual(expected);
+      expect(inWords(decide(model.state, packet, facts.nodeAddresses), packet)).toEqual(expected);
     },
   );
 });

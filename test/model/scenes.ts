@@ -37,6 +37,7 @@ export const RULES = {
   readiness: 'ready, serving and terminating endpoints',
   hints: 'topology hints for nodes and zones',
   endpoints: 'which endpoints count: duplicates, several addresses, nodes, namespaces',
+  'host-network': "endpoints on this node's own network are reached with the client's own address",
   hairpin: 'a backend that reaches itself is masqueraded',
   affinity: 'session affinity, whichever address was used',
   families: 'dual stack',

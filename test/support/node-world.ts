@@ -10,6 +10,7 @@ import { Place } from '../../src/lab/place.ts';
 import { PodProcess } from '../../src/lab/pod-process.ts';
 import { applyBatch, applySettings, createNamespaces, type Finished, runProgram } from '../../src/lab/run.ts';
 import { removeNamespaces } from '../../src/lab/teardown.ts';
+import { NODE_ADDRESSES } from '../model/world.ts';
 
 interface Host {
   readonly bridge: 'cni0' | 'eth0';
@@ -279,6 +280,7 @@ export function runIn(namespace: string, command: readonly string[], input = '')
 /** The name under which a backend answers: "10.10.1.1 80" is L1-80. null: no host of ours has the address. */
 export function serverName(backend: string): string | null {
   const [address, port] = backend.split(' ');
+  if (NODE_ADDRESSES.some((own) => own === address)) return 'node';
   for (const [name, host] of Object.entries(HOSTS)) {
     if ((host.ip4 === address || host.ip6 === address) && host.ports.length > 0) return `${name}-${port}`;
   }
