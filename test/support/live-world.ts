@@ -219,13 +219,8 @@ export class LiveWorld {
   ): Promise<string> {
     const family = address.includes(':') ? 6 : 4;
     const args = [proto, String(family), String(port), address, String(size), String(PATIENCE_MS)];
-    const ask = async () => (await place.exec([process.execPath, '-e', ASK, ...args])).stdout.trim();
-    const answer = await ask();
-    // OPEN: beside an emulated machine the sender's own TCP gave up within eight seconds (IPv6, just after a link on the
-    // way got narrower), once in some ten runs. Not understood; docs/testing.md. Said, and asked once more.
-    if (answer !== 'ETIMEDOUT') return answer;
-    console.warn(`${place.name} to ${address} port ${port}, ${size} bytes: ETIMEDOUT; once more`);
-    return ask();
+    const { stdout } = await place.exec([process.execPath, '-e', ASK, ...args]);
+    return stdout.trim();
   }
 
   async mtu(place: string, device: string, bytes: number): Promise<void> {
