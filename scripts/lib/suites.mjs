@@ -10,7 +10,6 @@ import { ONLY_THERE, runTestsInKernel, TESTS } from '../kernels/suite.mjs';
 import { inRoot, root } from './files.mjs';
 import { privilegedPrefix, privilegeNotice } from './privilege.mjs';
 import { endProcessesOf } from './processes.mjs';
-import { Results } from './results.mjs';
 import { lastLines, npmCommand } from './run.mjs';
 
 /** How long a child's own children may take to end after it. */
@@ -71,15 +70,6 @@ async function runCheck(results, watch) {
 
 /** What this kernel may lack, on one that has it: booted under emulation, with this machine's files as its root. */
 async function runKernel(results, watch) {
-  const found = new Results();
-  try {
-    await testInKernel(found, watch);
-  } finally {
-    results.add(found);
-  }
-}
-
-async function testInKernel(results, watch) {
   const name = `the ipvs mode, in a booted Linux ${DEFAULT_KERNEL}`;
   const { kernel, skipped } = watch.kernel;
   if (skipped) {
@@ -134,15 +124,6 @@ function elsewhere({ kernel }) {
 }
 
 async function runVitest(results, watch, args) {
-  const found = new Results();
-  try {
-    await testHere(found, watch, args);
-  } finally {
-    results.add(found);
-  }
-}
-
-async function testHere(results, watch, args) {
   const prefix = privilegedPrefix();
   const notice = privilegeNotice(prefix);
   if (notice) process.stdout.write(`${notice}\n`);
@@ -180,8 +161,8 @@ function judgeVitest(name, { status, timedOut, stragglers }, { running, finished
 }
 
 /**
- * Stages one after the other, of suites beside each other: name; run(results, watch, args); `always`: also when
- * arguments select some of vitest's tests. The booted kernel has what time the others leave: they mostly wait.
+ * Stages one after the other, of suites beside each other: name; run(results, watch, args), each with results of its
+ * own; `always`: also when arguments select some of vitest's tests. The booted kernel has what time the others leave: they mostly wait.
  */
 export const STAGES = [
   [{ name: 'check', always: true, run: runCheck }],

@@ -23,9 +23,15 @@ async function runSuites(results, args, kernel) {
   process.env[RUN_VARIABLE] = run;
   const watch = { run, deadlineMs: Date.now() + TIME_BOUND_MS, stop: stopOnSignals(), kernel };
   const begin = async (suite) => {
-    if (watch.stop.aborted) results.fail(suite.name, `not run: stopped by ${watch.stop.reason}`);
-    else if (Date.now() > watch.deadlineMs) results.fail(suite.name, 'not run: the time bound was reached');
-    else await suite.run(results, watch, args);
+    // Of its own: what runs beside it is not to be taken for its failures.
+    const found = new Results();
+    try {
+      if (watch.stop.aborted) found.fail(suite.name, `not run: stopped by ${watch.stop.reason}`);
+      else if (Date.now() > watch.deadlineMs) found.fail(suite.name, 'not run: the time bound was reached');
+      else await suite.run(found, watch, args);
+    } finally {
+      results.add(found);
+    }
   };
   for (const stage of STAGES)
     await Promise.all(stage.filter(({ always }) => always || args.length === 0).map(begin));

@@ -46,18 +46,17 @@ export interface SetDump {
  * The elements of one set, taken again when a dump met a growing hash table and shows an element twice: `take` gives
  * how many different ones there are.
  */
-async function dumpSet<T>(
+async function dumpSet(
   socket: NftSocket,
   proto: number,
   layouts: readonly SetLayout[],
   table: string,
   set: number,
-  take: (packed: Uint8Array) => { distinct: number; taken: T },
-): Promise<SetDump & { readonly strange: number; readonly taken: T }> {
+  take: (packed: Uint8Array) => number,
+): Promise<SetDump & { readonly strange: number }> {
   for (let look = 0; ; look++) {
     const { sum, packed, count, strange } = await socket.dumpElements(proto, table, layouts, set, false);
-    const { distinct, taken } = take(packed);
-    if (distinct + strange === count || look >= LOOKS_MAX) return { sum, packed, strange, taken };
+    if (take(packed) + strange === count || look >= LOOKS_MAX) return { sum, packed, strange };
     await sleep(LOOK_AGAIN_MS);
   }
 }
@@ -70,11 +69,12 @@ export async function readSet(
   table: string,
   set: number,
 ): Promise<{ elements: Map<string, ElementValue>; strange: number }> {
-  const { taken, strange } = await dumpSet(socket, proto, layouts, table, set, (packed) => {
-    const elements = elementMap(layouts, set, packed);
-    return { distinct: elements.size, taken: elements };
+  let elements = new Map<string, ElementValue>();
+  const { strange } = await dumpSet(socket, proto, layouts, table, set, (packed) => {
+    elements = elementMap(layouts, set, packed);
+    return elements.size;
   });
-  return { elements: taken, strange };
+  return { elements, strange };
 }
 
 export function elementMap(
@@ -157,11 +157,8 @@ export class PoolImage {
       return set === SET.members ? this.takeMembers(packed) : this.takeSlots(packed);
     };
     for (const set of PoolImage.setsOf(scheme)) {
-      const dump = await dumpSet(socket, NFPROTO[this.family], layouts, name, set, (packed) => ({
-        distinct: take(set, packed),
-        taken: null,
-      }));
-      dumps.set(set, dump);
+      const proto = NFPROTO[this.family];
+      dumps.set(set, await dumpSet(socket, proto, layouts, name, set, (packed) => take(set, packed)));
     }
     return dumps;
   }
