@@ -18,6 +18,8 @@ export class Results {
   failures = [];
   /** [{ name, reason }] */
   skips = [];
+  /** [{ name, reason }]: failed, and passed in a second run of their file. */
+  unsteady = [];
 
   fail(name, reason) {
     this.failures.push({ name, reason });
@@ -28,6 +30,7 @@ export class Results {
     this.passed += others.passed;
     this.failures.push(...others.failures);
     this.skips.push(...others.skips);
+    this.unsteady.push(...others.unsteady);
   }
 
   skip(event) {
@@ -43,6 +46,7 @@ export class Results {
       if (items.length > 0) lines.push('', title, ...items.map((item) => `  ${item.name}: ${item.reason}`));
     };
     list('Skipped:', this.skips);
+    list('Failed once, and passed when their file ran again, alone:', this.unsteady);
     list('Failed:', this.failures);
     const skipped = this.skips.length > 0 ? `, ${this.skips.length} skipped` : '';
     lines.push('', `${this.passed} passed, ${this.failures.length} failed${skipped}`);
