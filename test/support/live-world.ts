@@ -223,8 +223,18 @@ export class LiveWorld {
     return stdout.trim();
   }
 
-  async mtu(place: string, device: string, bytes: number): Promise<void> {
-    await this.lab.ip(place, [`link set ${device} mtu ${bytes}`]);
+  /**
+   * Lets a place send less at once to an address. By its route: a veth whose own MTU is less than its peer's also drops,
+   * without a word to anybody, single packets that are larger on their way in, while those of segmentation offload pass.
+   */
+  async narrow(place: string, device: string, address: string, bytes: number) {
+    const route = `${address} dev ${device}`;
+    const { namespace } = place === 'fabric' ? this.lab.plan.fabric : this.lab.place(place);
+    const show = ['-n', namespace, address.includes(':') ? '-6' : '-4', 'route', 'show', ...route.split(' ')];
+    const { stdout } = spawnSync('ip', show, { encoding: 'utf8' });
+    await this.lab.ip(place, [`route replace ${route} mtu lock ${bytes}`]);
+    const back = stdout.trim() === '' ? `route del ${route}` : `route replace ${route}`;
+    return { undo: () => this.lab.ip(place, [back]) };
   }
 
   /** Nobody remembers the MTU of a path. */
