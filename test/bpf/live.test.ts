@@ -239,7 +239,8 @@ root.describe('live traffic', () => {
         expect(await ask(proto, LB.local)).toMatchObject({ outcomes: { ok: 100 }, pods: { b: 100 } });
         expect(await ask(proto, LB.kept)).toMatchObject({ outcomes: { ok: 100 }, pods: { b: 100 } });
         expect(live.wholes().whole).toBe(0);
-        expect(live.wholes().split).toBeGreaterThan(180);
+        // Twice the same port toward one address is one entry, and a client that is quick takes some again.
+        expect(live.wholes().split).toBeGreaterThan(120);
       });
 
       test('datagrams in pieces, and streams', async () => {
@@ -331,7 +332,13 @@ root.describe('live traffic', () => {
           from.hold(proto, moved(family), PORT, { connections: 3, intervalMs: 20 }),
         ),
       );
-      for (const hold of holds) expect((await hold.established).pods).toEqual({ c: 3 });
+      for (const [n, hold] of holds.entries()) {
+        const { pods } = await hold.established;
+        const { family, proto, from } = everyone[n]!;
+        expect({ family, proto, from: from.name, pods, failures: hold.failures }).toMatchObject({
+          pods: { c: 3 },
+        });
+      }
       live.world.settings.flags |= ABI.S_ASK_KERNEL;
       const owned = live.world.counter('kernel_owned');
       live.attach('tcx');
