@@ -2,7 +2,6 @@
  * A mixed cluster: four nodes on one kernel, each with other features switched off, so that `auto` takes another mode
  * on each. One cluster state is carried side by side, and every pod reaches every service from every node.
  */
-import os from 'node:os';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { askAgent } from '../../src/cli/admin-client.ts';
 import type { Agent } from '../../src/lab/agent.ts';
@@ -13,14 +12,14 @@ import { serviceAddress } from '../../src/lab/plan.ts';
 import type { AdminNode } from '../../src/observe/admin.ts';
 import { buildProgram } from '../agent/support/node.ts';
 import { hasIpvs } from '../support/ipvs.ts';
+import { HAS_TCX, NO_PROGRAMS, TAKES_PROGRAMS } from '../support/kernel-age.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
 
-const root = skipUnless(privilege() === 'root', 'needs root');
-
-/** Linux 6.6 made tcx. */
-const [MAJOR = 0, MINOR = 0] = os.release().split('.').map(Number);
-const HAS_TCX = MAJOR > 6 || (MAJOR === 6 && MINOR >= 6);
+const root = skipUnless(
+  privilege() === 'root' && TAKES_PROGRAMS,
+  TAKES_PROGRAMS ? 'needs root' : NO_PROGRAMS,
+);
 
 /** What each node lacks, and what it gets. ipvs where the kernel has it: elsewhere that node does with nft. */
 const NODES = [

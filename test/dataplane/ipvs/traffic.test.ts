@@ -92,6 +92,22 @@ ipvs.describe('ipvs, traffic', () => {
     await expect.poll(bound, { timeout: 10_000 }).toEqual(['10.200.1.11', '198.18.1.11']);
   });
 
+  test('an address that a service loses while it goes on is given back after the bound, whatever connections there are', async () => {
+    await bring([web(10, [L1])]);
+    const without = changed(web(10, [L1]), (port) => ({
+      frontends: port.frontends.filter(({ kind }) => kind !== 'ExternalIP'),
+    }));
+    const hold = await world.place('pod').hold('tcp', CLUSTER_IP, 9000, { intervalMs: 50, timeoutMs: 5_000 });
+    await hold.established;
+    await bring([without]);
+    expect(await bound()).toContain(EXTERNAL_IP);
+    await expect.poll(bound, { timeout: 30_000 }).toEqual([CLUSTER_IP]);
+    expect((await hold.stop()).moved).toBe(0);
+    expect(hold.failures).toEqual([]);
+    await bring([web(10, [L1])]);
+    expect(await bound()).toEqual([CLUSTER_IP, EXTERNAL_IP].sort());
+  });
+
   test('a change of one service takes as many messages among 100 services as among 2', async () => {
     const others = Array.from({ length: 100 }, (_, at) => web(100 + at, [L1, R2]));
     const cost = async (rest: readonly DesiredService[]) => {
@@ -410,6 +426,18 @@ ipvs.describe('ipvs, traffic', () => {
         '/proc/sys/net/ipv4/conf/all/arp_announce',
       ];
       expect((await runIn(bare.names[0]!, arp)).stdout).toBe('1\n2\n');
+      // What changes under one that runs counts from its next start, and only what differs is sent.
+      const live = new IpvsDataplane({ netns: netns!, scheduler: 'lc' });
+      await live.start(full);
+      expect(live.configure({ scheduler: 'lc' })).toBe(false);
+      expect(live.configure({ scheduler: 'wlc', tcpMs: 7_200_000, udpMs: 40_000 })).toBe(true);
+      expect(await live.start(full)).toMatchObject({ operations: 2, refusals: [] });
+      await live.close();
+      const after = (await runIn(bare.names[0]!, ['cat', '/proc/net/ip_vs'])).stdout;
+      expect(after.match(/^FWM {2}\w+ wlc /gm)).toHaveLength(2);
+      expect(after.match(/^FWM {2}\w+ sh /gm)).toHaveLength(2);
+      // 0 leaves what is there.
+      expect(await withSocket(async (socket) => socket.timeouts(), netns)).toEqual([7200, 60, 40]);
       // "ovf-not" is no kernel's; the flag's own check is the configuration's.
       const lacking = new IpvsDataplane({ netns: netns!, scheduler: 'none-such' });
       const { refusals } = await lacking.start(full);
