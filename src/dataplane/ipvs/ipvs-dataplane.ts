@@ -16,6 +16,7 @@ import type { OwnerState, Segment } from '../nft/family-table.ts';
 import { type NftSocket, openNftSocket } from '../nft/native.ts';
 import { NftDataplane } from '../nft/nft-dataplane.ts';
 import { affinitiesOf, readTemplates } from './affinities.ts';
+import { LeavingAddresses } from './leaving-addresses.ts';
 import { type IpvsSocket, openIpvsSocket } from './native.ts';
 import { addressesOf, keyOf, nameOf, nothingOf, portsOf } from './owners.ts';
 import type { ServiceName } from './packed-ipvs.ts';
@@ -42,11 +43,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
   private readonly device: ServiceDevice;
   /** How many services' frontends have an address. */
   private uses = new Map<Address, number>();
-  /** Addresses of no service any more, with the virtual services whose connections may still use them. */
-  private readonly leaving = new Map<
-    Address,
-    { readonly users: readonly ServiceName[]; readonly until: number }
-  >();
+  private readonly leaving: LeavingAddresses;
   private readonly refusedSchedulers = new Set<string>();
   private timer: NodeJS.Timeout | null = null;
   private turn: Promise<unknown> = Promise.resolve();
@@ -59,6 +56,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
     this.socket = openIpvsSocket(netns);
     this.nftSocket = openNftSocket(netns);
     this.services = new VirtualServices(this.socket, options.graceMs ?? GRACE_MS);
+    this.leaving = new LeavingAddresses(netns);
     this.device = new ServiceDevice(netns, this.nftSocket, options.deviceKinds);
     const { onForeignChange } = options;
     this.table = new NftDataplane({
@@ -298,8 +296,8 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
     const next = addressesOf(after);
     for (const address of next) {
       this.uses.set(address, (this.uses.get(address) ?? 0) + 1);
-      this.leaving.delete(address);
     }
+    this.leaving.forget([...next]);
     for (const address of addressesOf(before)) {
       const left = (this.uses.get(address) ?? 1) - 1;
       if (left > 0) this.uses.set(address, left);
@@ -312,27 +310,24 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
   }
 
   private leave(address: Address, users: readonly ServiceName[]): void {
-    this.leaving.set(address, { users, until: Date.now() + this.services.graceMs });
+    this.leaving.add(address, { users, until: Date.now() + this.services.graceMs });
   }
 
   private recount(): void {
     this.uses = new Map();
-    this.leaving.clear();
+    this.leaving.forget(this.leaving.all());
     for (const { table } of this.table.tables())
       for (const [, state] of table.states()) this.countAddresses(undefined, state, []);
   }
 
-  /**
-   * Unbinds addresses of no service once nothing of IPVS can have connections on them, or their time is over: a service
-   * that lost one of its addresses goes on.
-   */
-  private async releaseAddresses(): Promise<number> {
-    const now = Date.now();
-    const free = [...this.leaving].filter(
-      ([, { users, until }]) => now >= until || !users.some((name) => this.services.has(name)),
-    );
-    for (const [address] of free) this.leaving.delete(address);
-    return this.device.remove(free.map(([address]) => address));
+  /** Unbinds addresses of no service at which nothing of IPVS can have connections any more. */
+  private releaseAddresses(): Promise<number> {
+    return this.unbind(this.leaving.released((name) => this.services.has(name), Date.now()));
+  }
+
+  private unbind(addresses: readonly Address[]): Promise<number> {
+    this.leaving.forget(addresses);
+    return this.device.remove(addresses);
   }
 
   apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {
@@ -353,7 +348,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
       const table = await this.table.verify(state);
       const changed = await this.services.read();
       await this.device.read();
-      const wanted = new Set([...this.uses.keys(), ...this.leaving.keys()]);
+      const wanted = new Set([...this.uses.keys(), ...this.leaving.all()]);
       const repaired = [...table.repaired, ...changed, ...this.device.differences(wanted)];
       if (repaired.length > 0) await this.bring(state, 'bringing');
       return { repaired };
@@ -376,6 +371,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
     const began = Date.now();
     await this.services.sweep(this.isWanted(this.wantedPools()), began);
     await this.releaseAddresses();
+    await this.unbind(await this.leaving.idle());
     this.sweepSoon(Math.max(SWEEP_MS, SWEEP_SHARE * (Date.now() - began)));
   }
 

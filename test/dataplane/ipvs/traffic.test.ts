@@ -92,20 +92,32 @@ ipvs.describe('ipvs, traffic', () => {
     await expect.poll(bound, { timeout: 10_000 }).toEqual(['10.200.1.11', '198.18.1.11']);
   });
 
-  test('an address that a service loses while it goes on is given back after the bound, whatever connections there are', async () => {
-    await bring([web(10, [L1])]);
-    const without = changed(web(10, [L1]), (port) => ({
-      frontends: port.frontends.filter(({ kind }) => kind !== 'ExternalIP'),
-    }));
-    const hold = await world.place('pod').hold('tcp', CLUSTER_IP, 9000, { intervalMs: 50, timeoutMs: 5_000 });
-    await hold.established;
-    await bring([without]);
-    expect(await bound()).toContain(EXTERNAL_IP);
-    await expect.poll(bound, { timeout: 30_000 }).toEqual([CLUSTER_IP]);
-    expect((await hold.stop()).moved).toBe(0);
-    expect(hold.failures).toEqual([]);
-    await bring([web(10, [L1])]);
-    expect(await bound()).toEqual([CLUSTER_IP, EXTERNAL_IP].sort());
+  test('an address that a service loses while it goes on stays for connections to it, and for no others', async () => {
+    const both = [web(10, [L1]), web(11, [L1])];
+    const without = both.map((service) =>
+      changed(service, (port) => ({
+        frontends: port.frontends.filter(({ kind }) => kind !== 'ExternalIP'),
+      })),
+    );
+    await dataplane.close();
+    // The bound would take it at last.
+    dataplane = new IpvsDataplane({ netns: world.netns, graceMs: 600_000 });
+    state = stateOf(both, NODE);
+    await dataplane.start(state);
+    const options = { intervalMs: 50, timeoutMs: 5_000 };
+    const kept = await world.place('pod').hold('tcp', CLUSTER_IP, 9000, options);
+    const lost = await world.place('outside').hold('tcp', EXTERNAL_IP, 9000, options);
+    for (const hold of [kept, lost]) await hold.established;
+    await bring(without);
+    // What nobody uses goes, and so says that it was looked.
+    await expect.poll(bound, { timeout: 30_000 }).toEqual([CLUSTER_IP, '10.200.1.11', EXTERNAL_IP].sort());
+    await lost.stop();
+    await expect.poll(bound, { timeout: 30_000 }).toEqual([CLUSTER_IP, '10.200.1.11']);
+    await kept.stop();
+    expect([...kept.failures, ...lost.failures]).toEqual([]);
+    await dataplane.close();
+    dataplane = new IpvsDataplane({ netns: world.netns, graceMs: 3_000 });
+    await dataplane.start(state);
   });
 
   test('a change of one service takes as many messages among 100 services as among 2', async () => {
