@@ -2,7 +2,7 @@
  * A mixed cluster: four nodes on one kernel, each with other features switched off, so that `auto` takes another mode
  * on each. One cluster state is carried side by side, and every pod reaches every service from every node.
  */
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, expect, test, vi } from 'vitest';
 import { askAgent } from '../../src/cli/admin-client.ts';
 import type { Agent } from '../../src/lab/agent.ts';
 import { createLab, type Lab } from '../../src/lab/lab.ts';
@@ -10,7 +10,7 @@ import { serviceObject, sliceObjects } from '../../src/lab/manifests.ts';
 import type { Place } from '../../src/lab/place.ts';
 import { serviceAddress } from '../../src/lab/plan.ts';
 import type { AdminNode } from '../../src/observe/admin.ts';
-import { buildProgram } from '../agent/support/node.ts';
+import { buildProgram, PATIENCE, statusOf } from '../agent/support/node.ts';
 import { hasIpvs } from '../support/ipvs.ts';
 import { HAS_TCX, NO_PROGRAMS, TAKES_PROGRAMS } from '../support/kernel-age.ts';
 import { privilege } from '../support/privilege.ts';
@@ -63,9 +63,18 @@ root.describe('a mixed cluster', () => {
       writeService(pod.name, 20 + at, [pod], NODE_PORT + 1 + at);
     agents = await Promise.all(
       NODES.map(({ name, without }) =>
-        lab.startAgent(name, { args: ['--proxy-mode', 'auto'], env: { TRIPLANE_WITHOUT: without } }),
+        lab.startAgent(name, {
+          args: ['--proxy-mode', 'auto'],
+          env: { TRIPLANE_WITHOUT: without },
+          wait: 'started',
+        }),
       ),
     );
+    // Four that probe at once take an emulated processor longer than the lab waits.
+    for (const agent of agents)
+      await vi.waitFor(async () => {
+        if (agent.alive() && !(await statusOf(agent.adminSocket)).synced) throw new Error('not ready');
+      }, PATIENCE);
   });
   afterAll(() => lab?.down());
 
@@ -87,13 +96,13 @@ root.describe('a mixed cluster', () => {
     ]);
   }
 
-  const statusOf = (agent: Agent) => askAgent<AdminNode>(agent.adminSocket, 'GET', '/v1/node');
+  const nodeOf = (agent: Agent) => askAgent<AdminNode>(agent.adminSocket, 'GET', '/v1/node');
 
   test.each(NODES)(
     'auto takes $mode on the node $name, and says why and how',
     async ({ name, mode, degrees }) => {
       const agent = agents.find(({ node }) => node === name)!;
-      const { mode: status } = await statusOf(agent);
+      const { mode: status } = await nodeOf(agent);
       expect(status).toMatchObject({ mode, requested: 'auto' });
       expect(status.reason).toMatch(/^the best mode that can run/);
       const got = Object.fromEntries(status.degrees.map((one) => [one.feature, one.got]));
