@@ -56,7 +56,9 @@ export class LeavingAddresses {
   /** Of some of them: those to which no connection is open. Asks the kernel. */
   async idle(): Promise<Address[]> {
     const idle: Address[] = [];
-    for (const [address, leaving] of [...this.#rows].slice(0, LOOKS)) {
+    // Without a bound they drain for another mode, and datagram flows of theirs go on.
+    const bounded = [...this.#rows].filter(([, { until }]) => Number.isFinite(until));
+    for (const [address, leaving] of bounded.slice(0, LOOKS)) {
       if (!(await this.#isOpen(address))) idle.push(address);
       // To the end of the queue.
       if (this.#rows.delete(address)) this.#rows.set(address, leaving);
