@@ -169,7 +169,9 @@ skipUnless(reason === '', reason).describe('an agent on a real API server', () =
       const [event] = await eventsOf('Service', 'web');
       expect(event).toMatchObject({
         ...{ type: 'Warning', reason: 'FailedToStartServiceHealthcheck', action: 'Listen' },
-        message: expect.stringContaining('node cp failed to start health check of service default/web'),
+        message: expect.stringContaining(
+          `node cp failed to start healthcheck "default/web" on port ${HEALTH_NODE_PORT}: `,
+        ),
         reportingComponent: 'kube-proxy',
       });
     } finally {
