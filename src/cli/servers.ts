@@ -17,6 +17,8 @@ export interface ServerContext {
   readonly config: () => Config;
   /** The same in kube-proxy's form, for /configz. */
   readonly configuration: () => Record<string, unknown>;
+  /** Every flag with its value in force, for /flagz. */
+  readonly flags: () => Readonly<Record<string, string>>;
   readonly onVerbosity: (verbosity: number) => void;
 }
 
@@ -67,12 +69,14 @@ export async function startServers(context: ServerContext): Promise<Servers> {
     closers.push(serveHealth({ bind: healthzBind, status, timeoutMs, onBusy, onFailure, onAnswer }).close);
   }
   if (metricsBind !== null) {
-    const { configuration, onVerbosity } = context;
+    const { configuration, flags, onVerbosity } = context;
     const server = serveMetrics({
       bind: metricsBind,
       status,
       metrics,
       configuration,
+      flags,
+      version,
       timeoutMs,
       onVerbosity,
       onBusy,
