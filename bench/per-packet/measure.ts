@@ -8,16 +8,16 @@
  * Flows are spread over 16 frontends of 64 backends each.
  */
 import { spawnSync } from 'node:child_process';
-import { closeSync, existsSync, openSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import path from 'node:path';
 import process from 'node:process';
 import { ATTACH_XDP, XDP_NATIVE } from '../../src/dataplane/ebpf/attach-types.ts';
 import { encodeKnobs, type Knobs, mapEntries } from '../../src/dataplane/ebpf/knobs.ts';
 import { type BpfObject, bpfNative, loadBpf } from '../../src/dataplane/ebpf/native.ts';
 import type { Family } from '../../src/model/records.ts';
-import { loadNative, packageRoot } from '../../src/node/native.ts';
+import { packageRoot } from '../../src/node/native.ts';
 import type { PacketRow } from '../modes/result.ts';
-import { inNamespace, makeNamespace, removeNamespacesAtExit } from '../support/namespace.ts';
+import { inNamespace, makeNamespace, removeNamespacesAtExit, within } from '../support/namespace.ts';
 import { type Cost, Flows, type Hook } from './flows.ts';
 
 export type PacketPart = Hook | 'wire';
@@ -100,18 +100,6 @@ async function testRuns(
     object.close();
   }
   return rows;
-}
-
-/** Does the work with this process in a namespace, and comes back from it. */
-async function within<T>(netns: string, work: () => Promise<T>): Promise<T> {
-  const before = openSync('/proc/thread-self/ns/net', 'r');
-  try {
-    loadNative().netnsEnter(netns);
-    return await work();
-  } finally {
-    loadNative().netnsEnter(`/proc/self/fd/${before}`);
-    closeSync(before);
-  }
 }
 
 /** A veth pair whose far end drops what arrives. */
