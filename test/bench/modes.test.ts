@@ -187,6 +187,7 @@ describe('what people see', () => {
     expect(html).toContain('A &lt;CPU&gt; &amp; &quot;more&quot;');
     expect(escapeText(`<a b="c">'&`)).toBe('&lt;a b=&quot;c&quot;&gt;&#39;&amp;');
     expect(html).toContain('<polyline');
+    expect(html).toContain('in the BPF programs</figcaption>');
   });
 
   test('plots hold numbers only', () => {
