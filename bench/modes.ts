@@ -8,23 +8,25 @@ import path from 'node:path';
 import process from 'node:process';
 import { packageRoot } from '../src/node/native.ts';
 import { type BenchArguments, parseArguments, USAGE } from './modes/arguments.ts';
-import { calledAmong, clusterObjects, writeManifest } from './modes/cluster.ts';
+import { calledAmong, clusterObjects } from './modes/cluster.ts';
 import { compareResults, comparisonText, parseResult } from './modes/compare.ts';
 import { measureControl } from './modes/control-path.ts';
 import { type DataLane, measureData } from './modes/data-path.ts';
 import { measureEvenness } from './modes/evenness.ts';
 import { growthOf } from './modes/growth.ts';
 import { resultHtml } from './modes/html.ts';
-import { Lane, type LaneMode } from './modes/lane.ts';
-import { FORMAT, type Result } from './modes/result.ts';
+import { isKubeProxy, missingTools } from './modes/kube-proxy.ts';
+import { Lane, type LaneMode, type RunMode } from './modes/lane.ts';
+import { lastLine } from './modes/last-words.ts';
+import { type ControlRow, FORMAT, type Result, type RollingRow } from './modes/result.ts';
+import { type Rival, startRival } from './modes/rival.ts';
 import { measureRolling } from './modes/rolling.ts';
 import { resultText } from './modes/text.ts';
-import { describeMachine, lookForQuiet } from './support/quiet.ts';
+import { measurePackets } from './per-packet/measure.ts';
+import { describeMachine, headline, lookForQuiet } from './support/quiet.ts';
 
 type Skipped = { readonly mode: string; readonly reason: string };
-type RunMode = Exclude<LaneMode, 'none'>;
 
-const MODES: readonly RunMode[] = ['nft', 'ipvs', 'ebpf', 'ebpf-tc'];
 const CPU = os.cpus().length - 1;
 const QUIET_PATIENCE_MS = 20_000;
 const EVENNESS_CALLS = 3000;
@@ -33,51 +35,68 @@ function say(line: string): void {
   process.stderr.write(`${line}\n`);
 }
 
-/** Tries each mode by starting its agent on an empty cluster: what cannot run is named, not measured. */
-async function runnableModes(args: BenchArguments): Promise<{ modes: RunMode[]; skipped: Skipped[] }> {
+const reasonOf = (error: unknown) => lastLine((error as Error).message);
+
+/** Tries each mode with a cluster of one service: what cannot run is named, not measured. */
+async function runnableModes(
+  args: BenchArguments,
+  rival: Rival | null,
+): Promise<{ modes: RunMode[]; skipped: Skipped[] }> {
   const modes: RunMode[] = [];
   const skipped: Skipped[] = [];
-  for (const mode of args.modes ?? MODES) {
-    const lane = await Lane.create(mode, args.families, CPU);
+  for (const mode of args.modes) {
+    const missing = isKubeProxy(mode) ? missingTools(mode) : '';
     try {
-      await lane.startAgent();
+      if (missing !== '') throw new Error(missing);
+      const { lane } = await dataLane(mode, 1, args, rival);
+      lane.close();
       modes.push(mode);
     } catch (error) {
-      skipped.push({ mode, reason: lastLine((error as Error).message) });
-    } finally {
-      lane.close();
+      skipped.push({ mode, reason: reasonOf(error) });
     }
   }
   return { modes, skipped };
 }
 
-/** The agent's last words, without the frame of its log. */
-function lastLine(message: string): string {
-  const line = message.trimEnd().split('\n').at(-1)!;
-  return /"msg":"((?:[^"\\]|\\.)*)"/.exec(line)?.[1] ?? line.slice(0, 300);
-}
-
-async function dataLane(mode: LaneMode, services: number, args: BenchArguments): Promise<DataLane> {
-  const lane = await Lane.create(mode, args.families, CPU);
-  await lane.startLoad();
-  if (mode !== 'none') {
-    const { families } = args;
-    writeManifest(lane.lab, 'cluster', clusterObjects({ services, families, backends: lane.backends() }));
-    await lane.startAgent();
-    for (const service of calledAmong(services)) await lane.routeBalancer(service);
+async function dataLane(
+  mode: LaneMode,
+  services: number,
+  args: BenchArguments,
+  rival: Rival | null,
+): Promise<DataLane> {
+  const { families } = args;
+  const lane = await Lane.create(mode, families, CPU, isKubeProxy(mode) ? rival : null);
+  try {
+    await lane.startLoad();
+    if (mode !== 'none') {
+      await lane.feed.show('cluster', clusterObjects({ services, families, backends: lane.backends() }));
+      await lane.startProxy();
+      await lane.ready();
+      await lane.carries(services);
+      await lane.leaveRules();
+      for (const service of calledAmong(services)) await lane.routeBalancer(service);
+    }
+  } catch (error) {
+    lane.close();
+    throw error;
   }
   return { lane, mode, services };
 }
 
-async function dataPath(modes: readonly RunMode[], args: BenchArguments) {
+async function dataPath(modes: readonly RunMode[], args: BenchArguments, rival: Rival | null) {
   const lanes: DataLane[] = [];
+  const skipped: Skipped[] = [];
   try {
     // The second one of plain routing says how much is noise.
-    lanes.push(await dataLane('none', 0, args), await dataLane('none', 0, args));
+    for (let i = 0; i < 2; i++) lanes.push(await dataLane('none', 0, args, null));
     for (const services of args.sizes) {
       for (const mode of modes) {
         say(`data path: ${mode}, ${services} services`);
-        lanes.push(await dataLane(mode, services, args));
+        try {
+          lanes.push(await dataLane(mode, services, args, rival));
+        } catch (error) {
+          skipped.push({ mode: `${mode}, data path at ${services} services`, reason: reasonOf(error) });
+        }
       }
     }
     const { rounds, calls } = args;
@@ -87,7 +106,7 @@ async function dataPath(modes: readonly RunMode[], args: BenchArguments) {
     for (const { lane, mode, services } of lanes)
       if (mode !== 'none' && services === args.sizes.at(-1))
         evenness.push(await measureEvenness(lane, services - 1, EVENNESS_CALLS));
-    return { data: rows, noise, evenness };
+    return { data: rows, noise, evenness, skipped };
   } finally {
     for (const { lane } of lanes) lane.close();
   }
@@ -104,26 +123,33 @@ function controlSizes({ sizes, endpoints }: BenchArguments): { services: number;
   ];
 }
 
-async function controlPath(modes: readonly RunMode[], args: BenchArguments) {
-  const control = [];
-  const rolling = [];
+async function controlPath(modes: readonly RunMode[], args: BenchArguments, rival: Rival | null) {
+  const control: ControlRow[] = [];
+  const rolling: RollingRow[] = [];
+  const skipped: Skipped[] = [];
   // Socket programs make no difference to the control path.
   const some = modes.filter((mode) => mode !== 'ebpf-tc');
-  const { families, changes } = args;
+  const { families, changes, rollingEndpoints: endpoints } = args;
+  const attempt = async (what: string, work: () => Promise<unknown>) => {
+    say(what);
+    await work().catch((error: unknown) => skipped.push({ mode: what, reason: reasonOf(error) }));
+  };
   for (const size of controlSizes(args)) {
     const streamSeconds = size.services === args.sizes.at(-1) ? args.streamSeconds : 0;
-    for (const mode of some) {
-      say(`control path: ${mode}, ${size.services} services of ${size.endpoints} endpoints`);
-      control.push(await measureControl(mode, { ...size, families, cpu: CPU, changes, streamSeconds }));
-    }
+    const options = { ...size, families, cpu: CPU, changes, streamSeconds, rival };
+    for (const mode of some)
+      await attempt(
+        `control path: ${mode}, ${size.services} services of ${size.endpoints} endpoints`,
+        async () => control.push(await measureControl(mode, options)),
+      );
   }
   if (families.includes(4)) {
-    for (const mode of some) {
-      say(`rolling update: ${mode}, ${args.rollingEndpoints} endpoints`);
-      rolling.push(await measureRolling(mode, args.rollingEndpoints, CPU));
-    }
+    for (const mode of some)
+      await attempt(`rolling update: ${mode}, ${endpoints} endpoints`, async () =>
+        rolling.push(await measureRolling(mode, { endpoints, cpu: CPU, rival })),
+      );
   }
-  return { control, rolling };
+  return { control, rolling, skipped };
 }
 
 async function measure(args: BenchArguments): Promise<Result> {
@@ -131,30 +157,41 @@ async function measure(args: BenchArguments): Promise<Result> {
   const startedAt = new Date().toISOString();
   const machine = describeMachine();
   const quietness = await lookForQuiet(QUIET_PATIENCE_MS);
-  const { modes, skipped } = await runnableModes(args);
-  say(`modes: ${modes.join(', ')}${skipped.map(({ mode }) => `; not ${mode}`).join('')}`);
-  const none = { ratio: Number.NaN, low: Number.NaN, high: Number.NaN };
-  const { data, noise, evenness } = args.parts.has('data')
-    ? await dataPath(modes, args)
-    : { data: [], noise: none, evenness: [] };
-  const { control, rolling } = args.parts.has('control')
-    ? await controlPath(modes, args)
-    : { control: [], rolling: [] };
-  return {
-    format: FORMAT,
-    program: version(),
-    startedAt,
-    seconds: Math.round((performance.now() - began) / 1000),
-    machine,
-    quietness,
-    skipped,
-    noise,
-    data,
-    evenness,
-    control,
-    rolling,
-    growth: growthOf(control, data),
-  };
+  say(headline(machine, quietness));
+  const perPacket = args.parts.has('packet') ? await packets(args) : { rows: [], skipped: [] };
+  const rival = args.kubeProxy === null ? null : await startRival(args.kubeProxy);
+  try {
+    const { modes, skipped } = await runnableModes(args, rival);
+    say(`modes: ${modes.join(', ')}${skipped.map(({ mode }) => `; not ${mode}`).join('')}`);
+    const none = { ratio: Number.NaN, low: Number.NaN, high: Number.NaN };
+    const data = args.parts.has('data')
+      ? await dataPath(modes, args, rival)
+      : { data: [], noise: none, evenness: [], skipped: [] };
+    const control = args.parts.has('control')
+      ? await controlPath(modes, args, rival)
+      : { control: [], rolling: [], skipped: [] };
+    return {
+      ...{ format: FORMAT, program: version(), startedAt },
+      seconds: Math.round((performance.now() - began) / 1000),
+      ...{ machine, quietness },
+      source: rival ? 'API server' : 'manifests',
+      skipped: [...perPacket.skipped, ...skipped, ...data.skipped, ...control.skipped],
+      ...{ noise: data.noise, data: data.data, evenness: data.evenness, perPacket: perPacket.rows },
+      ...{ control: control.control, rolling: control.rolling },
+      growth: growthOf(control.control, data.data),
+    };
+  } finally {
+    await rival?.api.stop();
+  }
+}
+
+/** Where the programs cannot be made or run, that is the reason and the rest goes on. */
+async function packets({ families, packetFlows }: BenchArguments) {
+  try {
+    return { rows: await measurePackets({ families, flows: packetFlows, say }), skipped: [] };
+  } catch (error) {
+    return { rows: [], skipped: [{ mode: 'per packet', reason: reasonOf(error) }] };
+  }
 }
 
 function version(): string {

@@ -12,17 +12,8 @@ import { ClusterModel } from '../../src/model/cluster.ts';
 import type { RecordChange } from '../../src/model/records.ts';
 import { loadNative } from '../../src/node/native.ts';
 import { repeatableRandom, summarize } from '../support/stats.ts';
-import {
-  allRecords,
-  CONFIG,
-  FACTS,
-  podsOf,
-  removalOf,
-  type Size,
-  serviceWithSlices,
-  slicesOf,
-  sparePod,
-} from './cluster.ts';
+import { type ChangeKind, changedSlices, stepsOf } from './changes.ts';
+import { allRecords, CONFIG, FACTS, podsOf, type Size, sparePod } from './cluster.ts';
 import { installStopwatch, type Spent, takeSpent } from './stopwatch.ts';
 
 export type BenchMode = 'nft' | 'ebpf';
@@ -43,9 +34,6 @@ const collectGarbage = (globalThis as { gc?: () => void }).gc ?? (() => {});
 
 /** A share of the services get another endpoint before `restart-changed`. */
 const CHANGED_SHARE = 0.01;
-
-/** Up to so many endpoints, adding a service counts as one change. */
-const SMALL_ENDPOINTS_MAX = 100;
 
 function openDataplane({ mode, netns, root }: Task): Dataplane {
   if (mode === 'nft') return new NftDataplane({ netns });
@@ -107,59 +95,17 @@ function split(began: number, modelled: number, done: number, spent: Spent) {
 /** Each kind of change as often as asked for, in turns, so that every kind meets the same machine. */
 async function makeChanges(life: Life, size: Size, count: number) {
   const random = repeatableRandom(1);
-  const samples = {
-    'service added': [] as number[],
-    'service removed': [] as number[],
-    'endpoint changed': [] as number[],
-    'endpoint added': [] as number[],
-    'endpoint removed': [] as number[],
-  };
-  type Step = [keyof typeof samples | null, RecordChange[]];
-  // A service of a thousand endpoints is no small change; one of its endpoints is.
-  const isSmall = size.endpoints <= SMALL_ENDPOINTS_MAX;
+  const samples = new Map<ChangeKind, number[]>();
   for (let round = 0; round < count; round++) {
-    const fresh = size.services + (round % 1000);
-    const some = Math.floor(random() * size.services);
-    const pods = podsOf(size, some);
-    const spare = sparePod(size, round);
-    const replaced = pods.with(Math.floor(random() * pods.length), spare);
-    const steps: Step[] = [
-      ...(isSmall ? [['service added', serviceWithSlices(size, fresh)] as Step] : []),
-      ['endpoint changed', changedSlices(size, some, replaced, pods)],
-      [null, changedSlices(size, some, pods, replaced)],
-      ['endpoint added', changedSlices(size, some, [...pods, spare], pods)],
-      ['endpoint removed', changedSlices(size, some, pods, [...pods, spare])],
-      ...(isSmall ? [['service removed', removalOf(size, fresh)] as Step] : []),
-    ];
-    for (const [kind, records] of steps) {
+    for (const [kind, records] of stepsOf(size, round, random)) {
       const took = await life.change(records);
-      if (kind) samples[kind].push(took);
+      if (!kind) continue;
+      const list = samples.get(kind) ?? [];
+      list.push(took);
+      samples.set(kind, list);
     }
   }
-  return Object.fromEntries(
-    Object.entries(samples)
-      .filter(([, list]) => list.length > 0)
-      .map(([kind, list]) => [kind, summarize(list)]),
-  );
-}
-
-/** Only slices that differ are delivered, as a source does; one that lost its last endpoint comes empty. */
-function changedSlices(size: Size, service: number, now: number[], before: number[]): RecordChange[] {
-  const old = new Map(slicesOf(size, service, before).map((change) => [sliceName(change), change]));
-  const changes = slicesOf(size, service, now).filter((change) => {
-    const previous = old.get(sliceName(change));
-    old.delete(sliceName(change));
-    return JSON.stringify(previous) !== JSON.stringify(change);
-  });
-  for (const change of old.values()) {
-    if (change.op === 'set' && change.record.kind === 'EndpointSlice')
-      changes.push({ op: 'set', record: { ...change.record, endpoints: [] } });
-  }
-  return changes;
-}
-
-function sliceName(change: RecordChange): string {
-  return change.op === 'set' && change.record.kind === 'EndpointSlice' ? change.record.name : '';
+  return Object.fromEntries([...samples].map(([kind, list]) => [kind, summarize(list)]));
 }
 
 async function timed<T>(work: () => Promise<T>): Promise<[number, T]> {

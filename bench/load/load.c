@@ -27,7 +27,7 @@
 #include <unistd.h>
 
 enum { REQUEST_BYTES = 64, CHUNK_BYTES = 1 << 16, WAIT_MS = 2000, UNTIL_WAIT_MS = 100 };
-static const int64_t UNTIL_NS_MAX = 60000000000LL;
+static const int64_t UNTIL_NS_MAX = 300000000000LL;
 
 // Log-linear: 32 buckets for each power of two, so a value is known to 3%. Below 32 ns a bucket is a nanosecond.
 enum { SUB_BITS = 5, BUCKETS = (64 - SUB_BITS + 1) << SUB_BITS };

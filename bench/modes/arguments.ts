@@ -1,7 +1,8 @@
 /** The command line of the bench of modes. */
 import { parseArgs } from 'node:util';
 import type { Family } from '../../src/model/records.ts';
-import type { LaneMode } from './lane.ts';
+import { KUBE_PROXY_MODES } from './kube-proxy.ts';
+import type { RunMode } from './lane.ts';
 
 export const USAGE = `triplane bench [options]: measures every mode that this kernel can run beside plain routing, in one
 interleaved run, in network namespaces of its own. Needs root.
@@ -9,8 +10,11 @@ interleaved run, in network namespaces of its own. Needs root.
   --quick             a few minutes: 10 and 1,000 services, fewer rounds
   --large             50,000 services as well
   --sizes N,N,...     these numbers of services (default 1,100,1000,10000)
-  --modes M,M,...     these modes of nft, ipvs, ebpf, ebpf-tc (ebpf without its socket programs)
-  --only PART,...     these parts of data, control (default both)
+  --modes M,M,...     these modes of nft, ipvs, ebpf, ebpf-tc (ebpf without its socket programs), and with
+                      --kube-proxy also kube-proxy-nftables, kube-proxy-iptables (default: all)
+  --kube-proxy PATH   this kube-proxy as well, in the same run; needs kube-apiserver and etcd in the folder that
+                      KUBEBUILDER_ASSETS names, from which every control path is then fed
+  --only PART,...     these parts of packet, data, control (default all)
   --family 4|6        one family (default both)
   --rounds N          rounds of the data path (default 15)
   --calls N           calls of a kind in one round (default 200)
@@ -21,8 +25,10 @@ interleaved run, in network namespaces of its own. Needs root.
 
 export interface BenchArguments {
   readonly sizes: readonly number[];
-  readonly modes: readonly Exclude<LaneMode, 'none'>[] | null;
-  readonly parts: ReadonlySet<'data' | 'control'>;
+  readonly modes: readonly RunMode[];
+  /** Its path; null: none is measured. */
+  readonly kubeProxy: string | null;
+  readonly parts: ReadonlySet<'data' | 'control' | 'packet'>;
   readonly families: readonly Family[];
   readonly rounds: number;
   readonly calls: number;
@@ -30,6 +36,8 @@ export interface BenchArguments {
   readonly streamSeconds: number;
   readonly endpoints: readonly number[];
   readonly rollingEndpoints: number;
+  /** Open connections at which packets are measured. */
+  readonly packetFlows: readonly number[];
   readonly json: string | null;
   readonly html: string | null;
 }
@@ -39,8 +47,8 @@ export type BenchCommand =
   | { readonly run: 'compare'; readonly files: readonly [string, string] }
   | { readonly run: 'help' };
 
-const MODES = ['nft', 'ipvs', 'ebpf', 'ebpf-tc'] as const;
-const PARTS = ['data', 'control'] as const;
+const OWN_MODES = ['nft', 'ipvs', 'ebpf', 'ebpf-tc'] as const;
+const PARTS = ['packet', 'data', 'control'] as const;
 const SIZE_MAX = 100_000;
 
 function listOf<T extends string>(flag: string, text: string, allowed: readonly T[]): T[] {
@@ -73,12 +81,15 @@ export function parseArguments(args: readonly string[]): BenchCommand {
     : quick
       ? [10, 1000]
       : [1, 100, 1000, 10_000, ...(values.large ? [50_000] : [])];
+  const kubeProxy = values['kube-proxy'] ?? null;
+  const known: readonly RunMode[] = kubeProxy === null ? OWN_MODES : [...OWN_MODES, ...KUBE_PROXY_MODES];
   const family = values.family === undefined ? null : listOf('family', values.family, ['4', '6'])[0];
   return {
     run: 'measure',
     with: {
       sizes,
-      modes: values.modes ? listOf('modes', values.modes, MODES) : null,
+      modes: values.modes ? listOf('modes', values.modes, known) : known,
+      kubeProxy,
       parts: new Set(values.only ? listOf('only', values.only, PARTS) : PARTS),
       families: family ? [Number(family) as Family] : [4, 6],
       rounds: positive('rounds', values.rounds ?? (quick ? '8' : '15'), 1000),
@@ -86,6 +97,7 @@ export function parseArguments(args: readonly string[]): BenchCommand {
       changes: quick ? 10 : 30,
       streamSeconds: quick ? 3 : 60,
       endpoints: quick ? [10] : [1, 10, 100],
+      packetFlows: quick ? [1, 1 << 10, 1 << 16] : [1, 1 << 10, 1 << 16, 1 << 20],
       rollingEndpoints: quick ? 300 : 1000,
       json: values.json ?? null,
       html: values.html ?? null,
@@ -107,6 +119,7 @@ function parse(args: readonly string[]) {
         compare: flag,
         sizes: text,
         modes: text,
+        'kube-proxy': text,
         only: text,
         family: text,
         rounds: text,

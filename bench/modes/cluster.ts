@@ -58,7 +58,11 @@ function service(index: number, families: readonly Family[], spec: object, statu
     apiVersion: 'v1',
     kind: 'Service',
     metadata: { name: serviceName(index), namespace: namespaceOf(index) },
-    spec: { clusterIP: ips[0], clusterIPs: ips, ...spec },
+    spec: {
+      ...{ clusterIP: ips[0], clusterIPs: ips, ipFamilies: families.map((family) => `IPv${family}`) },
+      ipFamilyPolicy: families.length > 1 ? 'RequireDualStack' : 'SingleStack',
+      ...spec,
+    },
     ...(status && { status }),
   };
 }
@@ -75,7 +79,9 @@ function calledService(index: number, place: number, families: readonly Family[]
     port.name.startsWith('echo') ? { ...port, nodePort: nodePort(place) } : port,
   );
   const ingress = families.map((family) => ({ ip: balancerIp(family, index) }));
-  return service(index, families, { type: 'LoadBalancer', ports }, { loadBalancer: { ingress } });
+  // Those node ports that are asked for, and no others.
+  const spec = { type: 'LoadBalancer', allocateLoadBalancerNodePorts: false, ports };
+  return service(index, families, spec, { loadBalancer: { ingress } });
 }
 
 interface Endpoint {

@@ -1,18 +1,33 @@
 /** Two runs beside each other: what is slower, what is faster, and what is noise. */
 import type { Ratio } from '../support/ratio.ts';
 import { formatTable } from '../support/table.ts';
-import { type DataRow, dataName, FORMAT, type Result } from './result.ts';
+import { isKubeProxy } from './kube-proxy.ts';
+import type { LaneMode } from './lane.ts';
+import { type ControlRow, dataName, FORMAT, type PacketRow, type Result } from './result.ts';
 
 /** Ratios to plain routing carry over from machine to machine; a difference below this is nobody's concern. */
 const SHARE_MIN = 0.05;
+/** Of the control path, which has no plain routing beside it and fewer samples. */
+const CONTROL_SHARE_MIN = 0.25;
+/** Two shares of failed requests further apart than so many standard deviations are no chance. */
+const DEVIATIONS_MIN = 3;
 
 export type Judgement = 'slower' | 'faster' | 'noise';
 
-/** `b` against `a`: both are ratios to plain routing of their own run. */
-export function judge(a: Ratio, b: Ratio): Judgement {
+/**
+ * `b` against `a`: both are ratios to the same thing of their own run. Slower or faster is what stands outside of the
+ * other's interval and differs by more than `share`.
+ */
+export function judge(a: Ratio, b: Ratio, share = SHARE_MIN): Judgement {
   const apart = b.low > a.high || b.high < a.low;
-  if (!apart || Math.abs(b.ratio / a.ratio - 1) < SHARE_MIN) return 'noise';
+  if (!apart || Math.abs(b.ratio / a.ratio - 1) < share) return 'noise';
   return b.ratio > a.ratio ? 'slower' : 'faster';
+}
+
+/** How far plain routing was from itself: what differs less says nothing, whatever its own interval. */
+function noiseOf({ noise }: Result): number {
+  const apart = Math.max(noise.high, 1 / noise.low) - 1;
+  return Number.isFinite(apart) ? apart : 0;
 }
 
 export interface Comparison {
@@ -36,18 +51,90 @@ export function parseResult(text: string, label: string): Result {
   return value as Result;
 }
 
-export function compareResults(a: Result, b: Result): Comparison[] {
-  const old = new Map(a.data.filter((row) => row.mode !== 'none').map((row) => [dataName(row), row]));
-  return b.data.flatMap((row: DataRow) => {
-    const before = old.get(dataName(row));
-    if (!before) return [];
-    return [{ name: dataName(row), a: before, b: row, judgement: judge(before, row) }];
+/** Rows of one kind by their names, ready to be compared. */
+type Named = ReadonlyMap<string, Ratio>;
+
+const dataRows = ({ data }: Result): Named =>
+  new Map(data.filter((row) => row.mode !== 'none').map((row) => [dataName(row), row]));
+
+function packetRows({ perPacket = [] }: Partial<Result>): Named {
+  const nameOf = ({ hook, family, flows, what }: PacketRow) =>
+    `packet, ${hook} IPv${family} ${what}, ${flows} flows`;
+  return new Map(perPacket.map((row) => [nameOf(row), row]));
+}
+
+/**
+ * Costs of the control path are times, which say nothing on another machine: they are told as ratios to the mode that
+ * is the yardstick of its run, at the same size.
+ */
+function controlRows({ control }: Result, yardstick: LaneMode): Named {
+  const rows = new Map<string, Ratio>();
+  for (const row of control) {
+    const base = control.find(
+      (one) => one.mode === yardstick && one.services === row.services && one.endpoints === row.endpoints,
+    );
+    if (!base || row.mode === yardstick) continue;
+    const at = `${row.mode} ${row.services} x ${row.endpoints}`;
+    const single = (value: number) => ({ ratio: value, low: value, high: value });
+    rows.set(`one change, ${at}`, overlapOf(row.changeMs, base.changeMs));
+    rows.set(`cold start, ${at}`, single(row.coldMs / base.coldMs));
+    rows.set(`memory, ${at}`, single(row.residentMiB / base.residentMiB));
+  }
+  return rows;
+}
+
+/** The ratio of two medians with the interval that both spreads allow: that of a median is some 1.25 s / sqrt(n). */
+function overlapOf(row: ControlRow['changeMs'], base: ControlRow['changeMs']): Ratio {
+  const spread = ({ p50, p99, count }: ControlRow['changeMs']) => (p99 - p50) / p50 / Math.sqrt(count);
+  const ratio = row.p50 / base.p50;
+  const wide = 1 + spread(row) + spread(base);
+  return { ratio, low: ratio / wide, high: ratio * wide };
+}
+
+/** Shares of requests that failed in rolling updates, plus one, so that none at all can be compared with some. */
+function rollingRows({ rolling }: Result): Named {
+  return new Map(
+    rolling.map(({ mode, endpoints, requests, failed }) => {
+      const share = failed / requests;
+      // Rule of three for none: below 3 / n.
+      const deviation = Math.sqrt(Math.max(share * (1 - share), 1 / requests) / requests);
+      const far = (DEVIATIONS_MIN / 2) * deviation;
+      const row = { ratio: 1 + share, low: 1 + share - far, high: 1 + share + far };
+      return [`requests and failures, rolling update of ${endpoints}, ${mode}`, row] as const;
+    }),
+  );
+}
+
+function compareRows(a: Named, b: Named, share: number): Comparison[] {
+  return [...b].flatMap(([name, after]) => {
+    const before = a.get(name);
+    return before ? [{ name, a: before, b: after, judgement: judge(before, after, share) }] : [];
   });
+}
+
+/** A mode that both runs have measured in the control path: kube-proxy, which we do not change, before one of ours. */
+function yardstickOf(a: Result, b: Result): LaneMode | null {
+  const modes = new Set(a.control.map(({ mode }) => mode));
+  const both = b.control.map(({ mode }) => mode).filter((mode) => modes.has(mode));
+  return both.find(isKubeProxy) ?? null;
+}
+
+export function compareResults(a: Result, b: Result): Comparison[] {
+  const share = Math.max(SHARE_MIN, noiseOf(a), noiseOf(b));
+  const yardstick = a.source === b.source ? yardstickOf(a, b) : null;
+  return [
+    ...compareRows(dataRows(a), dataRows(b), share),
+    ...compareRows(packetRows(a), packetRows(b), CONTROL_SHARE_MIN),
+    ...(yardstick
+      ? compareRows(controlRows(a, yardstick), controlRows(b, yardstick), CONTROL_SHARE_MIN)
+      : []),
+    ...compareRows(rollingRows(a), rollingRows(b), 0),
+  ];
 }
 
 export function comparisonText(all: readonly Comparison[]): string {
   const told = all.filter(({ judgement }) => judgement !== 'noise');
-  const table = [['ratio to plain routing', 'before', 'after', '']];
+  const table = [['ratio', 'before', 'after', '']];
   for (const { name, a, b, judgement } of told)
     table.push([name, a.ratio.toFixed(3), b.ratio.toFixed(3), judgement.toUpperCase()]);
   const count = (judgement: Judgement) => all.filter((one) => one.judgement === judgement).length;

@@ -14,6 +14,15 @@ export function fitLine(
   return { base: meanY - slope * meanX, slope };
 }
 
+/** Below it, what does not depend on services hides what does. */
+const EXPONENT_FROM = 100;
+
+/** The slope in logarithms: cost ~ services ** exponent. */
+export function exponentOf(points: readonly (readonly [number, number])[]): number | null {
+  const some = points.filter(([x, y]) => x >= EXPONENT_FROM && y > 0);
+  return fitLine(some.map(([x, y]) => [Math.log(x), Math.log(y)]))?.slope ?? null;
+}
+
 interface Cost {
   readonly cost: string;
   readonly unit: string;
@@ -31,9 +40,12 @@ export function growthOf(control: readonly ControlRow[], data: readonly DataRow[
   for (const mode of modes) {
     const add = (cost: string, unit: string, points: readonly (readonly [number, number])[]) => {
       const line = fitLine(points);
-      if (line) rows.push({ mode, cost, unit, base: line.base, slope: line.slope * 1000 });
+      if (!line) return;
+      const exponent = exponentOf(points);
+      rows.push({ mode, cost, unit, base: line.base, slope: line.slope * 1000, exponent });
     };
-    const mine = control.filter((row) => row.mode === mode);
+    // Other numbers of endpoints are measured at one size only, and are no part of how that grows.
+    const mine = control.filter((row) => row.mode === mode && row.endpoints === control[0]!.endpoints);
     for (const { cost, unit, of } of CONTROL)
       add(
         cost,

@@ -80,6 +80,21 @@ function latencyFigure(result: Result, kind: DataKind, title: string): string {
   return figure(title, linePlot(series, { x: 'us', y: 'share of calls', scale: 'log-x' }));
 }
 
+/** What the BPF programs add to a packet, against the connections that are open. */
+function packetFigure({ perPacket }: Result): string {
+  const series: Series[] = [];
+  for (const { hook, family, flows, what, ns } of perPacket) {
+    if (hook === 'wire' || (what !== 'to the backend' && what !== 'back')) continue;
+    const name = `${hook} v${family} ${what === 'back' ? 'back' : 'there'}`;
+    const at = series.findIndex((one) => one.name === name);
+    const points = [...(series[at]?.points ?? []), [flows, Math.max(ns, 1)] as const];
+    series.splice(at < 0 ? series.length : at, 1, { name, points });
+  }
+  if (series.length === 0) return '';
+  const axes = { x: 'open connections', y: 'ns', scale: 'log' } as const;
+  return figure('A packet of an open connection in the BPF programs', linePlot(series, axes));
+}
+
 export function resultHtml(result: Result): string {
   const { machine, noise } = result;
   const quiet = result.quietness.quiet ? 'quiet' : 'NOT quiet';
@@ -92,6 +107,7 @@ export function resultHtml(result: Result): string {
     latencyFigure(result, 'tcp', 'Latency of connect'),
     latencyFigure(result, 'tcp-rr', 'Latency of a request on an open connection'),
     growthFigures(result),
+    packetFigure(result),
   ].join('\n');
   const band =
     result.data.length > 0

@@ -5,6 +5,7 @@
  */
 import { readFileSync } from 'node:fs';
 import process from 'node:process';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { Agent } from '../../src/lab/agent.ts';
 import { cgroupMount } from '../../src/lab/cgroups.ts';
 import { createLab, type Lab } from '../../src/lab/lab.ts';
@@ -12,17 +13,32 @@ import { podProgram } from '../../src/lab/paths.ts';
 import type { Place } from '../../src/lab/place.ts';
 import type { PerFamily } from '../../src/lab/plan.ts';
 import { placement } from '../../src/lab/pod-process.ts';
+import { clusterCidrFlag } from '../../src/lab/wiring.ts';
 import type { Family } from '../../src/model/records.ts';
 import type { Histogram } from '../support/histogram.ts';
 import { type LoadKind, LoadProgram } from '../support/load-program.ts';
 import { inNamespace, loadRules } from '../support/namespace.ts';
 import type { Backend } from './cluster.ts';
-import { balancerIp, clusterIp, ECHO_PORT, NAME_PORT, nodePort, SERVICE_PORTS } from './cluster.ts';
+import {
+  balancerIp,
+  calledAmong,
+  clusterIp,
+  ECHO_PORT,
+  NAME_PORT,
+  nodePort,
+  SERVICE_PORTS,
+} from './cluster.ts';
+import { type Feed, ManifestFeed } from './feed.ts';
+import { isKubeProxy, KubeProxy, type KubeProxyMode } from './kube-proxy.ts';
+import type { Rival } from './rival.ts';
 
-/** 'none': plain routing. 'ebpf-tc': ebpf without its socket programs. */
-export type LaneMode = 'none' | 'nft' | 'ipvs' | 'ebpf' | 'ebpf-tc';
+/** 'ebpf-tc': ebpf without its socket programs. */
+export type OwnMode = 'nft' | 'ipvs' | 'ebpf' | 'ebpf-tc';
+export type RunMode = OwnMode | KubeProxyMode;
+/** 'none': plain routing. */
+export type LaneMode = 'none' | RunMode;
 
-export const MODE_ARGS: Readonly<Record<Exclude<LaneMode, 'none'>, readonly string[]>> = {
+const MODE_ARGS: Readonly<Record<OwnMode, readonly string[]>> = {
   nft: ['--proxy-mode', 'nft'],
   ipvs: ['--proxy-mode', 'ipvs'],
   ebpf: ['--proxy-mode', 'ebpf'],
@@ -68,26 +84,38 @@ const CONNTRACK_SECONDS = {
   udp_timeout_stream: 5,
 };
 
+const ANSWERS_MS_MAX = 120_000;
+
 let count = 0;
 
 export class Lane {
   readonly mode: LaneMode;
   readonly lab: Lab;
   readonly families: readonly Family[];
-  agent: Agent | null = null;
+  feed: Feed;
+  private agent: Agent | null = null;
+  private kubeProxy: KubeProxy | null = null;
+  private readonly rival: Rival | null;
   private readonly cpu: number;
   private readonly callers = new Map<string, LoadProgram>();
   private readonly servers: LoadProgram[] = [];
 
-  private constructor(mode: LaneMode, lab: Lab, cpu: number) {
+  private constructor(mode: LaneMode, lab: Lab, cpu: number, rival: Rival | null) {
+    this.feed = rival?.feed ?? new ManifestFeed(lab);
+    this.rival = rival;
     this.mode = mode;
     this.lab = lab;
     this.families = lab.plan.families;
     this.cpu = cpu;
   }
 
-  /** Builds the lab; no agent runs yet. */
-  static async create(mode: LaneMode, families: readonly Family[], cpu: number): Promise<Lane> {
+  /** Builds the lab; no proxy runs yet. With `rival`, cluster state comes from its API server. */
+  static async create(
+    mode: LaneMode,
+    families: readonly Family[],
+    cpu: number,
+    rival: Rival | null = null,
+  ): Promise<Lane> {
     const lab = await createLab({
       name: `bench-${process.pid}-${count++}`,
       nodes: [{ name: NODE }, { name: FAR, agent: 'none' }],
@@ -99,8 +127,9 @@ export class Lane {
       cgroups: cgroupMount() === null ? 'none' : 'per-pod',
       localPortRange: [1024, 65_000],
     });
-    const lane = new Lane(mode, lab, cpu);
+    const lane = new Lane(mode, lab, cpu, rival);
     await lane.wire();
+    if (rival) await lane.linkToApi(rival);
     return lane;
   }
 
@@ -146,10 +175,57 @@ export class Lane {
     return BACKEND_PODS.map((name) => ({ node: FAR, addresses: this.lab.pod(name).addresses }));
   }
 
-  /** Starts the agent; resolves once it is healthy, or at once when `wait` is 'started'. */
-  async startAgent(wait: 'ready' | 'started' = 'ready'): Promise<void> {
-    if (this.mode === 'none') return;
-    this.agent = await this.lab.startAgent(NODE, { args: MODE_ARGS[this.mode], wait });
+  private async linkToApi({ api, feed }: Rival): Promise<void> {
+    api.link(`/run/netns/${this.lab.node(NODE).namespace}`);
+    await feed.show('nodes', this.lab.nodeObjects());
+  }
+
+  /** Starts the proxy and does not wait for it. */
+  async startProxy(): Promise<void> {
+    const { mode, lab, feed } = this;
+    if (mode === 'none') return;
+    if (isKubeProxy(mode)) {
+      const clusterCidrs = clusterCidrFlag(lab.plan).split(',');
+      const { program, feed: api } = this.rival!;
+      const options = { program, mode, kubeconfig: api.kubeconfig, clusterCidrs, lab: lab.name };
+      this.kubeProxy = new KubeProxy(lab.node(NODE), options);
+      return;
+    }
+    const source = feed.kubeconfig === null ? [] : ['--manifests', '', '--kubeconfig', feed.kubeconfig];
+    this.agent = await lab.startAgent(NODE, { args: [...MODE_ARGS[mode], ...source], wait: 'started' });
+  }
+
+  /** Resolves once the proxy says that it is ready; kube-proxy says so before its rules are in the kernel. */
+  async ready(): Promise<void> {
+    await this.agent?.ready();
+  }
+
+  /** Resolves once the first backend answers through every service that is called. The load must have been started. */
+  async carries(services: number): Promise<void> {
+    const ended = this.kubeProxy?.ended() ?? new Promise<never>(() => {});
+    ended.catch(() => {});
+    for (const family of this.families)
+      for (const service of calledAmong(services))
+        await Promise.race([this.until(family, service, 1), ended]);
+  }
+
+  /** Resolves once a pod answers with its name through this service; throws when none does in time. */
+  async answers(service: number): Promise<void> {
+    const caller = this.lab.pod('caller');
+    const deadline = performance.now() + ANSWERS_MS_MAX;
+    const address = clusterIp(this.families[0]!, service);
+    for (;;) {
+      const { outcome } = await caller.ask('tcp', address, SERVICE_PORTS.name, { timeoutMs: 500 });
+      if (outcome === 'ok') return;
+      if (performance.now() > deadline)
+        throw new Error(`${this.mode}: no answer through ${address}: ${outcome}`);
+      await sleep(50);
+    }
+  }
+
+  /** Ends kube-proxy, whose rules stay: it has no part in the way of a packet, and one for each lane is much memory. */
+  async leaveRules(): Promise<void> {
+    await this.kubeProxy?.stop();
   }
 
   /** Sends a service's balancer addresses to the node under test. */
@@ -193,9 +269,9 @@ export class Lane {
     return answer.nanoseconds;
   }
 
-  /** Resident memory in MiB and processor time so far in ms, of the agent and its children's ends. */
+  /** Resident memory in MiB and processor time so far in ms, of the proxy. */
   usage(): { residentMiB: number; cpuMs: number } {
-    const pid = this.agent!.id.pid;
+    const pid = this.agent?.id.pid ?? this.kubeProxy!.pid;
     const status = readFileSync(`/proc/${pid}/status`, 'utf8');
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
     // proc(5): utime and stime are fields 14 and 15, in ticks of 10 ms; the name in field 2 may hold anything.

@@ -6,7 +6,7 @@ const HEIGHT = 260;
 const LEFT = 64;
 const BOTTOM = 40;
 const TOP = 12;
-const RIGHT = 110;
+const RIGHT = 150;
 /** Told apart without seeing red and green, too (Okabe and Ito). */
 const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#e69f00', '#000000'];
 
@@ -91,7 +91,7 @@ export interface Bar {
 export function barPlot(bars: readonly Bar[], reference: number): string {
   const rowHeight = 24;
   const height = bars.length * rowHeight + 30;
-  const labels = 130;
+  const labels = 160;
   const most = Math.max(reference, ...bars.map(({ high }) => high)) * 1.05;
   const scale = (value: number) => labels + (value / most) * (WIDTH - labels - 60);
   const parts = bars.map(({ label, value, low, high }, at) => {

@@ -58,6 +58,20 @@ export interface ControlRow {
   readonly stream: { readonly seconds: number; readonly lagMs: number; readonly cpu: number } | null;
 }
 
+/**
+ * What a packet costs in the BPF programs, by test run (xdp, tc) or as a live frame over a veth (wire). The ratio is to
+ * the same run of a program that only writes the packet.
+ */
+export interface PacketRow extends Ratio {
+  readonly hook: 'xdp' | 'tc' | 'wire';
+  readonly family: Family;
+  /** Open connections. */
+  readonly flows: number;
+  readonly what: 'to the backend' | 'back' | 'new connection' | 'no service' | 'no service, NAT port';
+  /** Beyond what the bare program takes, in ns a packet. */
+  readonly ns: number;
+}
+
 /** A rolling update of a large service while it is called. */
 export interface RollingRow {
   readonly mode: LaneMode;
@@ -75,6 +89,8 @@ export interface GrowthRow {
   readonly base: number;
   /** For each 1,000 services. */
   readonly slope: number;
+  /** 1: it doubles with the services; 2: it grows fourfold; 0: not at all. Null with fewer than two sizes from 100 on. */
+  readonly exponent: number | null;
 }
 
 export interface Result {
@@ -90,6 +106,9 @@ export interface Result {
   readonly noise: Ratio;
   readonly data: readonly DataRow[];
   readonly evenness: readonly EvennessRow[];
+  readonly perPacket: readonly PacketRow[];
+  /** Where the control path begins. */
+  readonly source: 'manifests' | 'API server';
   readonly control: readonly ControlRow[];
   readonly rolling: readonly RollingRow[];
   readonly growth: readonly GrowthRow[];

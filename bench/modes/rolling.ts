@@ -1,9 +1,10 @@
 /** A rolling update of a service with many endpoints, while it is called. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Family } from '../../src/model/records.ts';
-import { type Backend, clusterIp, NAME_PORT, SERVICE_PORTS, slices, writeManifest } from './cluster.ts';
-import { BACKEND_PODS, Lane, type LaneMode } from './lane.ts';
+import { type Backend, clusterIp, NAME_PORT, SERVICE_PORTS, slices } from './cluster.ts';
+import { BACKEND_PODS, Lane, type RunMode } from './lane.ts';
 import type { RollingRow } from './result.ts';
+import type { Rival } from './rival.ts';
 
 const SERVICE = 0;
 const STEPS = 20;
@@ -46,7 +47,7 @@ class RollingUpdate {
     }
   }
 
-  write(): void {
+  async write(): Promise<void> {
     const backends: Backend[] = Array.from({ length: this.#endpoints }, (_, i) => ({
       node: 'far',
       addresses: { 4: addressOf(i < this.#updated ? 1 : 0, i) },
@@ -62,7 +63,7 @@ class RollingUpdate {
       },
     };
     const ports = [{ name: 'name', protocol: 'TCP', port: NAME_PORT }];
-    writeManifest(this.#lane.lab, 'rolling', [service, ...slices(SERVICE, [4], backends, ports)]);
+    await this.#lane.feed.show('rolling', [service, ...slices(SERVICE, [4], backends, ports)]);
   }
 
   /** Replaces everything step by step; old addresses go away some time after they have left the service. */
@@ -71,7 +72,7 @@ class RollingUpdate {
     const perStep = Math.ceil(this.#endpoints / STEPS);
     for (let step = 1; step <= STEPS + GRACE_STEPS; step++) {
       this.#updated = Math.min(this.#endpoints, step * perStep);
-      this.write();
+      await this.write();
       await sleep(STEP_MS);
       const gone = step - GRACE_STEPS;
       if (gone < 1) continue;
@@ -84,18 +85,26 @@ class RollingUpdate {
   }
 }
 
+export interface RollingOptions {
+  readonly endpoints: number;
+  readonly cpu: number;
+  readonly rival: Rival | null;
+}
+
 export async function measureRolling(
-  mode: Exclude<LaneMode, 'none'>,
-  endpoints: number,
-  cpu: number,
+  mode: RunMode,
+  { endpoints, cpu, rival }: RollingOptions,
 ): Promise<RollingRow> {
   const families: readonly Family[] = [4];
-  const lane = await Lane.create(mode, families, cpu);
+  const lane = await Lane.create(mode, families, cpu, rival);
   try {
     const update = new RollingUpdate(lane, endpoints);
     await update.wire();
-    update.write();
-    await lane.startAgent();
+    await lane.feed.show('cluster', []);
+    await update.write();
+    await lane.startProxy();
+    await lane.ready();
+    await lane.answers(SERVICE);
     const began = performance.now();
     const load = await lane.lab.pod('caller').load('tcp', clusterIp(4, SERVICE), SERVICE_PORTS.name, {
       rate: 400,
@@ -107,6 +116,7 @@ export async function measureRolling(
     const seconds = (performance.now() - began) / 1000;
     return { mode, endpoints, requests: total, failed: total - (outcomes.ok ?? 0), seconds };
   } finally {
+    await lane.feed.show('rolling', []);
     lane.close();
   }
 }

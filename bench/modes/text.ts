@@ -22,7 +22,17 @@ export function isWithinNoise(row: Ratio, noise: Ratio): boolean {
 
 function dataTable(kind: DataKind, rows: readonly DataRow[], noise: Ratio): string {
   const percentiles = kind !== 'stream';
-  const head = ['mode', 'services', 'to', '', 'IPv', 'us', 'ratio', '95%'];
+  const head = [
+    'mode',
+    'services',
+    'to',
+    '',
+    'IPv',
+    'us',
+    kind === 'stream' ? 'MiB/s' : '/s',
+    'ratio',
+    '95%',
+  ];
   const table = [[TITLES[kind], ...head.slice(1), ...(percentiles ? ['p50', 'p99', 'p99.9 us'] : [])]];
   for (const row of rows) {
     const interval = `${row.low.toFixed(3)}..${row.high.toFixed(3)}`;
@@ -37,6 +47,7 @@ function dataTable(kind: DataKind, rows: readonly DataRow[], noise: Ratio): stri
       row.which,
       String(row.family),
       number(row.us),
+      (1e6 / row.us).toFixed(0),
       ratio,
       interval,
       ...(percentiles ? [row.p50!, row.p99!, row.p999!].map(number) : []),
@@ -62,7 +73,19 @@ function evennessTable({ evenness }: Result): string {
   return formatTable(table);
 }
 
-function controlTable({ control }: Result): string {
+export function packetTable({ perPacket }: Pick<Result, 'perPacket'>): string {
+  if (perPacket.length === 0) return '';
+  const table = [
+    ['per packet in the BPF programs', 'IPv', 'flows', '', 'ns', 'ratio to a bare program', '95%'],
+  ];
+  for (const { hook, family, flows, what, ns, ratio, low, high } of perPacket) {
+    const interval = `${low.toFixed(2)}..${high.toFixed(2)}`;
+    table.push([hook, String(family), String(flows), what, number(ns), ratio.toFixed(2), interval]);
+  }
+  return `${formatTable(table)}xdp, tc: by test run over packets that are written anew; wire: live frames over a veth\n`;
+}
+
+function controlTable({ control, source }: Result): string {
   if (control.length === 0) return '';
   const head = [
     'control path',
@@ -88,7 +111,7 @@ function controlTable({ control }: Result): string {
       row.stream ? `${(100 * row.stream.cpu).toFixed(0)}%` : '',
     ]);
   }
-  return `${formatTable(table)}cold: from starting the program to the first answer; change: from the file to the new answer\n`;
+  return `${formatTable(table)}cold: from starting the program to the first answer; change: from before ${source === 'manifests' ? 'the file is' : 'the API server is'} written to the new answer\n`;
 }
 
 function rollingTable({ rolling }: Result): string {
@@ -101,9 +124,9 @@ function rollingTable({ rolling }: Result): string {
 
 function growthTable({ growth }: Result): string {
   if (growth.length === 0) return '';
-  const table = [['growth', '', 'at none', 'for each 1,000 services', '']];
-  for (const { mode, cost, unit, base, slope } of growth)
-    table.push([mode, cost, number(base), slope.toPrecision(2), unit]);
+  const table = [['growth', '', 'at none', 'for each 1,000 services', '', 'as services to the power of']];
+  for (const { mode, cost, unit, base, slope, exponent } of growth)
+    table.push([mode, cost, number(base), slope.toPrecision(2), unit, exponent?.toFixed(2) ?? '-']);
   return formatTable(table);
 }
 
@@ -123,6 +146,12 @@ export function resultText(result: Result): string {
       if (rows.length > 0) parts.push(dataTable(kind, rows, noise));
     }
   }
-  parts.push(evennessTable(result), controlTable(result), rollingTable(result), growthTable(result));
+  parts.push(
+    evennessTable(result),
+    packetTable(result),
+    controlTable(result),
+    rollingTable(result),
+    growthTable(result),
+  );
   return parts.filter((part) => part !== '').join('\n');
 }

@@ -5,6 +5,7 @@ import { type BpfObject, bpfNative } from '../../src/dataplane/ebpf/native.ts';
 import { Settings } from '../../src/dataplane/ebpf/settings.ts';
 import { type Mapped, mapArray, Tables } from '../../src/dataplane/ebpf/tables.ts';
 import type { Address, Family } from '../../src/model/records.ts';
+import { type Ratio, ratioOf } from '../support/ratio.ts';
 
 const FRONTENDS = 16;
 const BACKENDS_EACH = 64;
@@ -32,6 +33,16 @@ const swap16 = (n: number) => ((n & 255) << 8) | (n >> 8);
 const swap32 = (n: number) =>
   (((n & 255) << 24) | ((n & 0xff00) << 8) | ((n >>> 8) & 0xff00) | (n >>> 24)) >>> 0;
 const median = (samples: number[]) => samples.sort((a, b) => a - b)[samples.length >> 1]!;
+
+/** The same packets through the program and through one that only writes them, in turns. */
+export interface Cost extends Ratio {
+  /** What the program adds, in ns a packet: the median of the differences. */
+  readonly ns: number;
+}
+
+function costOf(whole: readonly number[], bare: readonly number[]): Cost {
+  return { ...ratioOf(bare, whole), ns: median(whole.map((ns, round) => ns - bare[round]!)) };
+}
 
 /** A repeatable shuffle. */
 function shuffle<T>(items: T[]): T[] {
@@ -190,17 +201,18 @@ export class Flows {
   }
 
   /** Alternates the wrapper with and without the program. */
-  #measure(hook: Hook, verdict: number, packets: number): number {
-    const differences: number[] = [];
+  #measure(hook: Hook, verdict: number, packets: number): Cost {
+    const whole: number[] = [];
+    const bare: number[] = [];
     for (let round = 0; round < ROUNDS; round++) {
-      const whole = this.#run(RUN[hook], packets, verdict);
-      differences.push(whole - this.#run(NULL[hook], packets, SENT[hook]));
+      whole.push(this.#run(RUN[hook], packets, verdict));
+      bare.push(this.#run(NULL[hook], packets, SENT[hook]));
     }
-    return median(differences);
+    return costOf(whole, bare);
   }
 
   /** Packets of both directions of `flows` connections. */
-  established(flows: number, hook: Hook): { forward: number; reply: number } {
+  established(flows: number, hook: Hook): { forward: Cost; reply: Cost } {
     this.#fill(flows, hook);
     const made = this.#counterNew();
     const order = shuffle(Array.from({ length: flows }, (_, i) => i));
@@ -231,8 +243,9 @@ export class Flows {
   }
 
   /** Connections never seen before, with `flows` others open: as many are taken down between rounds as were made. */
-  fresh(flows: number, hook: Hook): number {
-    const differences: number[] = [];
+  fresh(flows: number, hook: Hook): Cost {
+    const whole: number[] = [];
+    const bare: number[] = [];
     let oldest = 0;
     let newest = flows;
     for (let round = 0; round < ROUNDS * 2; round++) {
@@ -240,29 +253,29 @@ export class Flows {
       this.#mode(0, SYN, 80);
       const order = shuffle(Array.from({ length: NEW_A_ROUND }, (_, i) => newest + i));
       this.#sequence(order.map((n) => this.#client(n)));
-      const whole = this.#run(RUN[hook], NEW_A_ROUND, SENT[hook]);
-      differences.push(whole - this.#run(NULL[hook], NEW_A_ROUND, SENT[hook]));
+      whole.push(this.#run(RUN[hook], NEW_A_ROUND, SENT[hook]));
+      bare.push(this.#run(NULL[hook], NEW_A_ROUND, SENT[hook]));
       if (this.#counterNew() - made !== NEW_A_ROUND) throw new Error('not every packet made a connection');
       this.#sequence(Array.from({ length: NEW_A_ROUND }, (_, i) => this.#client(oldest + i)));
       this.#run('bench_retire', NEW_A_ROUND, PASS);
       newest += NEW_A_ROUND;
       oldest += NEW_A_ROUND;
     }
-    return median(differences);
+    return costOf(whole, bare);
   }
 
   /** Packets for nobody here; with `natPort`, to a NAT port that no connection has. */
-  stranger(natPort: number): number {
+  stranger(natPort: number): Cost {
     this.#mode(0, ACK, natPort === 0 ? 81 : natPort);
     this.#sequence(shuffle(Array.from({ length: 1 << 16 }, (_, i) => this.#client(i))));
     return this.#measure('xdp', PASS, PACKETS_A_ROUND);
   }
 
   /**
-   * Frames a second that one processor brings over the wire with `flows` connections open, and bounces without a look
-   * into any table. Each frame is written anew, because pages come back with what they held.
+   * What one processor needs to bring a frame over the wire with `flows` connections open, beside bouncing it without a
+   * look into any table. Each frame is written anew, because pages come back with what they held.
    */
-  wire(flows: number): { forwarded: number; bounced: number } {
+  wire(flows: number): Cost {
     this.#fill(flows, 'xdp');
     this.#mode(0, ACK, 80);
     const order = shuffle(Array.from({ length: flows }, (_, i) => i));
@@ -273,6 +286,6 @@ export class Flows {
       forwarded.push(this.#run(RUN.xdp, FRAMES_A_ROUND, TX, LIVE_FRAMES));
       bounced.push(this.#run(NULL.xdp, FRAMES_A_ROUND, TX, LIVE_FRAMES));
     }
-    return { forwarded: 1e9 / median(forwarded), bounced: 1e9 / median(bounced) };
+    return costOf(forwarded, bounced);
   }
 }

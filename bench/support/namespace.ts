@@ -1,6 +1,8 @@
 /** Network namespaces that a bench makes and removes, also when it fails or is interrupted. */
 import { execFileSync, spawnSync } from 'node:child_process';
+import { closeSync, openSync } from 'node:fs';
 import process from 'node:process';
+import { loadNative } from '../../src/node/native.ts';
 
 const made = new Set<string>();
 
@@ -49,4 +51,16 @@ export function removeNamespaces(): void {
 export function removeNamespacesAtExit(): void {
   process.on('exit', removeNamespaces);
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => process.exit(130));
+}
+
+/** Does the work with this process in a namespace, and comes back from it. */
+export async function within<T>(netns: string, work: () => Promise<T>): Promise<T> {
+  const before = openSync('/proc/thread-self/ns/net', 'r');
+  try {
+    loadNative().netnsEnter(netns);
+    return await work();
+  } finally {
+    loadNative().netnsEnter(`/proc/self/fd/${before}`);
+    closeSync(before);
+  }
 }

@@ -36,7 +36,7 @@ function filesOf(tests) {
   });
 }
 
-function scriptFor(files) {
+function scriptFor(files, environment) {
   const vitest = [
     process.execPath,
     'node_modules/vitest/vitest.mjs',
@@ -50,6 +50,9 @@ function scriptFor(files) {
   return `cd ${quoted(root)} || exit 1
 export PATH=${quoted(process.env.PATH ?? '')}:/usr/sbin:/sbin HOME=/tmp NO_COLOR=1 CI=1
 export TRIPLANE_TEST_REPORT=/triplane-vm/${EVENTS} TRIPLANE_TEST_SLOWNESS=5 TRIPLANE_TEST_BUILT=1
+${Object.entries(environment)
+  .map(([name, value]) => `export ${name}=${quoted(value)}`)
+  .join('\n')}
 exec ${vitest.map(quoted).join(' ')}
 `;
 }
@@ -79,12 +82,13 @@ export async function prepareKernel(name, say) {
  * Runs vitest files in a kernel.
  * @param kernel what prepareKernel() found
  * @param {readonly string[]} tests paths from the root, of files or folders
+ * @param {{ timeoutMs: number, signal?: AbortSignal, environment?: Record<string, string> }} options
  * @returns {Promise<{ status: number, output: string, events: string }>}
  */
-export async function runTestsInKernel(kernel, tests, options) {
+export async function runTestsInKernel(kernel, tests, { environment = {}, ...options }) {
   const { files, rename, remove } = await bundleTests(filesOf(tests));
   try {
-    const result = await runInKernel(kernel, scriptFor(files), { ...options, wanted: [EVENTS] });
+    const result = await runInKernel(kernel, scriptFor(files, environment), { ...options, wanted: [EVENTS] });
     return {
       status: result.status,
       output: rename(result.output),

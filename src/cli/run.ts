@@ -5,7 +5,7 @@ import { Command } from 'commander';
 import type { RunningAgent } from '../agent/status.ts';
 import { compareConfigs, loadConfig, type Resolved, takeOver } from '../config/config.ts';
 import { addFlags, type FlagTexts } from '../config/flags.ts';
-import { configurationYaml, kubeProxyConfiguration } from '../config/write.ts';
+import { configurationYaml, flagValues, kubeProxyConfiguration } from '../config/write.ts';
 import { checkAdminSocket } from '../observe/admin.ts';
 import { createLogger, type Logger, levelOf } from '../observe/log.ts';
 import { cleanup } from './cleanup.ts';
@@ -65,6 +65,7 @@ async function runAgent(flags: FlagTexts, resolved: Resolved, machinery: Machine
       version: version(),
       config: () => live.resolved.config,
       configuration: () => kubeProxyConfiguration(live.resolved.settings),
+      flags: () => flagValues(live.resolved.settings),
       onVerbosity: (verbosity) => {
         log.level = levelOf(verbosity);
       },

@@ -1,14 +1,13 @@
 /** The servers beside an agent: health, health checks of services, metrics, admin socket. */
-import type { HealthCheckPlan, Log, RunningAgent } from '../agent/status.ts';
+import type { Log, RunningAgent } from '../agent/status.ts';
 import type { Config } from '../config/config.ts';
 import { TriplaneError } from '../model/errors.ts';
-import type { ObjectKey } from '../model/records.ts';
 import { keepAdmin } from '../observe/admin-keeper.ts';
-import { assess, serveHealth } from '../observe/health.ts';
+import { serveHealth } from '../observe/health.ts';
 import type { ListenFailure } from '../observe/http.ts';
 import { createMetrics } from '../observe/metrics.ts';
 import { serveMetrics } from '../observe/metrics-server.ts';
-import { ServiceHealthServers } from '../observe/service-health.ts';
+import { startHealthChecks } from './health-checks.ts';
 
 export interface ServerContext {
   readonly agent: RunningAgent;
@@ -18,6 +17,8 @@ export interface ServerContext {
   readonly config: () => Config;
   /** The same in kube-proxy's form, for /configz. */
   readonly configuration: () => Record<string, unknown>;
+  /** Every flag with its value in force, for /flagz. */
+  readonly flags: () => Readonly<Record<string, string>>;
   readonly onVerbosity: (verbosity: number) => void;
 }
 
@@ -68,12 +69,14 @@ export async function startServers(context: ServerContext): Promise<Servers> {
     closers.push(serveHealth({ bind: healthzBind, status, timeoutMs, onBusy, onFailure, onAnswer }).close);
   }
   if (metricsBind !== null) {
-    const { configuration, onVerbosity } = context;
+    const { configuration, flags, onVerbosity } = context;
     const server = serveMetrics({
       bind: metricsBind,
       status,
       metrics,
       configuration,
+      flags,
+      version,
       timeoutMs,
       onVerbosity,
       onBusy,
@@ -82,48 +85,11 @@ export async function startServers(context: ServerContext): Promise<Servers> {
     });
     closers.push(server.close);
   }
-  closers.push(startHealthChecks(context, timeoutMs));
+  closers.push(startHealthChecks({ agent, log, timeoutMs }));
   return {
     failed,
     close: async () => {
       await Promise.all(closers.map((close) => close()));
     },
-  };
-}
-
-function startHealthChecks({ agent, log }: ServerContext, timeoutMs: () => number): () => Promise<void> {
-  const { status } = agent;
-  /**
-   * What was said of a service: a port is tried again every 5 s, the cluster hears of it once. All of it, since each
-   * address of the node has a failure of its own, and they take turns.
-   */
-  const said = new Map<ObjectKey, Set<string>>();
-  const servers = new ServiceHealthServers({
-    proxyHealthy: () => assess(status, timeoutMs(), Date.now()).healthy,
-    onFailure: (service, { message }) => {
-      const before = said.get(service) ?? new Set();
-      if (before.has(message)) {
-        log.debug({ service }, message);
-        return;
-      }
-      log.error({ service }, message);
-      said.set(service, before.add(message));
-      agent.announce({
-        about: { kind: 'Service', key: service },
-        ...{ type: 'Warning', reason: 'FailedToStartServiceHealthcheck', action: 'Listen' },
-        note: `node ${status.node().name} failed to start ${message}`,
-      });
-    },
-  });
-  const apply = (plan: HealthCheckPlan): void => {
-    const planned = new Set(plan.services.map(({ service }) => service));
-    for (const service of said.keys()) if (!planned.has(service)) said.delete(service);
-    servers.apply(plan).catch((error: Error) => log.error({}, `health checks of services: ${error.message}`));
-  };
-  const end = status.events.onHealthChecks.on(apply);
-  apply(status.healthChecks());
-  return async () => {
-    end();
-    await servers.close();
   };
 }

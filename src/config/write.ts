@@ -20,6 +20,16 @@ export function configurationYaml(settings: Settings): string {
   return stringify(kubeProxyConfiguration(settings), { version: '1.1', lineWidth: 0 });
 }
 
+/** Each flag with the value in force, wherever that came from, as it would be written on the command line: for /flagz. */
+export function flagValues(settings: Settings): Record<string, string> {
+  const rows = [...settings.values()].filter(({ spec }) => spec.flag !== '');
+  const texts = rows.map(({ spec, value }): [string, string] => [
+    spec.flag,
+    spec.kind === 'choice' ? kubeProxyWord(spec, value as string) : textOfValue(spec, value),
+  ]);
+  return Object.fromEntries(texts.sort(([a], [b]) => (a < b ? -1 : 1)));
+}
+
 function fileValue(spec: OptionSpec, value: unknown): unknown {
   switch (spec.kind) {
     case 'bool':

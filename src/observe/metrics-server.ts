@@ -14,6 +14,7 @@ import {
 } from './http.ts';
 import type { Metrics } from './metrics.ts';
 import { serveCpuProfile, serveHeapSnapshot } from './profile.ts';
+import { answerFlagz, answerStatusz } from './zpages.ts';
 
 export interface MetricsServerOptions {
   readonly bind: SocketAddress;
@@ -21,6 +22,9 @@ export interface MetricsServerOptions {
   readonly metrics: Metrics;
   /** The configuration in force, in kube-proxy's form (config/write.ts). */
   readonly configuration: () => Record<string, unknown>;
+  /** Every flag with its value in force. */
+  readonly flags: () => Readonly<Record<string, string>>;
+  readonly version: string;
   readonly timeoutMs: () => number;
   readonly profiling: 'on' | 'off';
   /** PUT /debug/flags/v: changes the verbosity. */
@@ -30,6 +34,9 @@ export interface MetricsServerOptions {
 }
 
 const TEXT = 'text/plain; charset=utf-8';
+/** For /statusz, which is not among them in kube-proxy either. */
+const PATHS = ['/configz', '/flagz', '/healthz', '/livez', '/metrics', '/proxyMode'];
+const DEBUG_PATHS = ['/debug/flags/v', '/debug/pprof/heap', '/debug/pprof/profile'];
 const BODY_BYTES_MAX = 64;
 
 /** kube-proxy's word for a mode, which other software compares with. */
@@ -78,6 +85,17 @@ async function route(
     }
     case '/configz':
       return replyJson(response, 200, { 'kubeproxy.config.k8s.io': options.configuration() });
+    case '/flagz':
+      return answerFlagz(request, response, options.flags());
+    case '/statusz': {
+      const paths = options.profiling === 'on' ? [...PATHS, ...DEBUG_PATHS] : PATHS;
+      const { startedMs } = status;
+      return answerStatusz(request, response, {
+        startedMs,
+        version: options.version,
+        paths: paths.toSorted(),
+      });
+    }
     // As in kube-proxy (k8s.io/apiserver/pkg/server/healthz): that the process answers, and no more.
     case '/healthz':
       return reply(response, 200, TEXT, isVerbose(request) ? '[+]ping ok\nhealthz check passed\n' : 'ok');

@@ -90,7 +90,7 @@ export class ServiceHealthServers {
     // A balancer's traffic of one family must not come here for the endpoints of the other.
     const family = familyOf(address);
     return serve({
-      name: `health check of service ${key}`,
+      name: nameOf(key, port),
       bind: { address, port },
       wildcard: 'own',
       onBusy: 'retry',
@@ -109,7 +109,12 @@ export class ServiceHealthServers {
 
 /** Only manifests can say so: the API server gives a port to one service. */
 function takenBy(key: ObjectKey, port: number, holder: ObjectKey): string {
-  return `health check of service ${key}: cannot listen on port ${port}: service ${holder} has it`;
+  return `${nameOf(key, port)}: service ${holder} has it`;
+}
+
+/** As kube-proxy says it: what its event and ours have in common. */
+function nameOf(key: ObjectKey, port: number): string {
+  return `healthcheck "${key}" on port ${port}`;
 }
 
 /** kube-proxy's body, byte for byte: some health checkers match on text. */

@@ -1,13 +1,16 @@
 /** The parts of the bench that compute; what it measures is no matter for a test. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { missingApiServer } from '../../bench/modes/api-server.ts';
 import { parseArguments } from '../../bench/modes/arguments.ts';
 import { calledAmong, clusterIp, clusterObjects, fakeBackends } from '../../bench/modes/cluster.ts';
 import { compareResults, comparisonText, judge, parseResult } from '../../bench/modes/compare.ts';
 import { escapeText } from '../../bench/modes/escape.ts';
 import { chiSquareTail } from '../../bench/modes/evenness.ts';
-import { fitLine, growthOf } from '../../bench/modes/growth.ts';
+import { exponentOf, fitLine, growthOf } from '../../bench/modes/growth.ts';
 import { resultHtml } from '../../bench/modes/html.ts';
+import { missingTools } from '../../bench/modes/kube-proxy.ts';
+import { lastLine } from '../../bench/modes/last-words.ts';
 import { barPlot, linePlot } from '../../bench/modes/plot.ts';
 import type { DataRow, Result } from '../../bench/modes/result.ts';
 import { resultText } from '../../bench/modes/text.ts';
@@ -20,7 +23,7 @@ describe('arguments', () => {
     [['--sizes', '0'], '--sizes: "0" is no whole number from 1 to 100000'],
     [['--sizes', '1,x'], '--sizes: "x" is no whole number from 1 to 100000'],
     [['--modes', 'iptables'], '--modes: "iptables" is none of nft, ipvs, ebpf, ebpf-tc'],
-    [['--only', 'all'], '--only: "all" is none of data, control'],
+    [['--only', 'all'], '--only: "all" is none of packet, data, control'],
     [['--family', '5'], '--family: "5" is none of 4, 6'],
     [['--compare', 'a.json'], '--compare takes two JSON files'],
     [['what'], '"what" is not understood'],
@@ -30,6 +33,21 @@ describe('arguments', () => {
 
   test('an unknown option is named in one line', () => {
     expect(() => parseArguments(['--frobnicate'])).toThrow(/^[^\n]*--frobnicate[^\n]*$/);
+  });
+
+  test('kube-proxy is measured where it is given, and only there', () => {
+    expect(() => parseArguments(['--modes', 'kube-proxy-nftables'])).toThrow(/is none of nft/);
+    const modes = ['nft', 'ipvs', 'ebpf', 'ebpf-tc', 'kube-proxy-nftables', 'kube-proxy-iptables'];
+    expect(parseArguments(['--kube-proxy', 'kp'])).toMatchObject({ with: { kubeProxy: 'kp', modes } });
+    expect(missingTools('kube-proxy-iptables', { PATH: '' })).toBe(
+      'needs iptables, iptables-save, iptables-restore on PATH',
+    );
+    expect(missingApiServer({})).toMatch(/^needs KUBEBUILDER_ASSETS/);
+  });
+
+  test('the last words of a program stand without the frame of its log', () => {
+    expect(lastLine('a\nE1126 09:00:00.000001    12 server.go:1] "No nft"\n')).toBe('"No nft"');
+    expect(lastLine('{"level":50,"msg":"no \\"nft\\""}\n')).toBe('no \\"nft\\"');
   });
 
   test('--large adds 50,000 services, --quick takes fewer', () => {
@@ -88,6 +106,12 @@ describe('ratios', () => {
       expect(chiSquareTail(value, degrees)).toBeCloseTo(tail, 2);
   });
 
+  test('how a cost grows, and not by sizes that hide it', () => {
+    const squares = [1, 100, 1000, 10_000].map((x) => [x, x * x] as const);
+    expect(exponentOf(squares)).toBeCloseTo(2, 8);
+    expect(exponentOf(squares.slice(0, 2))).toBeNull();
+  });
+
   test('a line through points that lie on one', () => {
     const line = fitLine([1, 100, 1000].map((x) => [x, 5 + 0.25 * x] as const))!;
     expect(line.base).toBeCloseTo(5, 8);
@@ -139,6 +163,8 @@ const RESULT: Result = {
     changeMs: { p50: 1, p99: 2, max: 3, count: 4 },
     stream: services === 10 ? null : { seconds: 1, lagMs: 1, cpu: 0.1 },
   })),
+  perPacket: [{ hook: 'xdp', family: 4, flows: 1, what: 'back', ns: 26, ratio: 1.4, low: 1.3, high: 1.5 }],
+  source: 'manifests',
   rolling: [{ mode: 'nft', endpoints: 100, requests: 1000, failed: 0, seconds: 5 }],
   growth: growthOf([], [row({}), row({ services: 1000 })]),
 };
@@ -147,9 +173,9 @@ describe('what people see', () => {
   test('the terminal shows every part, and marks what is noise', () => {
     const text = resultText(RESULT);
     expect(text).toContain('not measured: ipvs: no <ip_vs>');
-    expect(text).toMatch(/nft +1000 +ClusterIP +last +4 +36.0 +1.010 ~/);
-    expect(text).toMatch(/nft +10 +ClusterIP +last +4 +36.0 +1.200 +1.100/);
-    for (const title of ['spread over backends', 'control path', 'rolling update', 'growth'])
+    expect(text).toMatch(/nft +1000 +ClusterIP +last +4 +36.0 +27778 +1.010 ~/);
+    expect(text).toMatch(/nft +10 +ClusterIP +last +4 +36.0 +27778 +1.200 +1.100/);
+    for (const title of ['spread over backends', 'control path', 'rolling update', 'growth', 'per packet'])
       expect(text).toContain(title);
   });
 
@@ -161,6 +187,7 @@ describe('what people see', () => {
     expect(html).toContain('A &lt;CPU&gt; &amp; &quot;more&quot;');
     expect(escapeText(`<a b="c">'&`)).toBe('&lt;a b=&quot;c&quot;&gt;&#39;&amp;');
     expect(html).toContain('<polyline');
+    expect(html).toContain('in the BPF programs</figcaption>');
   });
 
   test('plots hold numbers only', () => {
@@ -188,8 +215,44 @@ describe('what people see', () => {
       ),
     };
     const all = compareResults(RESULT, slower);
-    expect(all.map(({ judgement }) => judgement)).toEqual(['slower', 'noise', 'slower']);
-    expect(comparisonText(all)).toContain('3 compared: 2 slower, 0 faster, 1 within noise');
+    expect(all.map(({ judgement }) => judgement)).toEqual([
+      ...['slower', 'noise', 'slower', 'noise', 'noise'],
+    ]);
+    expect(comparisonText(all)).toContain('5 compared: 2 slower, 0 faster, 3 within noise');
+  });
+
+  test('failures of a rolling update are told from chance', () => {
+    const failing = (failed: number) => ({ ...RESULT, rolling: [{ ...RESULT.rolling[0]!, failed }] });
+    const judged = (a: number, b: number) => compareResults(failing(a), failing(b)).at(-1)!.judgement;
+    expect([judged(0, 0), judged(0, 2), judged(0, 30), judged(30, 0)]).toEqual([
+      ...['noise', 'noise', 'slower', 'faster'],
+    ]);
+  });
+
+  test('the control path is compared by way of kube-proxy, whatever the speed of the machine', () => {
+    const run = (speed: number, ours: number): Result => ({
+      ...RESULT,
+      control: (['nft', 'kube-proxy-nftables'] as const).map((mode) => {
+        const ms = speed * (mode === 'nft' ? ours : 1000);
+        const changeMs = { p50: ms, p99: ms * 1.2, max: ms * 2, count: 30 };
+        return { ...RESULT.control[0]!, mode, coldMs: ms, residentMiB: mode === 'nft' ? 80 : 100, changeMs };
+      }),
+    });
+    const slower = (a: Result, b: Result) =>
+      compareResults(a, b)
+        .filter(({ judgement }) => judgement === 'slower')
+        .map(({ name }) => name);
+    expect(slower(run(1, 10), run(3, 10))).toEqual([]);
+    expect(slower(run(1, 10), run(3, 20))).toEqual(['one change, nft 10 x 10', 'cold start, nft 10 x 10']);
+  });
+
+  test('what differs less than plain routing from itself is noise', () => {
+    const loud = { ...RESULT, noise: { ratio: 1, low: 0.7, high: 1.4 } };
+    const slower = {
+      ...loud,
+      data: RESULT.data.map((one) => ({ ...one, ratio: one.ratio * 1.3, low: 1.5, high: 1.7 })),
+    };
+    expect(compareResults(RESULT, slower).filter(({ judgement }) => judgement === 'slower')).toEqual([]);
   });
 
   test.each(['', '[]', 'null', '{"format":2,"data":[]}'])('%j is no result', (text) => {

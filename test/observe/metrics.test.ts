@@ -160,6 +160,8 @@ describe('the server', () => {
       metrics: createMetrics(agent, '1'),
       profiling,
       configuration: () => ({ kind: 'KubeProxyConfiguration' }),
+      flags: () => ({}),
+      version: '1',
       timeoutMs: () => 1000,
       onVerbosity: (v) => set.push(v),
       onBusy: 'retry',

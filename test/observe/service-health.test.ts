@@ -102,9 +102,7 @@ describe('health checks of services', () => {
     // Whoever listens stays, whatever the order of the plan.
     await apply([a, b]);
     expect((await ask(port)).body).toContain('"b"');
-    expect(failures).toEqual([
-      `a/a: health check of service a/a: cannot listen on port ${port}: service b/b has it`,
-    ]);
+    expect(failures).toEqual([`a/a: healthcheck "a/a" on port ${port}: service b/b has it`]);
     await apply([a]);
     expect((await ask(port)).body).toContain('"a"');
   });
@@ -139,9 +137,8 @@ describe('health checks of services', () => {
     await new Promise<void>((resolve) => blocker.listen(0, V4, resolve));
     const { port } = blocker.address() as { port: number };
     await servers.apply({ services: [{ service: 'a/a', port, localReady: both(1) }], addresses: [V4] });
-    await expect
-      .poll(() => failures[0])
-      .toMatch(/^a\/a: health check of service a\/a: cannot listen on 127\.0\.0\.1/);
+    const taken = `cannot listen on 127.0.0.1:${port}: another process listens there`;
+    await expect.poll(() => failures[0]).toBe(`a/a: healthcheck "a/a" on port ${port}: ${taken}`);
     await new Promise((resolve) => blocker.close(resolve));
     await servers.listening();
     expect((await ask(port)).code).toBe(200);

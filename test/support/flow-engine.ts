@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
+import { ROOT } from './checkout.ts';
 
 export const PYTHON = '/usr/bin/python3';
 /** null: flows can be made here. */
@@ -44,7 +45,7 @@ export class FlowEngine {
 
   /** @param cgroup folder of cgroup v2 in which the process lives; null: where we live */
   constructor(cgroup: string | null) {
-    const file = path.join(import.meta.dirname, 'flow-engine.py');
+    const file = path.join(ROOT, 'test/support/flow-engine.py');
     this.#child = spawn(PYTHON, ['-u', file], { stdio: ['pipe', 'pipe', 'pipe'] });
     if (cgroup !== null) writeFileSync(path.join(cgroup, 'cgroup.procs'), `${this.#child.pid}`);
     this.#child.stderr!.setEncoding('utf8').on('data', (text: string) => {

@@ -195,13 +195,24 @@ export class SwitchWorld {
         (['tcp', 'udp', 'unconnected'] as const).map(async (kind) => {
           const protocol = kind === 'tcp' ? 'tcp' : 'udp';
           const count = kind === 'tcp' ? connections : datagrams;
-          const hold = await from.hold(protocol, address, port, {
-            ...{ connections: count, intervalMs, durationMs: 170_000, timeoutMs: 8000 },
-            ...(kind === 'unconnected' ? { socket: kind } : {}),
-          });
+          const begin = () =>
+            from.hold(protocol, address, port, {
+              ...{ connections: count, intervalMs, durationMs: 170_000, timeoutMs: 8000 },
+              ...(kind === 'unconnected' ? { socket: kind } : {}),
+            });
+          // A second try: of two first packets after a change of routes or device settings, as at an agent's start, the
+          // kernel may lose one (docs/testing.md), and nobody sends a datagram again.
+          let hold = await begin();
+          if ((await hold.established).open !== count) {
+            await hold.stop();
+            hold = await begin();
+          }
           this.#holds.push({ title: `${title}, ${kind}`, hold });
           const { open } = await hold.established;
-          if (open !== count) throw new Error(`${title}, ${kind}: ${open} of ${count} opened`);
+          if (open !== count)
+            throw new Error(
+              `${title}, ${kind}: ${open} of ${count} opened; ${JSON.stringify(hold.failures[0])}`,
+            );
           this.opened += open;
         }),
       ),

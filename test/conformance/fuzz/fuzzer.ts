@@ -131,7 +131,7 @@ export class Fuzzer {
       const loyal = this.#memories.get(subject)!.judge(planned, outcomes);
       return planned.flatMap((flow, i) => {
         const wrong = judge(flow, outcomes[i]!) ?? loyal[i];
-        if (!wrong) return [];
+        if (!wrong || subject.accepts(flow).includes(outcomes[i]!.outcome)) return [];
         const { packet } = flow;
         const head = `${packet.protocol} ${packet.from} ${packet.source} (${flow.flow.from}, ${flow.flow.via}) -> ${packet.destination} ${packet.port}`;
         const why = flow.verdict.because.join('; ');

@@ -15,8 +15,9 @@ import { type Bench, meaning, openBench, Subject as Tables, wipe } from '../../s
 import { FlowWorld } from '../../support/flow-world.ts';
 import { type Bare, bareNamespaces } from '../../support/namespaces.ts';
 import { tableLines } from '../../support/nft-table.ts';
+import type { PlannedFlow } from './flows.ts';
 
-export type FuzzMode = 'nft' | 'ebpf';
+export type FuzzMode = 'nft' | 'ebpf' | 'ipvs';
 
 /** A dataplane that carries the traffic of a world. */
 export abstract class Subject {
@@ -36,6 +37,11 @@ export abstract class Subject {
     state: DesiredState,
   ): Promise<{ readonly lived: unknown; readonly fresh: unknown }>;
   abstract remove(): Promise<void>;
+
+  /** Outcomes that are right in this mode beside what decide() says; its page in docs/ says why. */
+  accepts(_flow: PlannedFlow): readonly string[] {
+    return [];
+  }
 
   /** Opens it where nothing or a predecessor was. Complaints, one line each. */
   async start(state: DesiredState): Promise<string[]> {

@@ -17,7 +17,7 @@ import { arbitraryState } from './arbitrary.ts';
 const networks = skipUnless(mayChangeNetworks(), 'needs root or an unprivileged user namespace');
 
 /** Shrinking would rebuild tables for minutes; the seed is in the message. */
-const RUNS = { numRuns: 15, endOnFailure: true };
+const RUNS = { numRuns: 7, endOnFailure: true };
 
 const sorted = <T>(list: readonly T[]) => list.map((one) => JSON.stringify(one)).sort();
 

@@ -1,0 +1,18 @@
+/** What a comparison with kube-proxy needs: its program, and the API server from which all proxies of it are fed. */
+import { ApiServer, isExecutable, missingApiServer } from './api-server.ts';
+import { ApiFeed } from './feed.ts';
+
+export interface Rival {
+  readonly program: string;
+  readonly api: ApiServer;
+  readonly feed: ApiFeed;
+}
+
+/** Throws a RangeError that says what is missing. This process is in the API server's namespace from here on. */
+export async function startRival(program: string): Promise<Rival> {
+  if (!isExecutable(program)) throw new RangeError(`--kube-proxy: ${program} is no program that can be run`);
+  const missing = missingApiServer();
+  if (missing !== '') throw new RangeError(`--kube-proxy ${missing}`);
+  const api = await ApiServer.start();
+  return { program, api, feed: new ApiFeed(api) };
+}

@@ -1,0 +1,110 @@
+/** The ipvs mode under the fuzzer: in a kernel that has IPVS, which scripts/fuzz.mjs boots where this one has not. */
+import { spawnSync } from 'node:child_process';
+import type { Dataplane } from '../../../src/dataplane/dataplane.ts';
+import { cleanupIpvs } from '../../../src/dataplane/ipvs/cleanup.ts';
+import { IpvsDataplane } from '../../../src/dataplane/ipvs/ipvs-dataplane.ts';
+import { openIpvsSocket } from '../../../src/dataplane/ipvs/native.ts';
+import { readServices } from '../../../src/dataplane/ipvs/packed-ipvs.ts';
+import { readIpvs } from '../../../src/dataplane/ipvs/readback.ts';
+import type { DesiredState } from '../../../src/model/desired.ts';
+import { SERVICE_LINK } from '../../../src/node/service-link.ts';
+import { FlowWorld, NODE } from '../../support/flow-world.ts';
+import { type Bare, bareNamespaces } from '../../support/namespaces.ts';
+import { SLOWNESS } from '../../support/slowness.ts';
+import type { PlannedFlow } from './flows.ts';
+import { Subject } from './subjects.ts';
+
+/** What leaves goes with its connections, or after this. */
+const GRACE_MS = 500;
+const NODES_OWN: readonly string[] = NODE;
+
+export class IpvsSubject extends Subject {
+  readonly mode = 'ipvs';
+  protected override readonly settleMs = 3000 * SLOWNESS;
+  readonly #bare: Bare;
+  /** Addresses that services have or had: the node's own until their connections have ended (docs/ipvs.md). */
+  readonly #own = new Set<string>();
+
+  private constructor(world: FlowWorld, bare: Bare) {
+    super(world);
+    this.#bare = bare;
+  }
+
+  static async create(): Promise<IpvsSubject> {
+    const world = await FlowWorld.create('none');
+    return new IpvsSubject(world, await bareNamespaces(1));
+  }
+
+  protected open(): Dataplane {
+    return new IpvsDataplane({ netns: this.world.file('node'), graceMs: GRACE_MS });
+  }
+
+  /** Where nft mode lets a packet pass on to an address that a service has, this node refuses it. */
+  override accepts({ packet, verdict }: PlannedFlow): readonly string[] {
+    return verdict.action === 'pass' && this.#own.has(packet.destination) ? ['refused'] : [];
+  }
+
+  #remember(state: DesiredState): void {
+    for (const { ports } of state.services.values())
+      for (const { address, kind } of ports.flatMap(({ frontends }) => frontends))
+        if (kind !== 'NodePort') this.#own.add(address);
+  }
+
+  override start(state: DesiredState): Promise<string[]> {
+    this.#own.clear();
+    this.#remember(state);
+    return super.start(state);
+  }
+
+  override apply(...args: Parameters<Subject['apply']>): Promise<string[]> {
+    this.#remember(args[1]);
+    return super.apply(...args);
+  }
+
+  protected async images(state: DesiredState): Promise<{ lived: unknown; fresh: unknown }> {
+    const [netns = ''] = this.#bare.paths;
+    await cleanupIpvs(netns);
+    const other = new IpvsDataplane({ netns, graceMs: GRACE_MS });
+    try {
+      await other.start(state);
+      return { lived: await image(this.world.file('node')), fresh: await image(netns) };
+    } finally {
+      await other.close();
+    }
+  }
+
+  async remove(): Promise<void> {
+    await this.dataplane?.close();
+    this.#bare.remove();
+    await this.world.remove();
+  }
+}
+
+/** Without marks and pool numbers, which are of a history. */
+async function image(netns: string): Promise<unknown> {
+  const { services, endpoints } = await readIpvs(netns);
+  const socket = openIpvsSocket(netns);
+  try {
+    const virtual = readServices(await socket.dump()).map(({ mark: _, destinations, ...rest }) => {
+      const to = destinations.map(({ address, port, weight }) => `${address} ${port} weight ${weight}`);
+      return { ...rest, destinations: to.sort() };
+    });
+    const rows = (list: readonly unknown[]) => list.map((one) => JSON.stringify(one)).sort();
+    return {
+      services: rows(services),
+      endpoints: rows(endpoints),
+      virtual: rows(virtual),
+      addresses: addresses(netns),
+    };
+  } finally {
+    socket.close();
+  }
+}
+
+function addresses(netns: string): string[] {
+  const args = [`--net=${netns}`, 'ip', '-o', 'address', 'show', 'dev', SERVICE_LINK];
+  const { stdout } = spawnSync('nsenter', args, { encoding: 'utf8' });
+  const all = [...stdout.matchAll(/ inet6? ([^\s/]+)/g)].map(([, address = '']) => address);
+  // The node has its own anyhow, which the namespace of the fresh start has not; the kernel makes link-local ones.
+  return all.filter((one) => !NODES_OWN.includes(one) && !one.startsWith('fe80:')).sort();
+}
