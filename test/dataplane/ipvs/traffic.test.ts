@@ -112,13 +112,14 @@ ipvs.describe('ipvs, traffic', () => {
     // What nobody uses goes, and so says that it was looked.
     await expect.poll(bound, { timeout: 30_000 }).toEqual([CLUSTER_IP, '10.200.1.11', EXTERNAL_IP].sort());
     await lost.stop();
-    await expect.poll(bound, { timeout: 30_000 }).toEqual([CLUSTER_IP, '10.200.1.11']);
+    // Connection tracking keeps one that is half closed for two minutes, and looks are rarer where they take long.
+    await expect.poll(bound, { timeout: 200_000 }).toEqual([CLUSTER_IP, '10.200.1.11']);
     await kept.stop();
     expect([...kept.failures, ...lost.failures]).toEqual([]);
     await dataplane.close();
     dataplane = new IpvsDataplane({ netns: world.netns, graceMs: 3_000 });
     await dataplane.start(state);
-  });
+  }, 300_000);
 
   test('a change of one service takes as many messages among 100 services as among 2', async () => {
     const others = Array.from({ length: 100 }, (_, at) => web(100 + at, [L1, R2]));
