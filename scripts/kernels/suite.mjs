@@ -13,7 +13,7 @@ export const TESTS = {
   ipvs: ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs', 'test/agent/ipvs.test.ts'],
   nft: ['test/conformance/nft.test.ts', 'test/dataplane/nft/traffic.test.ts'],
   ebpf: ['test/bpf/live.test.ts', 'test/dataplane/ebpf-forward.test.ts'],
-  'all, and auto': ['test/probe'],
+  probe: ['test/probe'],
 };
 /** Those that a kernel without IPVS skips whole. */
 export const ONLY_THERE = [

@@ -21,7 +21,7 @@ import type { Handover } from './handover.ts';
 import { holdupOf } from './holdup.ts';
 import { MODE_SETTING, ModeControl } from './mode-control.ts';
 import { ModeNews } from './mode-news.ts';
-import { chooseDataplane } from './modes.ts';
+import { chooseDataplane, configureDataplane } from './modes.ts';
 import { PressureLog } from './pressure.ts';
 import { ProblemLog } from './problem-log.ts';
 import { type FlowParts, StaleFlows } from './stale-flows.ts';
@@ -384,9 +384,16 @@ export class Agent implements AgentStatus, AgentControl {
     this.config = config;
     this.modes.configure(config.proxyMode);
     this.loop.setTimes(config);
+    this.followSettings();
     this.model.setConfig(modelConfig(config, this.parts.nodeName));
     this.machineChanged();
     this.thisNode.look(config.detectLocalMode);
     this.warn();
+  }
+
+  /** A dataplane that takes over during this has the settings of when it was opened. */
+  private async followSettings(): Promise<void> {
+    await this.handover.settled();
+    if (configureDataplane(this.handover.current, this.config)) this.loop.restart();
   }
 }

@@ -80,6 +80,11 @@ export class Handover implements Dataplane {
     return this.#current.mode;
   }
 
+  /** The one in charge. */
+  get current(): Dataplane {
+    return this.#current;
+  }
+
   degrees(): readonly Degree[] {
     return this.#current.degrees?.() ?? [];
   }

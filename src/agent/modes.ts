@@ -4,6 +4,7 @@ import { EbpfDataplane } from '../dataplane/ebpf/ebpf-dataplane.ts';
 import { sizesFor } from '../dataplane/ebpf/knobs.ts';
 import type { EbpfOptions } from '../dataplane/ebpf/options.ts';
 import { IpvsDataplane } from '../dataplane/ipvs/ipvs-dataplane.ts';
+import type { IpvsSettings } from '../dataplane/ipvs/settings.ts';
 import { NftDataplane } from '../dataplane/nft/nft-dataplane.ts';
 import { TriplaneError } from '../model/errors.ts';
 import { readKernelFacts } from '../node/kernel.ts';
@@ -47,17 +48,24 @@ export interface Choice {
 
 const OPENERS: Readonly<Record<Mode, (options: DataplaneOptions) => Dataplane>> = {
   nft: (options) => new NftDataplane(options),
-  ipvs: ({ config, onForeignChange }) =>
-    new IpvsDataplane({
-      onForeignChange,
-      scheduler: config.ipvsScheduler,
-      arp: config.ipvsStrictArp ? 'strict' : 'as-it-is',
-      tcpMs: config.ipvsTcpMs,
-      tcpFinMs: config.ipvsTcpFinMs,
-      udpMs: config.ipvsUdpMs,
-    }),
+  ipvs: ({ config, onForeignChange }) => new IpvsDataplane({ onForeignChange, ...ipvsSettings(config) }),
   ebpf: ({ config, onForeignChange }) => new EbpfDataplane({ ...ebpfOptions(config), onForeignChange }),
 };
+
+function ipvsSettings(config: IpvsConfig): IpvsSettings {
+  return {
+    scheduler: config.ipvsScheduler,
+    arp: config.ipvsStrictArp ? 'strict' : 'as-it-is',
+    tcpMs: config.ipvsTcpMs,
+    tcpFinMs: config.ipvsTcpFinMs,
+    udpMs: config.ipvsUdpMs,
+  };
+}
+
+/** Gives a dataplane that runs what it can take over. True: it counts once the dataplane is started again. */
+export function configureDataplane(dataplane: Dataplane, config: IpvsConfig): boolean {
+  return dataplane instanceof IpvsDataplane && dataplane.configure(ipvsSettings(config));
+}
 
 export function ebpfOptions(config: EbpfConfig): Omit<EbpfOptions, 'onForeignChange'> {
   return {

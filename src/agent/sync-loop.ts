@@ -118,6 +118,13 @@ export class SyncLoop {
     this.arm();
   }
 
+  /** The dataplane has other settings: it is started again, which changes only what differs. */
+  restart(): void {
+    this.wantStart = true;
+    this.oldestQueuedMs ||= Date.now();
+    this.arm();
+  }
+
   /** Somebody else may have changed our objects, or it is time to look. */
   verifySoon(): void {
     if (!this.open) return;
@@ -253,10 +260,11 @@ export class SyncLoop {
     this.pending = new Pending();
     try {
       const { state } = model;
+      // Before, not after: what is asked for meanwhile stays asked for, and a failure asks again.
+      if (task === 'start') this.wantStart = false;
       const result = await (task === 'start'
         ? this.dataplane.start(state)
         : this.dataplane.apply(work.changeOf(state), state));
-      this.wantStart = false;
       this.parts.log.debug({ operations: result.operations }, 'the kernel has acknowledged the changes');
       this.noteRefusals(result.refusals, task === 'start' ? null : work);
       // While nobody looked, backends may have gone: no change that we make says so.

@@ -1,4 +1,6 @@
 /** The agent in ipvs mode, from a manifest to an answer, and what its commands say of the kernel. */
+import { writeFileSync } from 'node:fs';
+import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { askAgent } from '../../src/cli/admin-client.ts';
 import { WEB_NODE_PORT, WEB_PORT, webNodePort, webSlices } from '../../src/lab/examples.ts';
@@ -14,6 +16,12 @@ ipvs.describe('an agent in ipvs mode', () => {
   let lab: Lab;
   let agent: OwnAgent;
 
+  const configFile = () => path.join(path.dirname(lab.manifests.path), 'config.yaml');
+  function configure(fields: object): void {
+    const head = { apiVersion: 'kubeproxy.config.k8s.io/v1alpha1', kind: 'KubeProxyConfiguration' };
+    writeFileSync(configFile(), JSON.stringify({ ...head, mode: 'ipvs', ipvs: fields }));
+  }
+
   beforeAll(async () => {
     buildProgram();
     lab = await createLab({
@@ -25,9 +33,10 @@ ipvs.describe('an agent in ipvs mode', () => {
       ],
     });
     lab.manifests.write('web', [webNodePort(lab, 'Cluster'), ...webSlices(lab)]);
+    configure({ scheduler: 'lc' });
     agent = await new OwnAgent(lab, 'cp', [
-      ...['--proxy-mode=ipvs', '--cluster-cidr=10.10.0.0/16,fd00:10::/48'],
-      ...['--manifests', lab.manifests.path, '--ipvs-scheduler=lc'],
+      ...['--config', configFile(), '--cluster-cidr=10.10.0.0/16,fd00:10::/48'],
+      ...['--manifests', lab.manifests.path],
       ...['--bpf-root', `/sys/fs/bpf/ipvs-${process.pid}`],
     ]).ready();
   });
@@ -62,6 +71,25 @@ ipvs.describe('an agent in ipvs mode', () => {
     lab.manifests.write('web', [webNodePort(lab, 'Cluster'), ...webSlices(lab, one)]);
     await eventually(reached).toEqual(['webpod2']);
     expect(await endpoints()).toEqual(new Set(Object.values(one[0]!.addresses)));
+  });
+
+  test('follows what its configuration file says of IPVS', async () => {
+    const look = async () => {
+      const arp = ['/proc/sys/net/ipv4/conf/all/arp_ignore', '/proc/sys/net/ipv4/conf/all/arp_announce'];
+      const { stdout } = await lab.node('cp').exec(['cat', ...arp, '/proc/net/ip_vs']);
+      return {
+        schedulers: [...new Set(Array.from(stdout.matchAll(/^FWM +\w+ (\w+)/gm), ([, name]) => name))],
+        arp: stdout.split('\n').slice(0, 2),
+      };
+    };
+    expect((await look()).schedulers).toEqual(['lc']);
+    configure({ scheduler: 'sed', strictARP: true, tcpTimeout: '2h', excludeCIDRs: ['198.51.100.0/24'] });
+    await eventually(look).toEqual({ schedulers: ['sed'], arp: ['1', '2'] });
+    expect(agent.text).not.toContain('needs a restart');
+    expect(await reached()).toEqual(['webpod2']);
+    // 0 and false leave what is there, as at a start.
+    configure({ scheduler: 'lc' });
+    await eventually(look).toEqual({ schedulers: ['lc'], arp: ['1', '2'] });
   });
 
   test('moves to the other modes and back, and open connections stay', async () => {

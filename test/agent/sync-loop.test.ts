@@ -219,6 +219,24 @@ describe('coalescing', () => {
     expect(bench.fake.callsOf('apply').length).toBeGreaterThanOrEqual(9);
   });
 
+  test('other settings of the dataplane start it again, also when they come while it starts', async () => {
+    const bench = new Bench();
+    bench.set(service());
+    bench.fake.slownessMs = 50;
+    bench.loop.restart();
+    bench.loop.begin();
+    await vi.advanceTimersByTimeAsync(10);
+    bench.loop.restart();
+    await vi.advanceTimersByTimeAsync(200);
+    expect(bench.fake.calls.map(({ what }) => what)).toEqual(['start', 'start']);
+    bench.loop.restart();
+    await vi.advanceTimersByTimeAsync(200);
+    expect(bench.fake.calls.map(({ what }) => what)).toEqual(['start', 'start', 'start']);
+    expect(bench.fake.breaches).toEqual([]);
+    expect(bench.loop.progress().oldestQueuedMs).toBe(0);
+    await bench.loop.stop();
+  });
+
   test('without a change of the model there is no call', async () => {
     const bench = new Bench();
     bench.loop.begin();

@@ -15,14 +15,16 @@ import type { Companion, FamilyResult } from '../nft/family-kernel.ts';
 import type { OwnerState, Segment } from '../nft/family-table.ts';
 import { type NftSocket, openNftSocket } from '../nft/native.ts';
 import { NftDataplane } from '../nft/nft-dataplane.ts';
-import type { PortState } from '../nft/service-elements.ts';
 import { affinitiesOf, readTemplates } from './affinities.ts';
+import { LeavingAddresses } from './leaving-addresses.ts';
 import { type IpvsSocket, openIpvsSocket } from './native.ts';
+import { addressesOf, keyOf, nameOf, nothingOf, portsOf } from './owners.ts';
+import type { ServiceName } from './packed-ipvs.ts';
 import { IpvsRemains, type Lingering } from './remains.ts';
 import { schedulingOf } from './scheduling.ts';
-import { IPVS_SCHEME, markOf } from './scheme.ts';
+import { IPVS_SCHEME } from './scheme.ts';
 import { type DeviceProblem, ServiceDevice } from './service-device.ts';
-import { applyIpvsSettings, type IpvsOptions } from './settings.ts';
+import { applyIpvsSettings, type IpvsOptions, type IpvsSettings } from './settings.ts';
 import { type CommitResult, VirtualServices, type WantedPool } from './virtual-services.ts';
 
 const DEFAULT_SCHEDULER = 'rr';
@@ -33,7 +35,7 @@ const SWEEP_SHARE = 20;
 
 export class IpvsDataplane implements Switchable, Companion, Lingering {
   readonly mode = 'ipvs';
-  private readonly options: IpvsOptions;
+  private options: IpvsOptions;
   private readonly socket: IpvsSocket;
   private readonly nftSocket: NftSocket;
   private readonly table: NftDataplane;
@@ -41,11 +43,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
   private readonly device: ServiceDevice;
   /** How many services' frontends have an address. */
   private uses = new Map<Address, number>();
-  /** Addresses of no service any more, with the virtual services whose connections may still use them. */
-  private readonly leaving = new Map<
-    Address,
-    readonly { readonly family: Family; readonly mark: number }[]
-  >();
+  private readonly leaving: LeavingAddresses;
   private readonly refusedSchedulers = new Set<string>();
   private timer: NodeJS.Timeout | null = null;
   private turn: Promise<unknown> = Promise.resolve();
@@ -58,6 +56,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
     this.socket = openIpvsSocket(netns);
     this.nftSocket = openNftSocket(netns);
     this.services = new VirtualServices(this.socket, options.graceMs ?? GRACE_MS);
+    this.leaving = new LeavingAddresses(netns);
     this.device = new ServiceDevice(netns, this.nftSocket, options.deviceKinds);
     const { onForeignChange } = options;
     this.table = new NftDataplane({
@@ -66,6 +65,16 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
       companion: this,
       ...(onForeignChange ? { onForeignChange } : {}),
     });
+  }
+
+  /** Other settings, for the next start(). False: they are what they were. */
+  configure(settings: IpvsSettings): boolean {
+    const names = Object.keys(settings) as (keyof IpvsSettings)[];
+    if (names.every((name) => this.options[name] === settings[name])) return false;
+    this.options = { ...this.options, ...settings };
+    // A module may have come since.
+    this.refusedSchedulers.clear();
+    return true;
   }
 
   degrees(): Degree[] {
@@ -162,7 +171,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
     const all = [...pools, ...gone.map((name) => ({ name, wanted: null, protocol: 'TCP' as const }))];
     const { operations } = await this.services.withdraw(all, now);
     for (const address of this.device.addresses())
-      if (!this.uses.has(address) && !this.leaving.has(address)) this.leaving.set(address, gone);
+      if (!this.uses.has(address) && !this.leaving.has(address)) this.leave(address, gone);
     return operations + (await this.releaseAddresses());
   }
 
@@ -282,36 +291,43 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
   private countAddresses(
     before: OwnerState | undefined,
     after: OwnerState | undefined,
-    users: readonly { family: Family; mark: number }[],
+    users: readonly ServiceName[],
   ): Address[] {
     const next = addressesOf(after);
     for (const address of next) {
       this.uses.set(address, (this.uses.get(address) ?? 0) + 1);
-      this.leaving.delete(address);
     }
+    this.leaving.forget([...next]);
     for (const address of addressesOf(before)) {
       const left = (this.uses.get(address) ?? 1) - 1;
       if (left > 0) this.uses.set(address, left);
       else {
         this.uses.delete(address);
-        this.leaving.set(address, users);
+        this.leave(address, users);
       }
     }
     return [...next];
   }
 
+  private leave(address: Address, users: readonly ServiceName[]): void {
+    this.leaving.add(address, { users, until: Date.now() + this.services.graceMs });
+  }
+
   private recount(): void {
     this.uses = new Map();
-    this.leaving.clear();
+    this.leaving.forget(this.leaving.all());
     for (const { table } of this.table.tables())
       for (const [, state] of table.states()) this.countAddresses(undefined, state, []);
   }
 
-  /** Unbinds addresses of no service once nothing of IPVS can have connections on them. */
-  private async releaseAddresses(): Promise<number> {
-    const free = [...this.leaving].filter(([, users]) => !users.some((name) => this.services.has(name)));
-    for (const [address] of free) this.leaving.delete(address);
-    return this.device.remove(free.map(([address]) => address));
+  /** Unbinds addresses of no service at which nothing of IPVS can have connections any more. */
+  private releaseAddresses(): Promise<number> {
+    return this.unbind(this.leaving.released((name) => this.services.has(name), Date.now()));
+  }
+
+  private unbind(addresses: readonly Address[]): Promise<number> {
+    this.leaving.forget(addresses);
+    return this.device.remove(addresses);
   }
 
   apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {
@@ -332,7 +348,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
       const table = await this.table.verify(state);
       const changed = await this.services.read();
       await this.device.read();
-      const wanted = new Set([...this.uses.keys(), ...this.leaving.keys()]);
+      const wanted = new Set([...this.uses.keys(), ...this.leaving.all()]);
       const repaired = [...table.repaired, ...changed, ...this.device.differences(wanted)];
       if (repaired.length > 0) await this.bring(state, 'bringing');
       return { repaired };
@@ -355,6 +371,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
     const began = Date.now();
     await this.services.sweep(this.isWanted(this.wantedPools()), began);
     await this.releaseAddresses();
+    await this.unbind(await this.leaving.idle());
     this.sweepSoon(Math.max(SWEEP_MS, SWEEP_SHARE * (Date.now() - began)));
   }
 
@@ -373,27 +390,4 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
     this.nftSocket.close();
     this.socket.close();
   }
-}
-
-function keyOf({ family, mark }: { readonly family: Family; readonly mark: number }): string {
-  return `${family} ${mark}`;
-}
-
-/** The same node without services, and without a say on addresses that no service has. */
-function nothingOf({ node }: DesiredState): DesiredState {
-  return { services: new Map(), node: { ...node, serviceCIDRs: [] } };
-}
-
-function nameOf({ family, number }: WantedPool): { readonly family: Family; readonly mark: number } {
-  return { family, mark: markOf(number) };
-}
-
-function portsOf(state: OwnerState | undefined): readonly PortState[] {
-  return state && 'ports' in state ? state.ports : [];
-}
-
-/** What our device is to hold of one owner: NodePorts answer on the node's own addresses. */
-function addressesOf(state: OwnerState | undefined): Set<Address> {
-  const frontends = portsOf(state).flatMap(({ port }) => port.frontends);
-  return new Set(frontends.flatMap(({ kind, address }) => (kind === 'NodePort' ? [] : [address])));
 }

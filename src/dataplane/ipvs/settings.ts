@@ -2,11 +2,8 @@
 import type { IpvsSocket } from './native.ts';
 import { ipvsNative } from './native.ts';
 
-export interface IpvsOptions {
-  /** Path of the network namespace; '': the current one. */
-  readonly netns?: string;
-  /** Called when somebody else changed a table of ours. */
-  readonly onForeignChange?: () => void;
+/** What may change while it runs. */
+export interface IpvsSettings {
   /** Of services that name none by annotation. */
   readonly scheduler?: string;
   /** 'strict': never answer ARP for service addresses. */
@@ -15,6 +12,13 @@ export interface IpvsOptions {
   readonly tcpMs?: number;
   readonly tcpFinMs?: number;
   readonly udpMs?: number;
+}
+
+export interface IpvsOptions extends IpvsSettings {
+  /** Path of the network namespace; '': the current one. */
+  readonly netns?: string;
+  /** Called when somebody else changed a table of ours. */
+  readonly onForeignChange?: () => void;
   /** Kinds of links for the device, best first; none: local routes. Default: what a node may have. */
   readonly deviceKinds?: readonly string[];
   /** How long connections of a backend that left may go on. */

@@ -16,7 +16,7 @@ import { SLOWNESS } from '../../support/slowness.ts';
 
 export const PROGRAM = [process.execPath, path.join(ROOT, 'bin/triplane')];
 /** Generous: it ends what will never come, and says nothing about speed. An emulated processor is ten times slower. */
-const PATIENCE = { timeout: 30_000 * SLOWNESS, interval: 50 };
+export const PATIENCE = { timeout: 30_000 * SLOWNESS, interval: 50 };
 
 export const kernel = skipUnless(mayChangeNetworks(), 'needs root');
 

@@ -92,6 +92,34 @@ ipvs.describe('ipvs, traffic', () => {
     await expect.poll(bound, { timeout: 10_000 }).toEqual(['10.200.1.11', '198.18.1.11']);
   });
 
+  test('an address that a service loses while it goes on stays for connections to it, and for no others', async () => {
+    const both = [web(10, [L1]), web(11, [L1])];
+    const without = both.map((service) =>
+      changed(service, (port) => ({
+        frontends: port.frontends.filter(({ kind }) => kind !== 'ExternalIP'),
+      })),
+    );
+    await dataplane.close();
+    // The bound would take it at last.
+    dataplane = new IpvsDataplane({ netns: world.netns, graceMs: 600_000 });
+    state = stateOf(both, NODE);
+    await dataplane.start(state);
+    const options = { intervalMs: 50, timeoutMs: 5_000 };
+    const kept = await world.place('pod').hold('tcp', CLUSTER_IP, 9000, options);
+    const lost = await world.place('outside').hold('tcp', EXTERNAL_IP, 9000, options);
+    for (const hold of [kept, lost]) await hold.established;
+    await bring(without);
+    // What nobody uses goes, and so says that it was looked.
+    await expect.poll(bound, { timeout: 30_000 }).toEqual([CLUSTER_IP, '10.200.1.11', EXTERNAL_IP].sort());
+    await lost.stop();
+    await expect.poll(bound, { timeout: 30_000 }).toEqual([CLUSTER_IP, '10.200.1.11']);
+    await kept.stop();
+    expect([...kept.failures, ...lost.failures]).toEqual([]);
+    await dataplane.close();
+    dataplane = new IpvsDataplane({ netns: world.netns, graceMs: 3_000 });
+    await dataplane.start(state);
+  });
+
   test('a change of one service takes as many messages among 100 services as among 2', async () => {
     const others = Array.from({ length: 100 }, (_, at) => web(100 + at, [L1, R2]));
     const cost = async (rest: readonly DesiredService[]) => {
@@ -410,6 +438,18 @@ ipvs.describe('ipvs, traffic', () => {
         '/proc/sys/net/ipv4/conf/all/arp_announce',
       ];
       expect((await runIn(bare.names[0]!, arp)).stdout).toBe('1\n2\n');
+      // What changes under one that runs counts from its next start, and only what differs is sent.
+      const live = new IpvsDataplane({ netns: netns!, scheduler: 'lc' });
+      await live.start(full);
+      expect(live.configure({ scheduler: 'lc' })).toBe(false);
+      expect(live.configure({ scheduler: 'wlc', tcpMs: 7_200_000, udpMs: 40_000 })).toBe(true);
+      expect(await live.start(full)).toMatchObject({ operations: 2, refusals: [] });
+      await live.close();
+      const after = (await runIn(bare.names[0]!, ['cat', '/proc/net/ip_vs'])).stdout;
+      expect(after.match(/^FWM {2}\w+ wlc /gm)).toHaveLength(2);
+      expect(after.match(/^FWM {2}\w+ sh /gm)).toHaveLength(2);
+      // 0 leaves what is there.
+      expect(await withSocket(async (socket) => socket.timeouts(), netns)).toEqual([7200, 60, 40]);
       // "ovf-not" is no kernel's; the flag's own check is the configuration's.
       const lacking = new IpvsDataplane({ netns: netns!, scheduler: 'none-such' });
       const { refusals } = await lacking.start(full);
