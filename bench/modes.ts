@@ -152,34 +152,31 @@ async function controlPath(modes: readonly RunMode[], args: BenchArguments, riva
   return { control, rolling, skipped };
 }
 
-async function measure(args: BenchArguments): Promise<Result> {
+/** `keep` gets what there is after each part, so that an hour is not lost when the rest is interrupted. */
+async function measure(args: BenchArguments, keep: (result: Result) => void): Promise<void> {
   const began = performance.now();
-  const startedAt = new Date().toISOString();
   const machine = describeMachine();
   const quietness = await lookForQuiet(QUIET_PATIENCE_MS);
   say(headline(machine, quietness));
-  const perPacket = args.parts.has('packet') ? await packets(args) : { rows: [], skipped: [] };
+  const none = { ratio: Number.NaN, low: Number.NaN, high: Number.NaN };
+  let result: Result = {
+    ...{ format: FORMAT, program: version(), startedAt: new Date().toISOString(), seconds: 0 },
+    ...{ machine, quietness, skipped: [], noise: none, data: [], evenness: [], perPacket: [] },
+    ...{ source: args.kubeProxy === null ? 'manifests' : 'API server', control: [], rolling: [], growth: [] },
+  };
+  const take = ({ skipped = [], ...part }: Partial<Result>) => {
+    result = { ...result, ...part, skipped: [...result.skipped, ...skipped] };
+    const seconds = Math.round((performance.now() - began) / 1000);
+    keep({ ...result, seconds, growth: growthOf(result.control, result.data) });
+  };
+  if (args.parts.has('packet')) take(await packets(args));
   const rival = args.kubeProxy === null ? null : await startRival(args.kubeProxy);
   try {
     const { modes, skipped } = await runnableModes(args, rival);
     say(`modes: ${modes.join(', ')}${skipped.map(({ mode }) => `; not ${mode}`).join('')}`);
-    const none = { ratio: Number.NaN, low: Number.NaN, high: Number.NaN };
-    const data = args.parts.has('data')
-      ? await dataPath(modes, args, rival)
-      : { data: [], noise: none, evenness: [], skipped: [] };
-    const control = args.parts.has('control')
-      ? await controlPath(modes, args, rival)
-      : { control: [], rolling: [], skipped: [] };
-    return {
-      ...{ format: FORMAT, program: version(), startedAt },
-      seconds: Math.round((performance.now() - began) / 1000),
-      ...{ machine, quietness },
-      source: rival ? 'API server' : 'manifests',
-      skipped: [...perPacket.skipped, ...skipped, ...data.skipped, ...control.skipped],
-      ...{ noise: data.noise, data: data.data, evenness: data.evenness, perPacket: perPacket.rows },
-      ...{ control: control.control, rolling: control.rolling },
-      growth: growthOf(control.control, data.data),
-    };
+    take({ skipped });
+    if (args.parts.has('data')) take(await dataPath(modes, args, rival));
+    if (args.parts.has('control')) take(await controlPath(modes, args, rival));
   } finally {
     await rival?.api.stop();
   }
@@ -188,9 +185,9 @@ async function measure(args: BenchArguments): Promise<Result> {
 /** Where the programs cannot be made or run, that is the reason and the rest goes on. */
 async function packets({ families, packetFlows }: BenchArguments) {
   try {
-    return { rows: await measurePackets({ families, flows: packetFlows, say }), skipped: [] };
+    return { perPacket: await measurePackets({ families, flows: packetFlows, say }) };
   } catch (error) {
-    return { rows: [], skipped: [{ mode: 'per packet', reason: reasonOf(error) }] };
+    return { skipped: [{ mode: 'per packet', reason: reasonOf(error) }] };
   }
 }
 
@@ -219,11 +216,14 @@ async function main(): Promise<number> {
   }
   if (command.run === 'compare') return compare(command.files);
   if (process.getuid?.() !== 0) throw new RangeError('needs root: it makes network namespaces');
-  const result = await measure(command.with);
-  process.stdout.write(`\n${resultText(result)}`);
   const { json, html } = command.with;
-  if (json) write(json, `${JSON.stringify(result, null, 1)}\n`);
-  if (html) write(html, resultHtml(result));
+  let last = '';
+  await measure(command.with, (result) => {
+    last = resultText(result);
+    if (json) write(json, `${JSON.stringify(result, null, 1)}\n`);
+    if (html) write(html, resultHtml(result));
+  });
+  process.stdout.write(`\n${last}`);
   return 0;
 }
 

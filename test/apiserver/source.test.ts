@@ -32,10 +32,10 @@ const slice = (name: string, address: string) => ({
 
 /** A watch-list of ten thousand services must end in that time as well, also on a busy machine. */
 const WATCH_MS = 5_000;
-/** The server takes a token for a minute after its end (go-jose's DefaultLeeway). */
-const [ENDS_SOON, ENDED] = [-25, -120];
+/** The first list must come within it, on a busy machine too; the server goes on taking it a while after its end. */
+const [ENDS_SOON, ENDED] = [20, -120];
 /** A test waits more than once, and is to end with the words of the wait that was in vain. */
-vi.setConfig({ testTimeout: 300_000 });
+vi.setConfig({ testTimeout: 400_000 });
 
 /** Many at a time. */
 async function forEach(names: readonly string[], work: (name: string) => Promise<unknown>): Promise<void> {
@@ -102,7 +102,7 @@ real.describe('a real API server', () => {
         const reasons = source?.health().map(({ what: of, lastError }) => `${of}: ${lastError || 'fine'}`);
         throw new Error(`never: ${what}; ${reasons?.join('; ')}`);
       },
-      { timeout: 90_000, interval: 50 },
+      { timeout: 180_000, interval: 50 },
     );
   }
   const throughRelay = () => ({ kubeconfigPath: plane.kubeconfig('agent', { server: relay.url }) });

@@ -51,14 +51,16 @@ root.describe('random clusters, changes and flows', () => {
 
   if (minutes === 0) {
     test('every dataplane does what decide() says, and ends as after a fresh start', async () => {
-      const report = await fuzzer.run({ ...SHORT, seed: wish.seed ?? SEED, ...(path ? { path } : {}) });
+      // A path names a case among those of the long run, which has other flows.
+      const size = path ? { ...LONG, path } : SHORT;
+      const report = await fuzzer.run({ ...size, seed: wish.seed ?? SEED });
       expect(report.finding).toBe('');
-      expect(report.flows).toBeGreaterThan(100);
+      expect(report.flows).toBeGreaterThan(path ? 0 : 100);
     });
     return;
   }
 
-  test('for a while', { timeout: (minutes + 5) * 60_000 }, async () => {
+  test('for a while', { timeout: (minutes + 5 * SLOWNESS) * 60_000 }, async () => {
     const end = performance.now() + minutes * 60_000;
     const findings: string[] = [];
     let seed = wish.seed ?? Date.now() % 1_000_000_000;

@@ -1,4 +1,5 @@
 /** Plays cases on all dataplanes at once, and says what differs from decide() in a form that can be played again. */
+import process from 'node:process';
 import fc from 'fast-check';
 import { ClusterModel } from '../../../src/model/cluster.ts';
 import type { DesiredState } from '../../../src/model/desired.ts';
@@ -151,7 +152,11 @@ export class Fuzzer {
       try {
         await this.play(one);
       } catch (error) {
-        if (error instanceof Finding) failedAt ||= performance.now();
+        if (error instanceof Finding) {
+          // Said at once: making it smaller may be cut off.
+          if (failedAt === 0) process.stderr.write(`${error.message.slice(0, 4000)}\n`);
+          failedAt ||= performance.now();
+        }
         throw error;
       }
     });
