@@ -5,8 +5,8 @@ import path from 'node:path';
 import { TriplaneError } from '../../model/errors.ts';
 import { packageRoot } from '../../node/native.ts';
 
-/** The library reads all foreign tables' chains first; on a node with very many that takes seconds. */
-const TIMEOUT_MS = 60_000;
+/** Ends what hangs. The library reads all foreign tables' chains first; on a busy node with very many that takes long. */
+const TIMEOUT_MS = 180_000;
 const MESSAGE_BYTES_MAX = 16 * 1024;
 
 function childProgram(): string {
@@ -42,8 +42,9 @@ export function applySkeleton(text: string, netns: string): Promise<void> {
 }
 
 function failure(message: string, code: number | null, signal: string | null): TriplaneError {
+  const late = signal === 'SIGTERM' ? `no answer within ${TIMEOUT_MS / 1000} s` : null;
   const line =
-    message.split('\n').find((l) => l.trim() !== '') ?? `it ended with ${signal ?? `code ${code}`}`;
+    message.split('\n').find((l) => l.trim() !== '') ?? late ?? `it ended with ${signal ?? `code ${code}`}`;
   if (/cannot open shared object|libnftables\.so/.test(message)) {
     return new TriplaneError(
       'TP_NO_LIBRARY',
