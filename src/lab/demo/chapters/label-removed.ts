@@ -39,6 +39,14 @@ export const labelRemoved: Chapter = {
     const returnedMs = stage.apply('web-endpoints', webSlices(lab));
     timeline.mark('B');
     await stage.pause(0.3);
+    // A busy machine takes longer than that now and then; the picture is to show it in any case.
+    await stage.until(`${POD} answers again`, async () => {
+      const probe = await lab
+        .pod('net-pod')
+        .call('tcp', stage.clusterIp(10), WEB_PORT, { count: 20, timeoutMs: 3000 });
+      return probe.pods[POD] !== undefined;
+    });
+    await stage.pause(0.1);
     const summary = await load.stop();
     const held = await hold.stop();
     terminal.lines(timeline.lines());

@@ -25,6 +25,14 @@ export const podDeleted: Chapter = {
     const returnedMs = stage.apply('web-endpoints', webSlices(lab));
     timeline.mark('R');
     await stage.pause(0.3);
+    // A busy machine takes longer than that now and then; the picture is to show it in any case.
+    await stage.until(`${VICTIM} answers again`, async () => {
+      const probe = await lab
+        .pod('net-pod')
+        .call('tcp', stage.clusterIp(10), 9000, { count: 20, timeoutMs: 3000 });
+      return probe.pods[VICTIM] !== undefined;
+    });
+    await stage.pause(0.1);
     const summary = await load.stop();
     terminal.lines(timeline.lines());
     const failed = summary.total - summary.outcomes.ok;
