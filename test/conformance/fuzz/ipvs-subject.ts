@@ -9,34 +9,30 @@ import { readIpvs } from '../../../src/dataplane/ipvs/readback.ts';
 import type { DesiredState } from '../../../src/model/desired.ts';
 import { SERVICE_LINK } from '../../../src/node/service-link.ts';
 import { FlowWorld, NODE } from '../../support/flow-world.ts';
-import { type Bare, bareNamespaces } from '../../support/namespaces.ts';
+import { bareNamespaces } from '../../support/namespaces.ts';
 import { SLOWNESS } from '../../support/slowness.ts';
 import type { PlannedFlow } from './flows.ts';
-import { Subject } from './subjects.ts';
+import { NamespaceSubject, type Subject } from './subjects.ts';
 
 /** What leaves goes with its connections, or after this. */
 const GRACE_MS = 500;
 const NODES_OWN: readonly string[] = NODE;
 
-export class IpvsSubject extends Subject {
+export class IpvsSubject extends NamespaceSubject {
   readonly mode = 'ipvs';
   protected override readonly settleMs = 3000 * SLOWNESS;
-  readonly #bare: Bare;
   /** Addresses that services have or had: the node's own until their connections have ended (docs/ipvs.md). */
   readonly #own = new Set<string>();
 
-  private constructor(world: FlowWorld, bare: Bare) {
-    super(world);
-    this.#bare = bare;
-  }
+  protected readonly cleanup = cleanupIpvs;
+  protected readonly image = image;
 
   static async create(): Promise<IpvsSubject> {
-    const world = await FlowWorld.create('none');
-    return new IpvsSubject(world, await bareNamespaces(1));
+    return new IpvsSubject(await FlowWorld.create('none'), await bareNamespaces(1));
   }
 
-  protected open(): Dataplane {
-    return new IpvsDataplane({ netns: this.world.file('node'), graceMs: GRACE_MS });
+  protected openIn(netns: string): Dataplane {
+    return new IpvsDataplane({ netns, graceMs: GRACE_MS });
   }
 
   /** Where nft mode lets a packet pass on to an address that a service has, this node refuses it. */
@@ -59,24 +55,6 @@ export class IpvsSubject extends Subject {
   override apply(...args: Parameters<Subject['apply']>): Promise<string[]> {
     this.#remember(args[1]);
     return super.apply(...args);
-  }
-
-  protected async images(state: DesiredState): Promise<{ lived: unknown; fresh: unknown }> {
-    const [netns = ''] = this.#bare.paths;
-    await cleanupIpvs(netns);
-    const other = new IpvsDataplane({ netns, graceMs: GRACE_MS });
-    try {
-      await other.start(state);
-      return { lived: await image(this.world.file('node')), fresh: await image(netns) };
-    } finally {
-      await other.close();
-    }
-  }
-
-  async remove(): Promise<void> {
-    await this.dataplane?.close();
-    this.#bare.remove();
-    await this.world.remove();
   }
 }
 

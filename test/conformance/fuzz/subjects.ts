@@ -90,31 +90,31 @@ function firstDifference(lived: string, fresh: string): string {
   return `after the history:\n${window(a)}\nafter a fresh start:\n${window(b)}`;
 }
 
-export class NftSubject extends Subject {
-  readonly mode = 'nft';
+/** A mode that can work in any namespace: a fresh start is made in another one beside the world's node. */
+export abstract class NamespaceSubject extends Subject {
   readonly #bare: Bare;
 
-  private constructor(world: FlowWorld, bare: Bare) {
+  constructor(world: FlowWorld, bare: Bare) {
     super(world);
     this.#bare = bare;
   }
 
-  static async create(): Promise<NftSubject> {
-    const world = await FlowWorld.create('none');
-    return new NftSubject(world, await bareNamespaces(1));
-  }
+  protected abstract openIn(netns: string): Dataplane;
+  protected abstract cleanup(netns: string): Promise<unknown>;
+  /** What the kernel holds there, without what is of a history. */
+  protected abstract image(netns: string): Promise<unknown>;
 
   protected open(): Dataplane {
-    return new NftDataplane({ netns: this.world.file('node') });
+    return this.openIn(this.world.file('node'));
   }
 
   protected async images(state: DesiredState): Promise<{ lived: unknown; fresh: unknown }> {
     const [netns = ''] = this.#bare.paths;
-    await cleanupNft(netns);
-    const other = new NftDataplane({ netns });
+    await this.cleanup(netns);
+    const other = this.openIn(netns);
     try {
       await other.start(state);
-      return { lived: await tableLines(this.world.file('node')), fresh: await tableLines(netns) };
+      return { lived: await this.image(this.world.file('node')), fresh: await this.image(netns) };
     } finally {
       await other.close();
     }
@@ -124,6 +124,20 @@ export class NftSubject extends Subject {
     await this.dataplane?.close();
     this.#bare.remove();
     await this.world.remove();
+  }
+}
+
+export class NftSubject extends NamespaceSubject {
+  readonly mode = 'nft';
+  protected readonly cleanup = cleanupNft;
+  protected readonly image = tableLines;
+
+  static async create(): Promise<NftSubject> {
+    return new NftSubject(await FlowWorld.create('none'), await bareNamespaces(1));
+  }
+
+  protected openIn(netns: string): Dataplane {
+    return new NftDataplane({ netns });
   }
 }
 
