@@ -361,7 +361,9 @@ struct tp_knobs {
 	__u8 partial_checksums;
 	/* bpf_skb_ct_lookup and bpf_xdp_ct_lookup (kernel 6.0, module nf_conntrack). */
 	__u8 has_ct_lookup;
-	__u8 spare[3];
+	/* bpf_cast_to_kern_ctx (kernel 6.2). */
+	__u8 has_kernel_context;
+	__u8 spare[2];
 };
 TP_STATIC_ASSERT(sizeof(struct tp_knobs) == 56, "no holes");
 

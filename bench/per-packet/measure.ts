@@ -13,7 +13,7 @@ import path from 'node:path';
 import process from 'node:process';
 import { ATTACH_XDP, XDP_NATIVE } from '../../src/dataplane/ebpf/attach-types.ts';
 import { encodeKnobs, type Knobs, mapEntries } from '../../src/dataplane/ebpf/knobs.ts';
-import { type BpfObject, bpfNative, loadBpf } from '../../src/dataplane/ebpf/native.ts';
+import { type BpfObject, bpfNative, kernelOffersContext, loadBpf } from '../../src/dataplane/ebpf/native.ts';
 import type { Family } from '../../src/model/records.ts';
 import { packageRoot } from '../../src/node/native.ts';
 import type { PacketRow } from '../modes/result.ts';
@@ -66,6 +66,7 @@ async function load(
     netnsCookie: true,
     redirectNeigh: true,
     partialChecksums: true,
+    kernelContext: kernelOffersContext(),
   };
   const maps = mapEntries(knobs.sizes);
   const object = await loadBpf({

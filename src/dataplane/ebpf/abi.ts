@@ -99,7 +99,8 @@ export const LAYOUTS = {
       has_redirect_neigh: 50,
       partial_checksums: 51,
       has_ct_lookup: 52,
-      spare: 53,
+      has_kernel_context: 53,
+      spare: 54,
     },
   },
 } as const;

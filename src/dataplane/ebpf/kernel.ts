@@ -14,6 +14,7 @@ import {
   bpfNative,
   bpfObjectPath,
   kernelOffersConntrack,
+  kernelOffersContext,
   type LoadSpec,
   loadBpf,
   type MapHandle,
@@ -244,5 +245,6 @@ export function knobsOf(meta: Pick<Meta, 'sizes' | 'natPorts' | 'seed' | 'hz'>, 
     redirectNeigh: hasHelper('redirect-neigh'),
     partialChecksums: true,
     ctLookup: ctLookup === 'offered',
+    kernelContext: kernelOffersContext(),
   });
 }

@@ -62,6 +62,8 @@ export interface Knobs {
   readonly partialChecksums: boolean;
   /** The kernel offers its connection tracking to programs (kernelOffersConntrack()). Default: no. */
   readonly ctLookup?: boolean;
+  /** Programs may read the kernel's own struct of a packet (kernelOffersContext()). Default: no. */
+  readonly kernelContext?: boolean;
 }
 
 export function newSeed(): Uint8Array {
@@ -129,5 +131,6 @@ export function encodeKnobs(knobs: Knobs): Uint8Array {
   out[members.has_redirect_neigh] = Number(knobs.redirectNeigh);
   out[members.partial_checksums] = Number(knobs.partialChecksums);
   out[members.has_ct_lookup] = Number(knobs.ctLookup ?? false);
+  out[members.has_kernel_context] = Number(knobs.kernelContext ?? false);
   return out;
 }
