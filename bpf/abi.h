@@ -12,7 +12,7 @@
 #include "limits.h"
 
 /* Advanced whenever a layout below changes its meaning: maps of another layout are not adopted. */
-#define TP_LAYOUT 3
+#define TP_LAYOUT 4
 
 #ifdef __cplusplus
 #define TP_STATIC_ASSERT static_assert

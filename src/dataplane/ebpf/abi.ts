@@ -107,7 +107,7 @@ export const LAYOUTS = {
 
 /** Named as in the header, without TP_. */
 export const ABI = {
-  LAYOUT: 3,
+  LAYOUT: 4,
   BUCKET_SLOTS: 8,
   BUCKET_TRIES: 4,
   NAT_SLOTS: 16,
