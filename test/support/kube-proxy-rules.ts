@@ -39,10 +39,10 @@ function hash(text: string): string {
   ).join('');
 }
 
-const host = (address: string, port: number) =>
+export const host = (address: string, port: number) =>
   address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`;
 const single = (address: string) => `${address}/${address.includes(':') ? 128 : 32}`;
-const said = (text: string) => `-m comment --comment "${text}"`;
+export const said = (text: string) => `-m comment --comment "${text}"`;
 const MASK = { 4: '255.255.255.255', 6: 'ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff' } as const;
 
 /** Chains of the nat table, each with its rules. */

@@ -2,7 +2,5 @@
 import process from 'node:process';
 import { skipUnless } from './skip.ts';
 
-export const LONG = skipUnless(
-  process.env.TRIPLANE_TEST_LONG === '1',
-  'takes long; TRIPLANE_TEST_LONG=1 runs it',
-);
+export const isLong = process.env.TRIPLANE_TEST_LONG === '1';
+export const LONG = skipUnless(isLong, 'takes long; TRIPLANE_TEST_LONG=1 runs it');
