@@ -40,6 +40,7 @@ import { prepareRoot } from './pins.ts';
 import { pressureOf } from './pressure.ts';
 import { nodeFlows, nodeTargets } from './readback.ts';
 import { EbpfRemains } from './remains.ts';
+import { repinMaps } from './repin.ts';
 import { countSockets, rememberSockets, SocketSweeper } from './sockets.ts';
 import { xdpFeatures, xdpSenders } from './xdp-senders.ts';
 
@@ -280,12 +281,12 @@ export class EbpfDataplane implements Switchable {
   }
 
   async verify(state: DesiredState): Promise<VerifyResult> {
-    const { compiler, node, rows, links, optOuts } = this.#must();
+    const { loaded, compiler, node, rows, links, optOuts } = this.#must();
     const repaired = [...compiler.repair(), ...(await optOuts.repair())];
     if (node.repair()) repaired.push('the settings were changed');
     const devices = rows.repair();
     if (devices > 0) repaired.push(`${devices} devices were not as they should be`);
-    repaired.push(...links.repair());
+    repaired.push(...repinMaps(this.#options.root, loaded), ...links.repair());
     this.#followDevices();
     node.renewSpans(state);
     return { repaired };
