@@ -163,6 +163,16 @@ class ElementReader : public ReadWorker {
     return "";
   }
 
+  // Of an element that counts: "packets bytes".
+  static std::string Counter(const nlattr *expression) {
+    const nlattr *data = Attributes<NFTA_EXPR_MAX>(expression).at[NFTA_EXPR_DATA];
+    if (!data) return "";
+    Attributes<NFTA_COUNTER_MAX> counter(data);
+    const nlattr *packets = counter.at[NFTA_COUNTER_PACKETS], *bytes = counter.at[NFTA_COUNTER_BYTES];
+    if (!packets || !bytes || mnl_attr_get_payload_len(packets) < 8 || mnl_attr_get_payload_len(bytes) < 8) return "";
+    return std::to_string(be64toh(mnl_attr_get_u64(packets))) + " " + std::to_string(be64toh(mnl_attr_get_u64(bytes)));
+  }
+
   void Take(const nlattr *nest) {
     Attributes<NFTA_SET_ELEM_MAX> element(nest);
     const nlattr *key = Value(element.at[NFTA_SET_ELEM_KEY]);
@@ -195,9 +205,10 @@ class ElementReader : public ReadWorker {
     }
     // Of an element that runs out: milliseconds left.
     const nlattr *left = element.at[NFTA_SET_ELEM_EXPIRATION];
-    const std::string comment = left && mnl_attr_get_payload_len(left) >= 8
-                                    ? std::to_string(be64toh(mnl_attr_get_u64(left)))
-                                    : Comment(element.at[NFTA_SET_ELEM_USERDATA]);
+    std::string comment = left && mnl_attr_get_payload_len(left) >= 8
+                              ? std::to_string(be64toh(mnl_attr_get_u64(left)))
+                              : Comment(element.at[NFTA_SET_ELEM_USERDATA]);
+    if (element.at[NFTA_SET_ELEM_EXPR]) comment = Counter(element.at[NFTA_SET_ELEM_EXPR]);
     sum_ += ElementHash(key_bytes, key_len, data, data_len, comment);
     if (sums_only_) return;
     packed_.push_back(flags & NFT_SET_ELEM_INTERVAL_END ? 1 : 0);

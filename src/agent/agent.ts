@@ -4,24 +4,22 @@
  */
 import type { Config } from '../config/config.ts';
 import type { Dataplane } from '../dataplane/dataplane.ts';
-import { familyOf } from '../model/address.ts';
 import type { ModelChange } from '../model/change.ts';
 import { ClusterModel } from '../model/cluster.ts';
-import { decide } from '../model/decide.ts';
-import { TriplaneError } from '../model/errors.ts';
+import type { TriplaneError } from '../model/errors.ts';
 import type { Address, Family, RecordChange } from '../model/records.ts';
 import { same } from '../model/same.ts';
 import type { AutoChoice } from '../probe/report.ts';
 import type { Source, SourceListener } from '../source/source.ts';
 import { configWarnings } from './config-warnings.ts';
 import { countDesired, type DesiredCounts } from './counts.ts';
-import { explanationOf } from './explanation.ts';
+import { explainPacket } from './explanation.ts';
 import { healthCheckAddresses, type MachineAddresses, modelConfig, nodeFacts } from './facts.ts';
 import type { Handover } from './handover.ts';
 import { holdupOf } from './holdup.ts';
 import { MODE_SETTING, ModeControl } from './mode-control.ts';
 import { ModeNews } from './mode-news.ts';
-import { chooseDataplane, configureDataplane } from './modes.ts';
+import { chooseDataplane, configureDataplane, trafficSettings } from './modes.ts';
 import { PressureLog } from './pressure.ts';
 import { ProblemLog } from './problem-log.ts';
 import { type FlowParts, StaleFlows } from './stale-flows.ts';
@@ -49,10 +47,12 @@ import {
   type SourceHealth,
   type SwitchResult,
   type SyncEvent,
+  type TrafficReport,
 } from './status.ts';
 import { makeHandover } from './succession.ts';
 import { SyncLoop } from './sync-loop.ts';
 import { ThisNode } from './this-node.ts';
+import { TrafficMeter } from './traffic-meter.ts';
 
 /** What the agent uses of the machine; src/agent/start.ts makes the real ones. */
 export interface AgentParts extends FlowParts {
@@ -84,6 +84,7 @@ export class Agent implements AgentStatus, AgentControl {
   private readonly pressure: PressureLog;
   private readonly news: ModeNews;
   private readonly thisNode: ThisNode;
+  private readonly meter: TrafficMeter;
   private pendingServices = 0;
   private pendingEndpoints = 0;
   private readonly signals = {
@@ -120,6 +121,7 @@ export class Agent implements AgentStatus, AgentControl {
     this.healthAddresses = healthCheckAddresses(config, null, parts.machine());
     const choice = chooseDataplane(config.proxyMode, this.dataplaneOptions(), parts.auto);
     this.handover = this.handoverFrom(choice.dataplane);
+    this.meter = this.meterOf(this.handover);
     const onSettled = () => this.news.tell(this.mode());
     const modeParts = { handover: this.handover, log: parts.log, onSettled };
     this.modes = new ModeControl(modeParts, config.proxyMode, choice.reason);
@@ -153,9 +155,20 @@ export class Agent implements AgentStatus, AgentControl {
       log: this.parts.log,
       options: () => this.dataplaneOptions(),
       state: () => this.model.state,
+      beforeRemoval: () => this.meter.gather(),
       onMode: () => this.signals.onMode.emit(this.mode()),
       // What was left alone for its connections' sake is looked at once more.
       onDrained: () => this.flows.sweep.request('TCP', 'UDP'),
+    });
+  }
+
+  private meterOf(handover: Handover): TrafficMeter {
+    return new TrafficMeter({
+      settings: trafficSettings(this.config),
+      readers: () => handover.trafficReaders(),
+      state: () => this.model.state,
+      now: () => performance.now(),
+      onFailure: ({ mode }, err) => this.parts.log.warn({ err, mode }, 'its traffic could not be read'),
     });
   }
 
@@ -327,6 +340,10 @@ export class Agent implements AgentStatus, AgentControl {
     return this.handover.measures();
   }
 
+  traffic(): Promise<TrafficReport> {
+    return this.meter.report();
+  }
+
   counts(): Counts {
     this.counted ??= countDesired(this.model.state);
     return {
@@ -353,26 +370,8 @@ export class Agent implements AgentStatus, AgentControl {
   }
 
   async explain(request: ExplainRequest): Promise<Explanation> {
-    const family = familyOf(request.destination);
-    if (familyOf(request.source) !== family) {
-      throw new TriplaneError(
-        'TP_BAD_FLAG',
-        `source ${request.source} and destination ${request.destination} are not of one family`,
-      );
-    }
-    const { source, destination, port, protocol, interfaceName } = request;
-    const packet = { family, source, destination, port, protocol, from: this.senderOf(request) };
-    const verdict = decide(
-      this.model.state,
-      interfaceName === '' ? packet : { ...packet, interface: interfaceName },
-      this.parts.machine().all.map((own) => own.address),
-    );
-    return explanationOf(verdict as Parameters<typeof explanationOf>[0]);
-  }
-
-  private senderOf({ source, from }: ExplainRequest): 'node' | 'pod' | 'outside' {
-    if (from !== 'unknown') return from;
-    return this.parts.machine().all.some(({ address }) => address === source) ? 'node' : 'outside';
+    const own = this.parts.machine().all.map(({ address }) => address);
+    return explainPacket(request, this.model.state, own);
   }
 
   switchMode(mode: Mode | 'auto'): Promise<SwitchResult> {

@@ -1,6 +1,10 @@
 /** Puts a verdict of decide() into the words of `triplane explain`. */
+import { familyOf } from '../model/address.ts';
+import { decide } from '../model/decide.ts';
+import type { DesiredState } from '../model/desired.ts';
+import { TriplaneError } from '../model/errors.ts';
 import type { Address } from '../model/records.ts';
-import type { Explanation } from './status.ts';
+import type { ExplainRequest, Explanation } from './status.ts';
 
 /** The part of decide()'s Verdict that people are told. */
 export type TellableVerdict = { readonly because: readonly string[] } & (
@@ -18,6 +22,27 @@ export type TellableVerdict = { readonly because: readonly string[] } & (
   | { readonly action: 'drop' }
   | { readonly action: 'pass' }
 );
+
+/** `own`: addresses of this node. Throws TP_BAD_FLAG. */
+export function explainPacket(
+  request: ExplainRequest,
+  state: DesiredState,
+  own: readonly Address[],
+): Explanation {
+  const { source, destination, port, protocol, interfaceName } = request;
+  const family = familyOf(destination);
+  if (familyOf(source) !== family) {
+    throw new TriplaneError(
+      'TP_BAD_FLAG',
+      `source ${source} and destination ${destination} are not of one family`,
+    );
+  }
+  const known = own.includes(source) ? 'node' : 'outside';
+  const from = request.from === 'unknown' ? known : request.from;
+  const packet = { family, source, destination, port, protocol, from } as const;
+  const verdict = decide(state, interfaceName === '' ? packet : { ...packet, interface: interfaceName }, own);
+  return explanationOf(verdict as TellableVerdict);
+}
 
 export function explanationOf(verdict: TellableVerdict): Explanation {
   const { action, because } = verdict;

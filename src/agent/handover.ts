@@ -16,6 +16,7 @@ import {
   type Switchable,
   type VerifyResult,
 } from '../dataplane/dataplane.ts';
+import type { TrafficReader } from '../dataplane/traffic.ts';
 import type { DesiredChange, DesiredState } from '../model/desired.ts';
 import { TriplaneError } from '../model/errors.ts';
 import type { Log } from './status.ts';
@@ -41,6 +42,8 @@ export interface HandoverParts {
   readonly predecessors: (mode: Mode, state: DesiredState) => Promise<readonly Switchable[]>;
   /** The state that the kernel is to be at. */
   readonly state: () => DesiredState;
+  /** What drained goes for good, and with it what it has counted. Never rejects. */
+  readonly beforeRemoval: () => Promise<void>;
   /** Another mode carries new connections now. */
   readonly onMode: () => void;
   /** The last connection of a former mode has ended. */
@@ -91,6 +94,12 @@ export class Handover implements Dataplane {
 
   measures(): Measures {
     return this.#current.measures?.() ?? { tables: [], packets: {} };
+  }
+
+  /** The readers of what is counted of traffic: of the one in charge, and of those that drain. */
+  trafficReaders(): TrafficReader[] {
+    const all = [this.#current, ...this.#formers.map(({ remains }) => remains)];
+    return all.flatMap((one) => one.traffic?.() ?? []);
   }
 
   /** The mode that a switch is under way to. */
@@ -280,6 +289,7 @@ export class Handover implements Dataplane {
   /** What drains of the mode itself serves again with everything it has. */
   async #takeBack(mode: Mode): Promise<void> {
     const own = this.#formers.filter(({ remains }) => remains.mode === mode);
+    if (own.length > 0) await this.#parts.beforeRemoval();
     this.#formers = this.#formers.filter(({ remains }) => remains.mode !== mode);
     for (const { remains } of own) await remains.close();
   }
@@ -350,6 +360,7 @@ export class Handover implements Dataplane {
     if (this.#closed || this.#switching !== null) return;
     const ended = this.#formers.filter(({ carried }) => carried.ended);
     for (const former of ended) {
+      await this.#parts.beforeRemoval();
       await former.remains.remove();
       this.#formers = this.#formers.filter((one) => one !== former);
       this.#parts.log.info(

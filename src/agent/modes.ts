@@ -6,6 +6,7 @@ import type { EbpfOptions } from '../dataplane/ebpf/options.ts';
 import { IpvsDataplane } from '../dataplane/ipvs/ipvs-dataplane.ts';
 import type { IpvsSettings } from '../dataplane/ipvs/settings.ts';
 import { NftDataplane } from '../dataplane/nft/nft-dataplane.ts';
+import type { TrafficSettings } from '../dataplane/traffic.ts';
 import { TriplaneError } from '../model/errors.ts';
 import { readKernelFacts } from '../node/kernel.ts';
 import { type Feature, requireFeatures } from '../node/switches.ts';
@@ -34,8 +35,18 @@ export interface IpvsConfig {
   readonly ipvsUdpMs: number;
 }
 
+/** What is counted of traffic, in every mode. */
+export interface TrafficConfig {
+  readonly trafficMetrics: 'off' | 'connections' | 'traffic';
+  readonly trafficMetricsBy: 'service' | 'endpoint';
+}
+
+export function trafficSettings({ trafficMetrics, trafficMetricsBy }: TrafficConfig): TrafficSettings {
+  return { level: trafficMetrics, by: trafficMetricsBy };
+}
+
 export interface DataplaneOptions {
-  readonly config: EbpfConfig & IpvsConfig;
+  readonly config: EbpfConfig & IpvsConfig & TrafficConfig;
   /** Called when somebody else changed what the dataplane holds in the kernel. */
   readonly onForeignChange: () => void;
 }
@@ -47,9 +58,12 @@ export interface Choice {
 }
 
 const OPENERS: Readonly<Record<Mode, (options: DataplaneOptions) => Dataplane>> = {
-  nft: (options) => new NftDataplane(options),
-  ipvs: ({ config, onForeignChange }) => new IpvsDataplane({ onForeignChange, ...ipvsSettings(config) }),
-  ebpf: ({ config, onForeignChange }) => new EbpfDataplane({ ...ebpfOptions(config), onForeignChange }),
+  nft: ({ config, onForeignChange }) =>
+    new NftDataplane({ onForeignChange, traffic: trafficSettings(config) }),
+  ipvs: ({ config, onForeignChange }) =>
+    new IpvsDataplane({ onForeignChange, ...ipvsSettings(config), traffic: trafficSettings(config) }),
+  ebpf: ({ config, onForeignChange }) =>
+    new EbpfDataplane({ ...ebpfOptions(config), onForeignChange, traffic: trafficSettings(config) }),
 };
 
 function ipvsSettings(config: IpvsConfig): IpvsSettings {

@@ -8,8 +8,19 @@ import type { Degree, Measures, Mode } from '../dataplane/dataplane.ts';
 import type { ErrorCode } from '../model/errors.ts';
 import type { Address, Family, ObjectKey, Protocol } from '../model/records.ts';
 import type { ClusterEvent, Problem, RequestEvent, SourceHealth } from '../source/source.ts';
+import type { TrafficReport, TrafficSum } from './traffic-meter.ts';
 
-export type { ClusterEvent, Degree, Measures, Mode, Problem, RequestEvent, SourceHealth };
+export type {
+  ClusterEvent,
+  Degree,
+  Measures,
+  Mode,
+  Problem,
+  RequestEvent,
+  SourceHealth,
+  TrafficReport,
+  TrafficSum,
+};
 
 /** Anything that can be listened to. The function returned ends the subscription. */
 export interface Subscribable<T> {
@@ -176,6 +187,8 @@ export interface AgentStatus extends SyncStatus {
   mode(): ModeStatus;
   /** How full the mode's tables are, and what its programs count. */
   measures(): Measures;
+  /** What the kernel has counted of the traffic of services, as of some seconds ago at most. */
+  traffic(): Promise<TrafficReport>;
   counts(): Counts;
   healthChecks(): HealthCheckPlan;
   /** Objects that are refused at this moment. */

@@ -11,16 +11,17 @@ export interface SuccessionParts {
   /** As they are now: the configuration may change. */
   readonly options: () => DataplaneOptions;
   readonly state: () => DesiredState;
+  readonly beforeRemoval: () => Promise<void>;
   readonly onMode: () => void;
   readonly onDrained: () => void;
 }
 
 export function makeHandover(
   first: Dataplane,
-  { log, options, state, onMode, onDrained }: SuccessionParts,
+  { log, options, state, beforeRemoval, onMode, onDrained }: SuccessionParts,
 ): Handover {
   const parts = {
-    ...{ log, state, onMode, onDrained },
+    ...{ log, state, beforeRemoval, onMode, onDrained },
     open: (mode: Dataplane['mode']) => openDataplane(mode, options()),
     predecessors: (mode: Dataplane['mode'], desired: DesiredState) =>
       predecessorsOf(mode, desired, { config: options().config, log }),

@@ -70,6 +70,7 @@ export type OptionGroup =
   | 'Traffic'
   | 'Synchronisation'
   | 'Servers'
+  | 'Metrics'
   | 'Kernel'
   | 'IPVS'
   | 'eBPF'

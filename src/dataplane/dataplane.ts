@@ -4,6 +4,7 @@
  */
 import type { DesiredChange, DesiredState } from '../model/desired.ts';
 import type { Address, Family, ObjectKey, Protocol } from '../model/records.ts';
+import type { TrafficReader } from './traffic.ts';
 
 export type Mode = 'nft' | 'ipvs' | 'ebpf';
 
@@ -91,6 +92,8 @@ export interface Dataplane {
   degrees?(): readonly Degree[];
   /** As of now; read at each scrape of the metrics. Not there: the mode has no tables of its own. */
   measures?(): Measures;
+  /** What reads the counters of traffic; null: nothing is counted. Not there: the mode counts nothing. */
+  traffic?(): TrafficReader | null;
   /** Releases handles; leaves the kernel as it is. */
   close(): Promise<void>;
 }
@@ -133,6 +136,8 @@ export interface Remains {
    * is not to forget those. Not there: it has none.
    */
   untranslated?(): readonly FlowTarget[];
+  /** The same as the dataplane's, which goes on counting what it still carries. */
+  traffic?(): TrafficReader | null;
   /** Takes everything of it out of the kernel and releases handles. */
   remove(): Promise<void>;
   /** Releases handles; leaves the kernel as it is, so that the same mode may take it up again. */

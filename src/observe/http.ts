@@ -1,6 +1,7 @@
 /** HTTP servers that try again when they cannot listen, as kube-proxy's do. */
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo, ListenOptions } from 'node:net';
+import { pipeline } from 'node:stream/promises';
 import { formatSocket, type SocketAddress } from '../model/socket.ts';
 
 export type Handler = (request: IncomingMessage, response: ServerResponse) => void;
@@ -99,6 +100,25 @@ export function reply(response: ServerResponse, status: number, type: string, bo
     'Content-Length': Buffer.byteLength(body),
   });
   response.end(body);
+}
+
+/**
+ * The same for a body that is made while it is sent. Rejects when it cannot be made, or the client leaves; before the
+ * first piece nothing was sent yet.
+ */
+export async function replyInPieces(
+  response: ServerResponse,
+  status: number,
+  type: string,
+  pieces: AsyncIterable<string>,
+): Promise<void> {
+  const rest = pieces[Symbol.asyncIterator]();
+  const first = await rest.next();
+  response.writeHead(status, { 'Content-Type': type, 'X-Content-Type-Options': 'nosniff' });
+  await pipeline(async function* () {
+    if (first.done !== true) yield first.value;
+    yield* { [Symbol.asyncIterator]: () => rest };
+  }, response);
 }
 
 export function replyJson(response: ServerResponse, status: number, value: unknown): void {

@@ -8,6 +8,7 @@ import {
   pathOf,
   type RunningServer,
   reply,
+  replyInPieces,
   replyJson,
   replyNotFound,
   serve,
@@ -72,7 +73,7 @@ async function route(
   const path = pathOf(request);
   switch (path) {
     case '/metrics':
-      return reply(response, 200, metrics.contentType, await metrics.text());
+      return replyInPieces(response, 200, metrics.contentType, metrics.pieces());
     case '/proxyMode': {
       const { mode, reason, switching, draining, failure } = status.mode();
       // The body is for software that knows kube-proxy's; what else there is to say goes beside it.

@@ -6,11 +6,15 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 import type { AgentStatus, ConntrackEvent, RequestEvent, SyncEvent } from '../agent/status.ts';
 import type { Family } from '../model/records.ts';
 import { countFlows } from '../node/conntrack.ts';
+import { PROGRAMMING_BUCKETS, REQUEST_BUCKETS, SYNC_BUCKETS } from './buckets.ts';
 import { nodeEligible } from './health.ts';
+import { trafficText } from './traffic-text.ts';
 
 export interface Metrics {
   readonly contentType: string;
-  /** The exposition text. */
+  /** The exposition text, piece by piece: series by service and endpoint may be many. */
+  pieces(): AsyncIterable<string>;
+  /** The same in one. */
   text(): Promise<string>;
   /** One answer of /healthz or /livez. */
   countProbe(probe: 'healthz' | 'livez', code: 200 | 503): void;
@@ -19,19 +23,6 @@ export interface Metrics {
 }
 
 const FAMILIES = [4, 6] as const;
-/** 1 ms to 16.4 s (metrics.ExponentialBuckets(0.001, 2, 15)). */
-const SYNC_BUCKETS = Array.from({ length: 15 }, (_, i) => 0.001 * 2 ** i);
-/** kube-proxy's for the network programming latency. */
-const PROGRAMMING_BUCKETS = [
-  ...series(0.25, 0.25, 2),
-  ...series(1, 1, 59),
-  ...series(60, 5, 12),
-  ...series(120, 30, 7),
-];
-
-/** client-go's (component-base/metrics/prometheus/restclient). */
-const REQUEST_BUCKETS = [0.005, 0.025, 0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60];
-
 /** Metrics of one agent. `version` is shown by triplane_build_info. */
 export function createMetrics(status: AgentStatus, version: string): Metrics {
   const registry = new Registry();
@@ -49,14 +40,25 @@ export function createMetrics(status: AgentStatus, version: string): Metrics {
       counters.endpointChanges.inc(endpoints);
     }),
   ];
+  const pieces = () => piecesOf(registry, status);
   return {
     contentType: registry.contentType,
-    text: () => registry.metrics(),
+    pieces,
+    text: async () => {
+      const all: string[] = [];
+      for await (const piece of pieces()) all.push(piece);
+      return all.join('');
+    },
     countProbe: (probe, code) => counters[probe].inc({ code: String(code) }),
     close: () => {
       for (const end of subscriptions) end();
     },
   };
+}
+
+async function* piecesOf(registry: Registry, status: AgentStatus): AsyncGenerator<string> {
+  yield await registry.metrics();
+  yield* trafficText(await status.traffic());
 }
 
 type Sample = readonly [Readonly<Record<string, string>>, number];
@@ -390,8 +392,4 @@ function perFamily(
 
 function label(family: Family): string {
   return `IPv${family}`;
-}
-
-function series(start: number, step: number, count: number): number[] {
-  return Array.from({ length: count }, (_, i) => start + i * step);
 }

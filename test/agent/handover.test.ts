@@ -84,6 +84,7 @@ function world(fails: { old?: Step; next?: Step } = {}, left: readonly Mode[] = 
       open: (mode) => new Fake(mode, calls, fails.next ?? null),
       predecessors: async () => left.map((mode) => new Fake(mode, calls)),
       state: () => STATE,
+      beforeRemoval: async () => {},
       onMode: () => modes.push(handover.mode),
       onDrained: () => {},
     },

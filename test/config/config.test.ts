@@ -96,6 +96,9 @@ const GOOD: readonly Good[] = [
   ['--profiling=t', 'profiling', true],
   ['--admin-socket=/run/x.sock', 'adminSocket', '/run/x.sock'],
   ['--admin-socket=', 'adminSocket', ''],
+  ['--traffic-metrics=traffic', 'trafficMetrics', 'traffic'],
+  ['--traffic-metrics=connections', 'trafficMetrics', 'connections'],
+  ['--traffic-metrics-by=endpoint', 'trafficMetricsBy', 'endpoint'],
   ['--conntrack-max-per-core=0', 'conntrackMaxPerCore', 0],
   ['--conntrack-min=1', 'conntrackMin', 1],
   ['--conntrack-tcp-timeout-established=0', 'conntrackTcpEstablishedMs', 0],
@@ -128,6 +131,8 @@ const GOOD: readonly Good[] = [
 
 /** Flag, bad value, what the message must say. */
 const BAD: readonly (readonly [string, string, RegExp])[] = [
+  ['traffic-metrics', 'on', /off, connections, traffic/],
+  ['traffic-metrics-by', 'pod', /service, endpoint/],
   ['master', 'ftp://x', /http or https/],
   ['master', 'http://[', /http or https/],
   ['kubeconfig', 'a\nb', /control character/],

@@ -1,4 +1,5 @@
 /** What is asked of the ebpf mode beside the desired state. */
+import { NO_TRAFFIC, type TrafficSettings } from '../traffic.ts';
 import type { DeviceChoice } from './device-roles.ts';
 import type { XdpForward } from './forward-gate.ts';
 import { DEFAULT_SIZES, type PortRange, type Sizes } from './knobs.ts';
@@ -17,6 +18,7 @@ export interface EbpfOptions {
   readonly sizes?: Sizes;
   readonly natPorts?: readonly PortRange[];
   readonly devices?: DeviceChoice;
+  readonly traffic?: TrafficSettings;
   /** Called when somebody else changed something; the agent then calls verify(). */
   readonly onForeignChange?: () => void;
 }
@@ -32,6 +34,7 @@ export function withDefaults(options: EbpfOptions): Required<Omit<EbpfOptions, '
     sizes: DEFAULT_SIZES,
     natPorts: DEFAULT_NAT_PORTS,
     devices: { except: [], uplinks: [] },
+    traffic: NO_TRAFFIC,
     ...options,
   };
 }

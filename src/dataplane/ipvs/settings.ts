@@ -1,4 +1,5 @@
 /** The kernel's own settings of IPVS, one network namespace's. */
+import type { TrafficSettings } from '../traffic.ts';
 import type { IpvsSocket } from './native.ts';
 import { ipvsNative } from './native.ts';
 
@@ -23,6 +24,7 @@ export interface IpvsOptions extends IpvsSettings {
   readonly deviceKinds?: readonly string[];
   /** How long connections of a backend that left may go on. */
   readonly graceMs?: number;
+  readonly traffic?: TrafficSettings;
 }
 
 /** Documentation/networking/ipvs-sysctl.rst; below /proc/sys/net/ipv4/vs. */

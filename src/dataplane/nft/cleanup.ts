@@ -4,6 +4,7 @@ import { FamilyKernel } from './family-kernel.ts';
 import { NFPROTO, openNftSocket } from './native.ts';
 import { OP } from './packed.ts';
 import { NFT_SCHEME, type Scheme } from './scheme.ts';
+import { removeTraffic } from './traffic.ts';
 
 const FAMILIES = [4, 6] as const;
 
@@ -19,6 +20,7 @@ export async function cleanupNft(netns = '', scheme: Scheme = NFT_SCHEME): Promi
         removed.push(`${family === 4 ? 'ip' : 'ip6'} ${table}`);
       }
     }
+    if (scheme === NFT_SCHEME) removed.push(...(await removeTraffic(netns)));
     return removed;
   } finally {
     socket.close();

@@ -5,7 +5,9 @@
 import type { DesiredChange, DesiredService, DesiredState } from '../../model/desired.ts';
 import { type Flow, listFlows } from '../../node/conntrack.ts';
 import type { Carried, Mode, Remains } from '../dataplane.ts';
+import type { TrafficReader } from '../traffic.ts';
 import { Keeper, type KeptFrontend, keptKey } from './keeper.ts';
+import type { NftTraffic } from './traffic.ts';
 
 /** Whether the kernel delivers the flow elsewhere than it was sent: by NAT, or by IPVS, which sets no bit for it. */
 function isTranslated({ original, reply, destinationTranslated }: Flow): boolean {
@@ -23,8 +25,12 @@ export function frontendsOf(services: Iterable<DesiredService>): KeptFrontend[] 
   return found;
 }
 
-/** 'nat': IPVS is at work, and its connections are its own. */
-export type KernelShare = 'all' | 'nat';
+export interface RemainsOptions {
+  /** 'nat': IPVS is at work, and its connections are its own. */
+  readonly share?: 'all' | 'nat';
+  /** What counts them. */
+  readonly counting?: NftTraffic;
+}
 
 export class KernelRemains implements Remains {
   readonly mode: Mode;
@@ -32,12 +38,14 @@ export class KernelRemains implements Remains {
   readonly #keeper: Keeper;
   /** Frontends that are or were ours: what the kernel translates for others is none of our business. */
   readonly #known: Set<string>;
-  readonly #share: KernelShare;
+  readonly #share: 'all' | 'nat';
+  readonly #counting: NftTraffic | null;
   #looks = 0;
 
-  private constructor(mode: Mode, netns: string, share: KernelShare, known: Iterable<string>) {
+  private constructor(mode: Mode, netns: string, options: RemainsOptions, known: Iterable<string>) {
     this.mode = mode;
-    this.#share = share;
+    this.#share = options.share ?? 'all';
+    this.#counting = options.counting ?? null;
     this.#netns = netns;
     this.#keeper = new Keeper(netns);
     this.#known = new Set(known);
@@ -48,11 +56,11 @@ export class KernelRemains implements Remains {
     mode: Mode,
     netns: string,
     state: DesiredState,
-    share: KernelShare = 'all',
+    options: RemainsOptions = {},
   ): Promise<KernelRemains> {
     const kept = await new Keeper(netns).frontends();
     const known = [...kept, ...frontendsOf(state.services.values())];
-    return new KernelRemains(mode, netns, share, known.map(keptKey));
+    return new KernelRemains(mode, netns, options, known.map(keptKey));
   }
 
   #counts(flow: Flow): boolean {
@@ -83,7 +91,12 @@ export class KernelRemains implements Remains {
     for (const frontend of frontendsOf(set)) this.#known.add(keptKey(frontend));
   }
 
+  traffic(): TrafficReader | null {
+    return this.#counting?.reader ?? null;
+  }
+
   async remove(): Promise<void> {
+    if (this.traffic()) await this.#counting?.remove();
     await this.#keeper.remove();
   }
 

@@ -6,17 +6,20 @@ import type { Family } from '../../model/records.ts';
 import type {
   AffinityView,
   ApplyResult,
+  Measures,
   Mode,
   Refusal,
   Remains,
   Switchable,
   VerifyResult,
 } from '../dataplane.ts';
+import { NO_TRAFFIC, type TrafficReader, type TrafficSettings } from '../traffic.ts';
 import { adoptTable } from './adopt.ts';
 import { readAffinities, writeAffinities } from './affinities.ts';
 import { parsePickChain, pickChainRules, writeNamed, writeTableFlags } from './chains.ts';
 import { type Companion, FamilyKernel, type OwnerChange } from './family-kernel.ts';
 import { Keeper } from './keeper.ts';
+import { asTriplaneError, goneMeanwhile } from './kernel-errors.ts';
 import { comparableSets, hasAllSets, staticDigest } from './kernel-image.ts';
 import { KernelRemains } from './kernel-remains.ts';
 import { GUARD_CHECK, MARKER_PREFIX, shortHash } from './layout.ts';
@@ -32,6 +35,7 @@ import { OP } from './packed.ts';
 import { areTablesThere } from './presence.ts';
 import { NFT_SCHEME, type Scheme } from './scheme.ts';
 import { applySkeleton } from './skeleton-loader.ts';
+import { NftTraffic } from './traffic.ts';
 
 /** A change of so many services is made without the kernel telling us of our own elements one by one. */
 const QUIET_FROM_SERVICES = 200;
@@ -47,6 +51,7 @@ export interface NftOptions {
   /** The kind of table; default: that of the nft mode. */
   readonly scheme?: Scheme;
   readonly companion?: Companion;
+  readonly traffic?: TrafficSettings;
 }
 
 const FAMILIES = [4, 6] as const;
@@ -61,12 +66,14 @@ export class NftDataplane implements Switchable {
   private node: DesiredNode | null = null;
   private readonly scheme: Scheme;
   private readonly companion: Companion | undefined;
+  private readonly counting: NftTraffic;
 
   constructor(options: NftOptions = {}) {
     this.netns = options.netns ?? '';
     this.onForeignChange = options.onForeignChange ?? (() => {});
     this.scheme = options.scheme ?? NFT_SCHEME;
     this.companion = options.companion;
+    this.counting = new NftTraffic(options.traffic ?? NO_TRAFFIC, this.netns);
     try {
       this.socket = openNftSocket(this.netns);
       const own = this.socket.portId();
@@ -80,6 +87,7 @@ export class NftDataplane implements Switchable {
 
   async start(state: DesiredState): Promise<ApplyResult> {
     const result = await this.quietly(() => this.bring(state));
+    if (this.scheme === NFT_SCHEME) await this.counting.bring();
     // These tables keep connection tracking and NAT alive as well; those beside IPVS may go before NAT's connections do.
     if (this.scheme === NFT_SCHEME) await new Keeper(this.netns).remove();
     return result;
@@ -88,6 +96,14 @@ export class NftDataplane implements Switchable {
   /** Complete before it takes the first connection; it cannot hold back, and needs not: ebpf stands before it. */
   prepare(state: DesiredState): Promise<ApplyResult> {
     return this.start(state);
+  }
+
+  traffic(): TrafficReader | null {
+    return this.counting.reader;
+  }
+
+  measures(): Measures {
+    return { tables: this.counting.pressure(), packets: {} };
   }
 
   lead(): void {}
@@ -116,7 +132,8 @@ export class NftDataplane implements Switchable {
     const share = next === 'ipvs' || (await areTablesThere(this.netns, this.scheme)) ? 'nat' : 'all';
     for (const family of FAMILIES)
       for (const table of [this.scheme.table, this.scheme.nextTable]) await this.dropTable(family, table);
-    const remains = await KernelRemains.of(this.mode, this.netns, state, share);
+    if (this.scheme === NFT_SCHEME && !this.traffic()) await this.counting.remove();
+    const remains = await KernelRemains.of(this.mode, this.netns, state, { share, counting: this.counting });
     this.kernels = [];
     await this.close();
     return remains;
@@ -290,6 +307,7 @@ export class NftDataplane implements Switchable {
       repaired.push(...found.map((what) => `IPv${kernel.family}: ${what}`));
     }
     if (repaired.length > 0) await this.start(state);
+    if (this.scheme === NFT_SCHEME) repaired.push(...(await this.counting.repair()));
     return { repaired };
   }
 
@@ -359,29 +377,4 @@ function ownersOf(state: DesiredState): OwnerChange[] {
 function merge(results: readonly ApplyResult[]): ApplyResult {
   const refusals: Refusal[] = results.flatMap((r) => r.refusals);
   return { operations: results.reduce((sum, r) => sum + r.operations, 0), refusals };
-}
-
-/** Somebody took the table, or a part of it, between two looks. */
-function goneMeanwhile(error: unknown): string[] {
-  if ((error as { code?: string }).code === 'ENOENT') return ['the table went while it was looked at'];
-  throw error;
-}
-
-function asTriplaneError(error: unknown): unknown {
-  const code = (error as { code?: string }).code;
-  if (code === 'EPERM' || code === 'EACCES') {
-    return new TriplaneError(
-      'TP_NO_PRIVILEGE',
-      'nftables may not be used by this process: run as root or with CAP_NET_ADMIN',
-      { cause: error },
-    );
-  }
-  if (code === 'EPROTONOSUPPORT' || code === 'EOPNOTSUPP') {
-    return new TriplaneError(
-      'TP_NO_FEATURE',
-      'this kernel has no nftables (module nf_tables): load it or choose another mode',
-      { cause: error },
-    );
-  }
-  return error;
 }

@@ -17,6 +17,7 @@ import {
   Signal,
   type SourceHealth,
   type SyncEvent,
+  type TrafficReport,
 } from '../../../src/agent/status.ts';
 
 export class TestAgent implements AgentStatus {
@@ -45,6 +46,11 @@ export class TestAgent implements AgentStatus {
     ...{ switching: '', draining: [], failure: '' },
   };
   measuresNow: Measures = { tables: [], packets: {} };
+  trafficNow: TrafficReport = {
+    settings: { level: 'off', by: 'service' },
+    services: [],
+    endpoints: [],
+  };
   countsNow: Counts = {
     services: 3,
     frontends: 5,
@@ -63,6 +69,7 @@ export class TestAgent implements AgentStatus {
   node = () => this.nodeNow;
   mode = () => this.modeNow;
   measures = () => this.measuresNow;
+  traffic = async () => this.trafficNow;
   counts = () => this.countsNow;
   healthChecks = () => this.plan;
   problems = () => this.problemsNow;

@@ -1,0 +1,280 @@
+/** Counting in the nft mode: the table of traffic-text.ts in the kernel, and what its counters stand at. */
+import { formatAddress } from '../../model/address.ts';
+import type { DesiredState } from '../../model/desired.ts';
+import { TriplaneError } from '../../model/errors.ts';
+import type { Family } from '../../model/records.ts';
+import { formatSocket } from '../../model/socket.ts';
+import type { TableUse } from '../dataplane.ts';
+import type { TrafficCell, TrafficReader, TrafficSettings } from '../traffic.ts';
+import { writeNamed } from './chains.ts';
+import { addressSize } from './layout.ts';
+import { NFPROTO, type NftSocket, openNftSocket } from './native.ts';
+import { NO_OWNER, OP, PackedWriter } from './packed.ts';
+import { applySkeleton } from './skeleton-loader.ts';
+import {
+  CELLS_MAX,
+  setsOf,
+  TRAFFIC_TABLE,
+  type TrafficSet,
+  trafficLayouts,
+  trafficMarker,
+  trafficText,
+} from './traffic-text.ts';
+
+const FAMILIES = [4, 6] as const;
+/** Above this share of its room, counters of frontends that are gone go. */
+const CLEAN_ABOVE = 0.5;
+/** Elements in one transaction: far below what a socket's buffer takes. */
+const ELEMENTS_PER_BATCH = 500;
+
+interface Counter {
+  packets: number;
+  bytes: number;
+}
+
+/** What one key counts, in each of the sets. */
+interface Known {
+  readonly family: Family;
+  /** Key bytes as latin1. */
+  readonly key: string;
+  readonly counters: Record<TrafficSet, Counter>;
+  /** DesiredPort.name, and endpoint or ''. '': the frontend is not ours, or is gone. */
+  port: string;
+  readonly endpoint: string;
+  moved: boolean;
+}
+
+export class NftTraffic implements TrafficReader {
+  readonly mode = 'nft';
+  readonly #settings: TrafficSettings;
+  readonly #netns: string;
+  readonly #known = new Map<string, Known>();
+  #begun = false;
+
+  constructor(settings: TrafficSettings, netns: string) {
+    this.#settings = settings;
+    this.#netns = netns;
+  }
+
+  /** This, where it reads anything. */
+  get reader(): TrafficReader | null {
+    return this.#settings.level === 'off' ? null : this;
+  }
+
+  /** Makes the table anew the first time, so that it counts from now on; later only where it is not as it was made. */
+  async bring(): Promise<void> {
+    const begun = this.#begun;
+    const texts = await this.#withSocket(async (socket) => {
+      const wanted: string[] = [];
+      for (const family of FAMILIES) {
+        if (begun && (await this.#isThere(socket, family))) continue;
+        await dropTable(socket, family);
+        wanted.push(trafficText(family, this.#settings));
+      }
+      return wanted.join('');
+    });
+    if (texts !== '') await applySkeleton(texts, this.#netns);
+    this.#begun = true;
+  }
+
+  /** One line for each family whose table had to be made anew. */
+  async repair(): Promise<string[]> {
+    if (this.reader === null) return [];
+    const broken = await this.#withSocket(async (socket) => {
+      const found: Family[] = [];
+      for (const family of FAMILIES) if (!(await this.#isThere(socket, family))) found.push(family);
+      return found;
+    });
+    if (broken.length > 0) await this.bring();
+    return broken.map((family) => `IPv${family}: the table that counts traffic was gone or another one`);
+  }
+
+  async #isThere(socket: NftSocket, family: Family): Promise<boolean> {
+    const names = await socket.dumpNames(NFPROTO[family], TRAFFIC_TABLE);
+    return names.tableFlags === 0 && names.chains.includes(trafficMarker(family, this.#settings));
+  }
+
+  /** Takes the table away. */
+  async remove(): Promise<void> {
+    await removeTraffic(this.#netns);
+  }
+
+  async read(state: DesiredState): Promise<readonly TrafficCell[]> {
+    for (const known of this.#known.values()) known.moved = false;
+    await this.#withSocket(async (socket) => {
+      for (const family of FAMILIES) await this.#readFamily(socket, family);
+    });
+    const ports = portsByFrontend(state);
+    const cells: TrafficCell[] = [];
+    for (const [cell, known] of this.#known) {
+      const port = ports.get(frontendOf(known));
+      // Connections to a frontend that is gone go on counting for the service that it was.
+      if (port !== undefined) known.port = port;
+      if (known.port !== '') cells.push(cellOf(cell, known));
+    }
+    await this.#clean(new Set(ports.keys()));
+    return cells;
+  }
+
+  async #readFamily(socket: NftSocket, family: Family): Promise<void> {
+    const layouts = trafficLayouts(family, this.#settings);
+    for (const [index, set] of setsOf(this.#settings).entries()) {
+      const { packed } = await socket.dumpElements(NFPROTO[family], TRAFFIC_TABLE, layouts, index, false);
+      for (const { key, packets, bytes } of elementsOf(packed, layouts[index]!.keyBytes)) {
+        const known = this.#knownOf(family, key);
+        const counter = known.counters[set];
+        known.moved ||= packets !== counter.packets;
+        counter.packets = packets;
+        counter.bytes = bytes;
+      }
+    }
+  }
+
+  #knownOf(family: Family, key: string): Known {
+    const cell = `${family}${key}`;
+    const known = this.#known.get(cell);
+    if (known) return known;
+    const none = (): Counter => ({ packets: 0, bytes: 0 });
+    const made: Known = {
+      ...{ family, key, port: '', moved: true },
+      counters: { connections: none(), in: none(), out: none() },
+      endpoint: this.#settings.by === 'endpoint' ? endpointOf(family, key) : '',
+    };
+    this.#known.set(cell, made);
+    return made;
+  }
+
+  /** Counters of frontends that nobody has any more are kept until the room is wanted. */
+  async #clean(frontends: ReadonlySet<string>): Promise<void> {
+    for (const family of FAMILIES) {
+      const own = [...this.#known].filter(([, known]) => known.family === family);
+      if (own.length <= CELLS_MAX[this.#settings.by] * CLEAN_ABOVE) continue;
+      const idle = own.filter(([, known]) => !known.moved && !frontends.has(frontendOf(known)));
+      for (let from = 0; from < idle.length; from += ELEMENTS_PER_BATCH) {
+        const batch = idle.slice(from, from + ELEMENTS_PER_BATCH);
+        await this.#withSocket((socket) => this.#forget(socket, family, batch));
+      }
+    }
+  }
+
+  async #forget(
+    socket: NftSocket,
+    family: Family,
+    batch: readonly (readonly [string, Known])[],
+  ): Promise<void> {
+    const layouts = trafficLayouts(family, this.#settings);
+    for (const [index, set] of setsOf(this.#settings).entries()) {
+      const out = new PackedWriter();
+      for (const [, { key, counters }] of batch) {
+        if (counters[set].packets === 0) continue;
+        out.u8(OP.delElement);
+        out.u32(NO_OWNER);
+        out.u8(index);
+        out.u8(0);
+        out.raw(Buffer.from(key, 'latin1'));
+        out.text('');
+      }
+      if (out.length > 0) await socket.commit(NFPROTO[family], TRAFFIC_TABLE, layouts, out.take(), false);
+    }
+    for (const [cell] of batch) this.#known.delete(cell);
+  }
+
+  /** How many counters there are of how many there may be, at the last look. */
+  pressure(): TableUse[] {
+    if (this.reader === null) return [];
+    const used = FAMILIES.map((family) => {
+      let count = 0;
+      for (const known of this.#known.values()) if (known.family === family) count++;
+      return count;
+    });
+    return [{ table: 'traffic', used: Math.max(...used), limit: CELLS_MAX[this.#settings.by] }];
+  }
+
+  async #withSocket<T>(work: (socket: NftSocket) => Promise<T>): Promise<T> {
+    const socket = openNftSocket(this.#netns);
+    try {
+      return await work(socket);
+    } finally {
+      socket.close();
+    }
+  }
+}
+
+/** Removes the tables that count. Returns the names of those that were there. */
+export async function removeTraffic(netns: string): Promise<string[]> {
+  const socket = openNftSocket(netns);
+  try {
+    const removed: string[] = [];
+    for (const family of FAMILIES)
+      if (await dropTable(socket, family)) removed.push(`${family === 4 ? 'ip' : 'ip6'} ${TRAFFIC_TABLE}`);
+    return removed;
+  } finally {
+    socket.close();
+  }
+}
+
+async function dropTable(socket: NftSocket, family: Family): Promise<boolean> {
+  if ((await socket.dumpNames(NFPROTO[family], TRAFFIC_TABLE)).tableFlags < 0) return false;
+  const out = new PackedWriter();
+  writeNamed(out, OP.delTable, TRAFFIC_TABLE);
+  const answer = await socket.commit(NFPROTO[family], TRAFFIC_TABLE, [], out.take(), false);
+  const errno = answer.errno || answer.refused.map((one) => one.errno).join(', ');
+  if (errno === '' || errno === 'ENOENT') return true;
+  throw new TriplaneError('TP_KERNEL_REFUSED', `the kernel refused to remove ${TRAFFIC_TABLE} (${errno})`);
+}
+
+interface Element extends Counter {
+  readonly key: string;
+}
+
+/** Flag byte, key, comment (a length and its bytes: "packets bytes"), one after the other. */
+function* elementsOf(packed: Uint8Array, keyBytes: number): Generator<Element> {
+  const bytes = Buffer.from(packed.buffer, packed.byteOffset, packed.byteLength);
+  for (let at = 0; at < bytes.length; ) {
+    const key = bytes.toString('latin1', at + 1, at + 1 + keyBytes);
+    at += 1 + keyBytes;
+    const [packets = 0, count = 0] = bytes
+      .toString('latin1', at + 1, at + 1 + bytes[at]!)
+      .split(' ')
+      .map(Number);
+    at += 1 + bytes[at]!;
+    yield { key, packets, bytes: count };
+  }
+}
+
+/** Address, protocol and port in one string, as portsByFrontend() has them: the beginning of the key. */
+function frontendOf({ family, key }: Known): string {
+  return `${family}${key.slice(0, addressSize(family) + 6)}`;
+}
+
+function endpointOf(family: Family, key: string): string {
+  const size = addressSize(family);
+  const bytes = Buffer.from(key.slice(size + 8), 'latin1');
+  return formatSocket({ address: formatAddress(bytes.subarray(0, size)), port: bytes.readUInt16BE(size) });
+}
+
+function portsByFrontend({ services }: DesiredState): Map<string, string> {
+  const ports = new Map<string, string>();
+  const out = new PackedWriter(64);
+  for (const service of services.values())
+    for (const { name, family, frontends } of service.ports)
+      for (const { address, protocol, port } of frontends) {
+        out.length = 0;
+        out.address(address);
+        out.protocol(protocol);
+        out.port(port);
+        ports.set(`${family}${out.take().toString('latin1', 0, addressSize(family) + 6)}`, name);
+      }
+  return ports;
+}
+
+function cellOf(cell: string, { port, endpoint, counters }: Known): TrafficCell {
+  return {
+    ...{ cell, port, endpoint },
+    connections: counters.connections.packets,
+    packetsIn: counters.in.packets,
+    bytesIn: counters.in.bytes,
+    packetsOut: counters.out.packets,
+    bytesOut: counters.out.bytes,
+  };
+}
