@@ -282,6 +282,20 @@ describe.each(WAYS)('kubernetes source by %s', (_way, watchList) => {
     expect(seen.problems.size).toBe(0);
   });
 
+  it('is well again when a watch stands, though nothing comes by it', async () => {
+    await serve({ watchList });
+    api.set('services', svc('a'));
+    await start();
+    await synced();
+    await seen.until('all watches', () => api.watching === 4);
+    const forbidden = { do: 'status', status: 403, reason: 'Forbidden', message: 'not yet' } as const;
+    api.fail(forbidden, (r) => r.resource === 'services', 2);
+    api.resetConnections();
+    await seen.until('a problem', () => seen.problems.has('API services'));
+    await seen.until('no problem', () => seen.problems.size === 0);
+    expect(source?.health().filter(({ lastError }) => lastError !== '')).toEqual([]);
+  });
+
   it.each([
     ['a page of a proxy', '<html>Bad gateway</html>'],
     ['an empty object', '{}'],
