@@ -15,9 +15,10 @@ import {
   bpfObjectPath,
   kernelOffersConntrack,
   kernelOffersContext,
-  type LoadSpec,
-  loadBpf,
+  loadInto,
   type MapHandle,
+  type OpenSpec,
+  openBpf,
 } from './native.ts';
 import { lifeNative } from './native-life.ts';
 import { isOrphaned } from './orphans.ts';
@@ -52,8 +53,11 @@ export interface Loaded {
   readonly origin: 'adopted' | 'new';
   /** Numbers of older generations that still carry connections. */
   readonly older: readonly number[];
-  /** Parts of the programs that this kernel does not take, with the reason. */
-  readonly omitted: ReadonlyMap<Part, string>;
+  /**
+   * Settled when the programs are loaded, which takes longer than all else: the parts of them that this kernel does
+   * not take, with the reason. Rejects with TP_NO_FEATURE or TP_NO_PRIVILEGE.
+   */
+  readonly omitted: Promise<ReadonlyMap<Part, string>>;
   /** Whether the programs can ask the kernel's connection tracking. */
   readonly ctLookup: Offer;
 }
@@ -135,7 +139,7 @@ function refuseForeign(root: string): void {
   }
 }
 
-/** Throws TP_NO_FEATURE, TP_NO_PRIVILEGE or TP_LOCKED. */
+/** The maps, with the programs on their way. Throws TP_NO_FEATURE, TP_NO_PRIVILEGE or TP_LOCKED. */
 export async function loadKernel(options: LoadOptions): Promise<Loaded> {
   refuseForeign(options.root);
   const found = adoptable(options);
@@ -152,32 +156,34 @@ export async function loadKernel(options: LoadOptions): Promise<Loaded> {
   const meta = found?.meta ?? newMeta(options, before.findLast((one) => one !== null) ?? null);
   generation.make();
   const ctLookup = offerOfConntrack();
-  const { object, omitted } = await loadPrograms({
+  const spec = {
     path: bpfObjectPath(),
     pinRoot: generation.maps,
     maps: mapEntries(meta.sizes),
     rodata: knobsOf(meta, ctLookup),
-  });
+  };
+  const object = await openBpf(spec);
   const maps = TableMaps.of(object, seedOf(meta));
   // Not yet complete, but from now on it says whose it is.
   if (!found) writeMeta(maps.meta, meta);
+  const omitted = loadPrograms(object, spec);
+  // Whoever waits for it hears of it then.
+  omitted.catch(() => {});
   return { generation, object, maps, meta, origin: found ? 'adopted' : 'new', older, omitted, ctLookup };
 }
 
 /**
- * All programs; where the kernel refuses them, those of fewer parts. `omitted` says which are missing and why. Throws
- * what the kernel said to the fewest.
+ * All programs of an opened object; where the kernel refuses them, those of fewer parts. Resolves to the parts that are
+ * missing and why. Rejects with what the kernel said to the fewest.
  */
-export async function loadPrograms(
-  spec: Omit<LoadSpec, 'without'>,
-): Promise<{ object: BpfObject; omitted: ReadonlyMap<Part, string> }> {
+export async function loadPrograms(object: BpfObject, spec: OpenSpec): Promise<ReadonlyMap<Part, string>> {
   const off = partsSwitchedOff();
   let refusal: unknown = null;
   for (const parts of omissions(off)) {
     try {
-      const object = await loadBpf({ ...spec, without: programsOf(parts) });
+      await loadInto(object, { ...spec, without: programsOf(parts) });
       const reason = (part: Part) => (off.includes(part) ? 'switched off' : messageOf(refusal));
-      return { object, omitted: new Map(parts.map((part) => [part, reason(part)])) };
+      return new Map(parts.map((part) => [part, reason(part)]));
     } catch (error) {
       if ((error as { code?: string }).code !== 'TP_NO_FEATURE') throw error;
       refusal = error;
