@@ -3,11 +3,11 @@
  * the whole packet) or final; only the kernel knows which.
  *
  * The usual packet, with nothing between its IP header and its ports, has its headers read, changed and stored at once:
- * a call to the kernel costs more than all of the work in it. Whether the sum is partial is asked of the kernel's own
- * struct; a complete one BPF_F_RECOMPUTE_CSUM keeps right. No direct writes: for those the verifier puts a check for
+ * a call to the kernel costs more than all of the work in it. Whether the sum is partial the kernel's own struct says
+ * (since 6.2); a complete one BPF_F_RECOMPUTE_CSUM keeps right. No direct writes: for those the verifier puts a check for
  * cloned buffers before the whole program, which would cost every packet that is not ours.
  *
- * Any other packet is changed field by field by the helpers that know all of this:
+ * Any other packet, and with older kernels every one, is changed field by field by the helpers that know all of this:
  * - addresses change the pseudo header: BPF_F_PSEUDO_HDR; ports do not;
  * - with IPv6 the kernel takes a pseudo header's change out of a complete sum although address and checksum
  *   cancel out in it (fixed in 6.16 by BPF_F_IPV6): BPF_F_RECOMPUTE_CSUM on the address puts it in again;
@@ -161,11 +161,8 @@ extern void *bpf_cast_to_kern_ctx(void *context) __ksym __weak;
 /* Whether the transport's checksum is left to the device: the field then has the pseudo header's sum. */
 static __always_inline int skb_sum_is_partial(struct __sk_buff *skb)
 {
-	const struct sk_buff___tp *kernel = (const void *)skb;
+	const struct sk_buff___tp *kernel = bpf_cast_to_kern_ctx(skb);
 
-	if (!tp_knobs.has_kernel_context)
-		return BPF_CORE_READ_BITFIELD_PROBED(kernel, ip_summed) == CHECKSUM_PARTIAL;
-	kernel = bpf_cast_to_kern_ctx(skb);
 	return BPF_CORE_READ_BITFIELD(kernel, ip_summed) == CHECKSUM_PARTIAL;
 }
 
@@ -234,7 +231,9 @@ static __always_inline int skb_headers(struct __sk_buff *skb, const struct packe
 /* skb_set_end_far() for the usual packet, by one call to the kernel. Not 0: it is another one. */
 TP_RARE int skb_set_end_near(struct __sk_buff *skb, const struct packet *p, const struct end *to)
 {
-	if (!p || !to || p->headless || p->first_fragment || p->proto == IPPROTO_SCTP)
+	if (!tp_knobs.has_kernel_context || !p || !to)
+		return -1;
+	if (p->headless || p->first_fragment || p->proto == IPPROTO_SCTP)
 		return -1;
 	if (p->family == 4)
 		return p->l4 == p->l3 + sizeof(struct iphdr) ? skb_headers(skb, p, to, 4) : -1;
