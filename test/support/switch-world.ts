@@ -233,6 +233,7 @@ export class SwitchWorld {
         (['tcp', 'udp', 'unconnected'] as const).map(async (kind) => {
           const protocol = kind === 'tcp' ? 'tcp' : 'udp';
           const count = kind === 'tcp' ? connections : datagrams;
+          if (count === 0) return;
           const begin = () =>
             from.hold(protocol, address, port, {
               ...{ connections: count, intervalMs, durationMs, timeoutMs: 8000 },
