@@ -72,7 +72,6 @@ describe.each(WAYS)('kubernetes source by %s', (_way, watchList) => {
     api.set('servicecidrs', serviceCidr(['10.200.0.0/16']));
     await start();
     await synced();
-    await seen.until('the ranges', () => seen.records.has('ServiceCIDR kubernetes'));
     expect(seen.keys()).toEqual([
       'EndpointSlice default/web-abc12',
       'Node worker-1',
@@ -133,6 +132,18 @@ describe.each(WAYS)('kubernetes source by %s', (_way, watchList) => {
     api.set('nodes', node());
     await seen.until('the node', () => seen.records.has('Node worker-1'));
     expect(seen.problems.size).toBe(0);
+  });
+
+  it('waits for ServiceCIDRs, but not for a server that fails to tell them', async () => {
+    await serve({ watchList });
+    api.set('servicecidrs', serviceCidr(['10.200.0.0/16']));
+    const failure = { do: 'status', status: 500, reason: 'InternalError', message: 'no' } as const;
+    api.fail(failure, (r) => r.resource === 'servicecidrs', 4);
+    await start();
+    await synced();
+    expect(seen.problems.has('API servicecidrs.networking.k8s.io')).toBe(true);
+    expect(seen.records.size).toBe(0);
+    await seen.until('the ranges', () => seen.records.has('ServiceCIDR kubernetes'));
   });
 
   it('goes on where it was after every way in which a watch can end', async () => {
