@@ -2,6 +2,7 @@
 // its time. A refusal comes back as an error with the verifier's log.
 #include <unistd.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <vector>
@@ -25,8 +26,8 @@ struct LoadSpec {
   std::string path;
   std::string pin_root;
   std::map<std::string, uint32_t> sizes;
-  // Programs that are not loaded.
-  std::vector<std::string> without;
+  // Programs that are not loaded, maps that are not pinned.
+  std::vector<std::string> without, unpinned;
   std::vector<uint8_t> rodata;
 };
 
@@ -43,6 +44,18 @@ struct ObjectCloser {
   void operator()(bpf_object *object) const { bpf_object__close(object); }
 };
 using ObjectPtr = std::unique_ptr<bpf_object, ObjectCloser>;
+
+bool Has(const std::vector<std::string> &names, const std::string &name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+std::vector<std::string> TextsOf(const Napi::Value &value) {
+  std::vector<std::string> texts;
+  if (!value.IsArray()) return texts;
+  Napi::Array array = value.As<Napi::Array>();
+  for (uint32_t i = 0; i < array.Length(); i++) texts.push_back(array.Get(i).As<Napi::String>());
+  return texts;
+}
 
 // Sizes, pins and read-only data: everything that is settled between open and load.
 int Configure(bpf_object *object, const LoadSpec &spec, std::string &step) {
@@ -61,15 +74,14 @@ int Configure(bpf_object *object, const LoadSpec &spec, std::string &step) {
       int err = bpf_map__set_max_entries(map, size->second);
       if (err) return err;
     }
-    if (spec.pin_root.empty()) continue;
+    if (spec.pin_root.empty() || Has(spec.unpinned, name)) continue;
     int err = bpf_map__set_pin_path(map, (spec.pin_root + "/" + name).c_str());
     if (err) return err;
   }
   bpf_program *program;
   bpf_object__for_each_program(program, object) {
     std::string name = bpf_program__name(program);
-    bool wanted = true;
-    for (const std::string &one : spec.without) wanted = wanted && one != name;
+    const bool wanted = !Has(spec.without, name);
     step = "program " + name;
     int err = bpf_program__set_autoload(program, wanted);
     if (err) return err;
@@ -219,10 +231,8 @@ Napi::Value Load(const Napi::CallbackInfo &info) {
     std::string name = names.Get(i).As<Napi::String>();
     spec.sizes[name] = maps.Get(name).As<Napi::Number>().Uint32Value();
   }
-  Napi::Array without = given.Get("without").As<Napi::Array>();
-  for (uint32_t i = 0; i < without.Length(); i++) {
-    spec.without.push_back(without.Get(i).As<Napi::String>());
-  }
+  spec.without = TextsOf(given.Get("without"));
+  spec.unpinned = TextsOf(given.Get("unpinned"));
   Bytes rodata = BytesOf(given.Get("rodata"));
   spec.rodata.assign(rodata.data, rodata.data + rodata.size);
   Loader *loader = new Loader(env, std::move(spec));

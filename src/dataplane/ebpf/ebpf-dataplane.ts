@@ -2,7 +2,6 @@
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
 import type { Family } from '../../model/records.ts';
 import { createFlows } from '../../node/conntrack.ts';
-import { addPorts, parsePorts, readReservedPorts, writeReservedPorts } from '../../node/reserved-ports.ts';
 import type {
   AffinityView,
   ApplyResult,
@@ -14,6 +13,7 @@ import type {
   VerifyResult,
 } from '../dataplane.ts';
 import { Keeper } from '../nft/keeper.ts';
+import type { TrafficReader } from '../traffic.ts';
 import { COUNTERS, type CounterName } from './abi.ts';
 import { adoptTables } from './adopt.ts';
 import { readAffinities, writeAffinities } from './affinities.ts';
@@ -28,9 +28,8 @@ import { Devices } from './devices.ts';
 import { Drain } from './drain.ts';
 import { firstRules } from './first-rules.ts';
 import { ForwardGate } from './forward-gate.ts';
-import { type Loaded, loadKernel, requireBpf } from './kernel.ts';
+import { loadKernel, requireBpf } from './kernel.ts';
 import { Links } from './links.ts';
-import { acceptLocalOnLoopback } from './loopback.ts';
 import { SideMap } from './maps.ts';
 import { writeMeta } from './meta.ts';
 import { clusterIPs, NodeState } from './node-state.ts';
@@ -40,27 +39,13 @@ import { prepareRoot } from './pins.ts';
 import { pressureOf } from './pressure.ts';
 import { nodeFlows, nodeTargets } from './readback.ts';
 import { EbpfRemains } from './remains.ts';
+import { type Borrowed, reservePorts } from './reserve.ts';
+import type { Running } from './running.ts';
 import { countSockets, rememberSockets, SocketSweeper } from './sockets.ts';
+import { EbpfTraffic } from './traffic.ts';
 import { xdpFeatures, xdpSenders } from './xdp-senders.ts';
 
 const DRAIN_STEP_MS = 50;
-
-/** What exists between start() and close(). */
-interface Running {
-  readonly loaded: Loaded;
-  readonly compiler: Compiler;
-  readonly node: NodeState;
-  readonly clock: Clock;
-  readonly collector: Collector;
-  readonly devices: Devices;
-  readonly rows: DeviceRows;
-  readonly gate: ForwardGate;
-  readonly links: Links;
-  readonly sweeper: SocketSweeper;
-  readonly optOuts: OptOuts;
-  drains: Drain[];
-  drainTimer: NodeJS.Timeout | null;
-}
 
 const now = () => performance.now();
 
@@ -92,7 +77,7 @@ export class EbpfDataplane implements Switchable {
     this.#running = running;
     this.#complete = running.loaded.origin === 'adopted';
     const result = await this.#bringAll(state);
-    this.#reservePorts(running);
+    this.#borrowed = reservePorts(running.loaded.meta, this.#options.natPorts);
     this.#followDevices();
     this.#writeMeta(running);
     running.collector.start();
@@ -114,8 +99,8 @@ export class EbpfDataplane implements Switchable {
   #complete = false;
 
   async #open(): Promise<Running> {
-    const { root, sizes, natPorts, xdpForward, xdp, cgroup } = this.#options;
-    const loaded = await loadKernel({ root, sizes, natPorts });
+    const { root, sizes, natPorts, xdpForward, xdp, cgroup, traffic } = this.#options;
+    const loaded = await loadKernel({ root, sizes, natPorts, traffic });
     const { hz } = loaded.meta;
     const ticks = (seconds: number) => ticksOf(seconds, hz);
     const gate = new ForwardGate(xdp === 'off' ? 'never' : xdpForward, '', () => this.#forwardChanged());
@@ -123,6 +108,9 @@ export class EbpfDataplane implements Switchable {
     const { forward } = gate.state;
     const nobody = { speaks: new Set<Family>(), podsKnown: new Set<Family>() };
     const compiler = new Compiler(loaded.maps, { ...nobody, xdpForward: forward, ticks }, now);
+    const { counting } = loaded;
+    const counter = counting && new EbpfTraffic(counting, traffic.by, () => compiler.services.values());
+    compiler.births = counter;
     const clock = new Clock(hz);
     const collector = new Collector(compiler, clock, now);
     if (loaded.origin === 'adopted') {
@@ -156,7 +144,21 @@ export class EbpfDataplane implements Switchable {
       compiler.backends.gone.has(record),
     );
     return {
-      ...{ loaded, compiler, node, clock, collector, devices, rows, gate, links, sweeper, drains, optOuts },
+      ...{
+        loaded,
+        compiler,
+        node,
+        clock,
+        collector,
+        devices,
+        rows,
+        gate,
+        links,
+        sweeper,
+        drains,
+        optOuts,
+        counter,
+      },
       drainTimer: drains.length > 0 ? setInterval(() => this.#drain(), DRAIN_STEP_MS).unref() : null,
     };
   }
@@ -205,28 +207,13 @@ export class EbpfDataplane implements Switchable {
     return result;
   }
 
-  #reservePorts({ loaded }: Running): void {
-    try {
-      const before = readReservedPorts();
-      const spans = parsePorts(before);
-      const wanted = addPorts(spans, this.#options.natPorts);
-      if (JSON.stringify(wanted) !== JSON.stringify(spans)) writeReservedPorts(wanted);
-      this.#reservedBefore = loaded.meta.reservedBefore ?? before;
-    } catch {
-      // /proc/sys is read-only in some containers: a local socket may then sit on a NAT port, which is looked for.
-      this.#reservedBefore = loaded.meta.reservedBefore;
-    }
-    this.#acceptLocalBefore = loaded.meta.acceptLocalBefore ?? acceptLocalOnLoopback();
-  }
-  #acceptLocalBefore: string | null = null;
-  #reservedBefore: string | null = null;
+  #borrowed: Borrowed = { reservedBefore: null, acceptLocalBefore: null };
 
   #writeMeta({ loaded, links }: Running): void {
     const meta = {
       ...loaded.meta,
       complete: this.#complete,
-      reservedBefore: this.#reservedBefore,
-      acceptLocalBefore: this.#acceptLocalBefore,
+      ...this.#borrowed,
       clsact: links.clsactDevices(),
     };
     writeMeta(loaded.maps.meta, meta);
@@ -334,6 +321,10 @@ export class EbpfDataplane implements Switchable {
   async sockets(): Promise<number> {
     const { loaded, clock } = this.#must();
     return countSockets(loaded.maps.handles, clock);
+  }
+
+  traffic(): TrafficReader | null {
+    return this.#running?.counter ?? null;
   }
 
   measures(): Measures {

@@ -23,6 +23,8 @@ export interface LoadSpec {
   readonly path: string;
   /** Maps are pinned here under their names, and adopted if they are there already. Empty: no pins. */
   readonly pinRoot: string;
+  /** Maps that are never pinned. */
+  readonly unpinned?: readonly string[];
   /** Entries of the maps that are not to have what the object says. */
   readonly maps: Readonly<Record<string, number>>;
   /** Programs that are not loaded. */
