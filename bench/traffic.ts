@@ -13,14 +13,17 @@ import type { Dataplane } from '../src/dataplane/dataplane.ts';
 import { cleanupEbpf } from '../src/dataplane/ebpf/cleanup.ts';
 import { EbpfDataplane } from '../src/dataplane/ebpf/ebpf-dataplane.ts';
 import { DEFAULT_SIZES } from '../src/dataplane/ebpf/knobs.ts';
+import { type TrafficKnobs, trafficKnobs } from '../src/dataplane/ebpf/traffic-table.ts';
 import { NftDataplane } from '../src/dataplane/nft/nft-dataplane.ts';
 import type { TrafficSettings } from '../src/dataplane/traffic.ts';
 import { cgroupMount } from '../src/lab/cgroups.ts';
 import { type Kind, Lane } from './data-path/lane.ts';
 import { CLUSTER_IP, SERVICE_PORT, stateOf } from './data-path/services.ts';
+import { compile, load } from './per-packet/measure.ts';
 import { removeNamespacesAtExit, within } from './support/namespace.ts';
 import { describeMachine, headline, lookForQuiet } from './support/quiet.ts';
 import { ratioOf, typical } from './support/ratio.ts';
+import { median } from './support/stats.ts';
 import { formatTable } from './support/table.ts';
 
 const { values } = parseArgs({
@@ -44,6 +47,8 @@ const LEVELS: readonly (readonly [string, TrafficSettings])[] = [
   ['traffic', { level: 'traffic', by: 'service' }],
   ['traffic by endpoint', { level: 'traffic', by: 'endpoint' }],
 ];
+const PACKET_FLOWS = [1, 1 << 10, 1 << 16];
+const PACKET_ROUNDS = 3;
 const STATE = stateOf({ services: 1000, sourceRanges: 0 });
 const SIZES = { ...DEFAULT_SIZES, frontends: 8192, backends: 32_768, connections: 65_536 };
 
@@ -140,8 +145,39 @@ function report(runners: readonly Runner[]): string {
     .join('\n');
 }
 
+/** What the programs take for a packet, alone: per-packet/measure.ts says how it is measured. */
+async function packets(): Promise<string> {
+  const object = compile();
+  const sizes = { frontends: 1024, backends: 2048 };
+  const knobs = (by: 'service' | 'endpoint') => trafficKnobs({ level: 'traffic', by }, sizes)!;
+  const levels: readonly (readonly [string, TrafficKnobs | undefined])[] = [
+    ['off', undefined],
+    ['traffic', knobs('service')],
+    ['traffic by endpoint', knobs('endpoint')],
+    ['traffic, parts shared by processors', { ...knobs('service'), shared: true }],
+  ];
+  const rows = [['ns a packet, IPv4', ...PACKET_FLOWS.flatMap((n) => [`xdp, ${n} flows`, `tc, ${n} flows`])]];
+  const ns = levels.map(() => new Map<string, number[]>());
+  for (let round = 0; round < PACKET_ROUNDS; round++)
+    for (const [at, [, traffic]] of levels.entries())
+      for (const flows of PACKET_FLOWS)
+        for (const hook of ['xdp', 'tc'] as const) {
+          const { bench, object: loaded } = await load(4, 1 << 16, object, traffic ? { traffic } : {});
+          const { forward, reply } = bench.established(flows, hook);
+          const key = `${hook} ${flows}`;
+          ns[at]!.set(key, [...(ns[at]!.get(key) ?? []), (forward.ns + reply.ns) / 2]);
+          loaded.close();
+        }
+  for (const [at, [level]] of levels.entries()) {
+    const cells = PACKET_FLOWS.flatMap((n) => ['xdp', 'tc'].map((hook) => ns[at]!.get(`${hook} ${n}`)!));
+    rows.push([level, ...cells.map((samples) => median(samples).toFixed(0))]);
+  }
+  return formatTable(rows);
+}
+
 removeNamespacesAtExit();
 process.stdout.write(`${headline(describeMachine(), await lookForQuiet(20_000))}\n`);
+process.stdout.write(`${await packets()}\n`);
 try {
   const runners = await makeRunners();
   await measure(runners);

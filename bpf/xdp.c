@@ -10,7 +10,7 @@
 
 /* Rewrites and sends. The last point where the packet is still as it came. */
 static __always_inline int forward(struct frame *fr, struct packet *p, const struct tuple *to,
-				   const struct tp_hop *hop, int family)
+				   const struct tp_hop *hop, const struct tp_conn *c, int way, int family)
 {
 	struct ethhdr *eth = fr->data;
 	void *l3 = fr->data + sizeof(*eth);
@@ -20,15 +20,11 @@ static __always_inline int forward(struct frame *fr, struct packet *p, const str
 	if (!l4 || p->ttl <= 1 || p->l3_len > hop->mtu || !(hop->flags & TP_D_XDP_SEND) ||
 	    looks_partial(p, l4, fr->end, family))
 		return XDP_PASS;
-	if (family == 4) {
-		if (l3 + sizeof(struct iphdr) > fr->end)
-			return XDP_PASS;
-		diff = rewrite_ipv4(l3, to);
-	} else {
-		if (l3 + sizeof(struct ipv6hdr) > fr->end)
-			return XDP_PASS;
-		diff = rewrite_ipv6(l3, p, to);
-	}
+	if (l3 + (family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)) > fr->end)
+		return XDP_PASS;
+	/* What is left to tc is counted there. */
+	count_packet(c->frontend, c->backend, way, p->l3_len);
+	diff = family == 4 ? rewrite_ipv4(l3, to) : rewrite_ipv6(l3, p, to);
 	rewrite_l4(p, l4, fr->end, diff, to);
 	copy_mac(eth->h_dest, hop->dmac);
 	copy_mac(eth->h_source, hop->smac);
@@ -83,17 +79,6 @@ static __always_inline void conn_new_gen(struct tp_conn *c, __u32 gen)
 	c->hop_gen = gen;
 }
 
-/* What XDP leaves to tc is counted there. */
-static __always_inline int forward_counted(struct frame *fr, struct packet *p, const struct tuple *to,
-					   const struct tp_hop *hop, const struct tp_conn *c, int way, int family)
-{
-	int action = forward(fr, p, to, hop, family);
-
-	if (action != XDP_PASS)
-		count_packet(c->frontend, c->backend, way, p->l3_len);
-	return action;
-}
-
 static __always_inline int send_forward(struct frame *fr, struct packet *p, const struct conn_ref *ref,
 					const struct tp_backend *b, const struct tp_settings *set, int family)
 {
@@ -113,7 +98,7 @@ static __always_inline int send_forward(struct frame *fr, struct packet *p, cons
 	to.dst = &b->addr;
 	to.sport = c->nat_port;
 	to.dport = b->port;
-	return forward_counted(fr, p, &to, hop, c, WAY_IN, family);
+	return forward(fr, p, &to, hop, c, WAY_IN, family);
 }
 
 static __always_inline int send_reply(struct frame *fr, struct packet *p, const struct conn_ref *ref,
@@ -138,7 +123,7 @@ static __always_inline int send_reply(struct frame *fr, struct packet *p, const 
 	to.dst = &c->client;
 	to.sport = f->port;
 	to.dport = c->client_port;
-	return forward_counted(fr, p, &to, hop, c, WAY_OUT, family);
+	return forward(fr, p, &to, hop, c, WAY_OUT, family);
 }
 
 /* IPv4 datagrams that arrive larger than the next link carries are fragmented (RFC 791, 2.3), which only the stack
