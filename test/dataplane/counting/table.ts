@@ -1,6 +1,6 @@
 /** What a mode counts, against what a table of nftables counts at the servers' own end. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { Dataplane } from '../../../src/dataplane/dataplane.ts';
+import type { Dataplane, Refusal } from '../../../src/dataplane/dataplane.ts';
 import { COUNTS, type TrafficCell, type TrafficSettings } from '../../../src/dataplane/traffic.ts';
 import type { DesiredService, DesiredState } from '../../../src/model/desired.ts';
 import { changeBetween, stateOf } from '../../support/desired.ts';
@@ -9,7 +9,7 @@ import type { skipUnless } from '../../support/skip.ts';
 import { countAt, type Truth, truthOf } from '../../support/truth.ts';
 import { NODE, web } from '../../support/web.ts';
 
-const WAIT = { timeout: 60_000, interval: 50 };
+export const WAIT = { timeout: 60_000, interval: 50 };
 export const FOUR = ['10.10.1.1 80', '10.10.2.2 80'];
 const SIX = ['fd00:10:10:1::1 80', 'fd00:10:10:2::2 80'];
 const OWN = ['192.0.2.11 30000'];
@@ -117,10 +117,12 @@ export class CountingWorld {
     return this.dataplane;
   }
 
-  async apply(services: readonly DesiredService[]): Promise<void> {
+  /** Returns what was refused. */
+  async apply(services: readonly DesiredService[]): Promise<readonly Refusal[]> {
     const next = stateOf(services, NODE);
-    await this.dataplane!.apply(changeBetween(this.#state, next), next);
+    const { refusals } = await this.dataplane!.apply(changeBetween(this.#state, next), next);
     this.#state = next;
+    return refusals;
   }
 
   get state(): DesiredState {
@@ -151,7 +153,7 @@ export function testCounting(counting: Counting, more: (ground: CountingWorld) =
     test.each(CASES)('$title: every connection, packet and byte, once', async (one) => {
       const { world } = ground;
       const { protocol, from, host, to, port, backends, servers } = one;
-      await ground.apply([serviceOf(one)]);
+      expect(await ground.apply([serviceOf(one)])).toEqual([]);
       const before = await truthOf(world, servers);
       const { outcomes } = await world.place(from).call(protocol, to, port, { count: COUNT, concurrency: 4 });
       expect(outcomes).toMatchObject({ ok: COUNT });
