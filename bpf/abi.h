@@ -214,6 +214,18 @@ struct tp_prefix {
 	struct tp_addr mask;
 };
 
+/* Places of tp_tails. */
+enum tp_tail {
+	TP_TAIL_IN_RARE = 0,
+	TP_TAIL_OUT_RARE = 1,
+	TP_TAIL_IN_ICMP = 2,
+	TP_TAIL_OUT_ICMP = 3,
+	TP_TAIL_REJECT = 4,
+	TP_TAIL_STUCK = 5,
+	TP_TAIL_NODE = 6,
+	TP_TAILS = 7,
+};
+
 enum tp_setting {
 	/* Nothing new is picked: another dataplane has taken over. */
 	TP_S_DRAIN = 1 << 0,

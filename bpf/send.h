@@ -94,7 +94,7 @@ static __always_inline int skb_send(struct __sk_buff *skb, struct packet *p, con
 
 	if (verdict != SKB_STUCK)
 		return verdict;
-	bpf_tail_call(skb, &tp_tails, TAIL_STUCK);
+	bpf_tail_call(skb, &tp_tails, TP_TAIL_STUCK);
 	return TC_ACT_SHOT;
 }
 

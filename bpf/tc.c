@@ -12,41 +12,13 @@
 #include "open.h"
 #include "skb.h"
 
-enum tail {
-	TAIL_INGRESS_RARE = 0,
-	TAIL_EGRESS_RARE,
-	TAIL_INGRESS_ICMP,
-	TAIL_EGRESS_ICMP,
-	TAIL_REJECT,
-	TAIL_STUCK,
-	TAIL_NODE,
-	TAILS,
-};
-
-int tp_in_rare(struct __sk_buff *skb);
-int tp_out_rare(struct __sk_buff *skb);
-int tp_in_icmp(struct __sk_buff *skb);
-int tp_out_icmp(struct __sk_buff *skb);
-int tp_reject(struct __sk_buff *skb);
-int tp_stuck(struct __sk_buff *skb);
-int tp_node(struct __sk_buff *skb);
-
+/* Filled from user space once all programs are loaded, each at its TP_TAIL_ number: they are loaded side by side. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, TAILS);
+	__uint(max_entries, TP_TAILS);
 	__uint(key_size, sizeof(__u32));
-	__array(values, int(void *));
-} tp_tails SEC(".maps") = {
-	.values = {
-		[TAIL_INGRESS_RARE] = (void *)&tp_in_rare,
-		[TAIL_EGRESS_RARE] = (void *)&tp_out_rare,
-		[TAIL_INGRESS_ICMP] = (void *)&tp_in_icmp,
-		[TAIL_EGRESS_ICMP] = (void *)&tp_out_icmp,
-		[TAIL_REJECT] = (void *)&tp_reject,
-		[TAIL_STUCK] = (void *)&tp_stuck,
-		[TAIL_NODE] = (void *)&tp_node,
-	},
-};
+	__uint(value_size, sizeof(__u32));
+} tp_tails SEC(".maps");
 
 #include "send.h"
 
@@ -55,7 +27,7 @@ static __always_inline int refuse(struct __sk_buff *skb, int verdict)
 	if (verdict == V_PASS)
 		return TC_ACT_UNSPEC;
 	if (verdict == V_REJECT)
-		bpf_tail_call(skb, &tp_tails, TAIL_REJECT);
+		bpf_tail_call(skb, &tp_tails, TP_TAIL_REJECT);
 	count(TP_N_DROPPED);
 	return TC_ACT_SHOT;
 }
@@ -337,7 +309,7 @@ static __always_inline int egress_pair(struct __sk_buff *skb, struct packet *p, 
 static __always_inline int egress_flow(struct __sk_buff *skb, struct packet *p, int family)
 {
 	if (is_for_node(skb, p, family))
-		bpf_tail_call(skb, &tp_tails, TAIL_NODE);
+		bpf_tail_call(skb, &tp_tails, TP_TAIL_NODE);
 	return egress_pair(skb, p, family);
 }
 
@@ -350,9 +322,9 @@ int tp_ingress(struct __sk_buff *skb)
 	if (kind == PACKET_FLOW)
 		return p.family == 4 ? ingress_flow(skb, &p, 4) : ingress_flow(skb, &p, 6);
 	if (kind == PACKET_ICMP_ERROR)
-		bpf_tail_call(skb, &tp_tails, TAIL_INGRESS_ICMP);
+		bpf_tail_call(skb, &tp_tails, TP_TAIL_IN_ICMP);
 	if (kind == PACKET_FRAGMENT || kind == PACKET_EXTENDED)
-		bpf_tail_call(skb, &tp_tails, TAIL_INGRESS_RARE);
+		bpf_tail_call(skb, &tp_tails, TP_TAIL_IN_RARE);
 	if (kind == PACKET_OTHER)
 		return verdict_other(&p);
 	return TC_ACT_UNSPEC;
@@ -367,9 +339,9 @@ int tp_egress(struct __sk_buff *skb)
 	if (kind == PACKET_FLOW)
 		return p.family == 4 ? egress_flow(skb, &p, 4) : egress_flow(skb, &p, 6);
 	if (kind == PACKET_ICMP_ERROR)
-		bpf_tail_call(skb, &tp_tails, TAIL_EGRESS_ICMP);
+		bpf_tail_call(skb, &tp_tails, TP_TAIL_OUT_ICMP);
 	if (kind == PACKET_FRAGMENT || kind == PACKET_EXTENDED)
-		bpf_tail_call(skb, &tp_tails, TAIL_EGRESS_RARE);
+		bpf_tail_call(skb, &tp_tails, TP_TAIL_OUT_RARE);
 	if (kind == PACKET_OTHER && !skb->ingress_ifindex)
 		return verdict_other(&p);
 	return TC_ACT_UNSPEC;

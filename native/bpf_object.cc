@@ -1,10 +1,14 @@
-// Loading an object file: open, size the maps, set .rodata, load, all on a worker thread, as the verifier takes
-// its time. A refusal comes back as an error with the verifier's log.
+// Loading an object file in two steps, both on worker threads: first its maps, which whoever fills them can begin with;
+// then its programs, a group of them on a thread of its own, since the verifier takes its time and the kernel runs any
+// number of it side by side. A refusal comes back as an error with the verifier's log.
 #include <unistd.h>
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <memory>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 #include "bpf.h"
@@ -26,8 +30,8 @@ struct LoadSpec {
   std::string path;
   std::string pin_root;
   std::map<std::string, uint32_t> sizes;
-  // Programs that are not loaded, maps that are not pinned.
-  std::vector<std::string> without, unpinned;
+  // Maps that are not pinned.
+  std::vector<std::string> unpinned;
   std::vector<uint8_t> rodata;
 };
 
@@ -45,49 +49,116 @@ struct ObjectCloser {
 };
 using ObjectPtr = std::unique_ptr<bpf_object, ObjectCloser>;
 
-bool Has(const std::vector<std::string> &names, const std::string &name) {
-  return std::find(names.begin(), names.end(), name) != names.end();
+bool IsRodata(const bpf_map *map) {
+  std::string name = bpf_map__name(map);
+  return name.size() > 7 && name.compare(name.size() - 7, 7, ".rodata") == 0;
 }
 
-std::vector<std::string> TextsOf(const Napi::Value &value) {
-  std::vector<std::string> texts;
-  if (!value.IsArray()) return texts;
-  Napi::Array array = value.As<Napi::Array>();
-  for (uint32_t i = 0; i < array.Length(); i++) texts.push_back(array.Get(i).As<Napi::String>());
-  return texts;
+// Frozen before the programs are loaded: each object has its own (.rodata, .rodata.x, .kconfig).
+bool IsConstant(const bpf_map *map) {
+  std::string name = bpf_map__name(map);
+  return bpf_map__is_internal(map) &&
+         (name.find(".rodata") != std::string::npos || name.find(".kconfig") != std::string::npos);
 }
 
-// Sizes, pins and read-only data: everything that is settled between open and load.
-int Configure(bpf_object *object, const LoadSpec &spec, std::string &step) {
+// Read-only data are built into each object that is opened, as the programs of it see them.
+int SetRodata(bpf_object *object, const std::vector<uint8_t> &rodata) {
+  if (rodata.empty()) return 0;
+  bpf_map *map;
+  bpf_object__for_each_map(map, object) {
+    int err = IsRodata(map) ? bpf_map__set_initial_value(map, rodata.data(), rodata.size()) : 0;
+    if (err) return err;
+  }
+  return 0;
+}
+
+// Sizes and pins: everything that is settled between open and load.
+int ConfigureMaps(bpf_object *object, const LoadSpec &spec, std::string &step) {
   bpf_map *map;
   bpf_object__for_each_map(map, object) {
     std::string name = bpf_map__name(map);
     step = "map " + name;
-    bool rodata = name.size() > 7 && name.compare(name.size() - 7, 7, ".rodata") == 0;
-    if (rodata) {
-      int err = spec.rodata.empty() ? 0 : bpf_map__set_initial_value(map, spec.rodata.data(), spec.rodata.size());
-      if (err) return err;
-    }
     if (bpf_map__is_internal(map)) continue;
     auto size = spec.sizes.find(name);
     if (size != spec.sizes.end()) {
       int err = bpf_map__set_max_entries(map, size->second);
       if (err) return err;
     }
-    if (spec.pin_root.empty() || Has(spec.unpinned, name)) continue;
+    if (spec.pin_root.empty() || std::count(spec.unpinned.begin(), spec.unpinned.end(), name)) continue;
     int err = bpf_map__set_pin_path(map, (spec.pin_root + "/" + name).c_str());
-    if (err) return err;
-  }
-  bpf_program *program;
-  bpf_object__for_each_program(program, object) {
-    std::string name = bpf_program__name(program);
-    const bool wanted = !Has(spec.without, name);
-    step = "program " + name;
-    int err = bpf_program__set_autoload(program, wanted);
     if (err) return err;
   }
   return 0;
 }
+
+// Only these programs.
+int Select(bpf_object *object, const std::vector<std::string> &wanted) {
+  bpf_program *program;
+  bpf_object__for_each_program(program, object) {
+    bool one = std::find(wanted.begin(), wanted.end(), bpf_program__name(program)) != wanted.end();
+    int err = bpf_program__set_autoload(program, one);
+    if (err) return err;
+  }
+  return 0;
+}
+
+// One object over one file: opened and loaded on the thread that calls. What libbpf says goes into `failure`.
+ObjectPtr LoadOne(const LoadSpec &spec, LoadFailure &failure,
+                  const std::function<int(bpf_object *, std::string &)> &configure) {
+  std::string heard;
+  std::vector<char> log(kLogBytes);
+  said = &heard;
+  LIBBPF_OPTS(bpf_object_open_opts, options, .kernel_log_buf = log.data(), .kernel_log_size = log.size());
+  failure.step = "open " + spec.path;
+  ObjectPtr object(bpf_object__open_file(spec.path.c_str(), &options));
+  int err = object ? 0 : -(errno ? errno : EINVAL);
+  if (!err) {
+    failure.step = "read-only data";
+    err = SetRodata(object.get(), spec.rodata);
+  }
+  if (!err) err = configure(object.get(), failure.step);
+  if (!err) {
+    failure.step = "load";
+    err = bpf_object__load(object.get());
+  }
+  said = nullptr;
+  failure.err = -err;
+  if (!err) return object;
+  failure.said = heard;
+  log.back() = 0;
+  failure.log = log.data();
+  return nullptr;
+}
+
+// The maps of `from` under the same names in `to`, but for those that each object has for itself.
+int ShareMaps(bpf_object *from, bpf_object *to, std::string &step) {
+  bpf_map *map;
+  bpf_object__for_each_map(map, to) {
+    if (IsConstant(map)) continue;
+    step = std::string("map ") + bpf_map__name(map);
+    bpf_map *shared = bpf_object__find_map_by_name(from, bpf_map__name(map));
+    int err = shared ? bpf_map__reuse_fd(map, bpf_map__fd(shared)) : -ENOENT;
+    if (err) return err;
+  }
+  return 0;
+}
+
+Napi::Error FailureOf(Napi::Env env, const LoadFailure &failure) {
+  Napi::Error error = Napi::Error::New(env, failure.step + ": " + strerror(failure.err));
+  error.Set("code", Napi::String::New(env, ErrnoName(failure.err)));
+  error.Set("syscall", Napi::String::New(env, failure.step));
+  error.Set("said", Napi::String::New(env, failure.said));
+  error.Set("log", Napi::String::New(env, failure.log));
+  return error;
+}
+
+// What a BpfObject holds: kept alive by whoever loads programs meanwhile.
+struct Loaded {
+  LoadSpec spec;
+  ObjectPtr maps;
+  // Programs, group by group.
+  std::vector<ObjectPtr> programs;
+};
 
 class Object : public Napi::ObjectWrap<Object> {
  public:
@@ -98,7 +169,8 @@ class Object : public Napi::ObjectWrap<Object> {
 
   static void Init(Napi::Env env, Napi::Object exports) {
     Napi::Function type = DefineClass(env, "BpfObject",
-                                      {InstanceMethod("maps", &Object::Maps), InstanceMethod("programs", &Object::Programs),
+                                      {InstanceMethod("maps", &Object::Maps), InstanceMethod("load", &Object::Load),
+                                       InstanceMethod("programs", &Object::Programs),
                                        InstanceMethod("close", &Object::Close)});
     auto *data = new InstanceData{Napi::Persistent(type)};
     env.SetInstanceData(data);
@@ -106,12 +178,12 @@ class Object : public Napi::ObjectWrap<Object> {
 
   explicit Object(const Napi::CallbackInfo &info) : Napi::ObjectWrap<Object>(info) {}
 
-  void Adopt(ObjectPtr object) { object_ = std::move(object); }
+  void Adopt(std::shared_ptr<Loaded> loaded) { loaded_ = std::move(loaded); }
 
  private:
-  bpf_object *Open(Napi::Env env) {
-    if (!object_) throw Napi::Error::New(env, "the BPF object is closed");
-    return object_.get();
+  Loaded &Open(Napi::Env env) {
+    if (!loaded_) throw Napi::Error::New(env, "the BPF object is closed");
+    return *loaded_;
   }
 
   // {name: {fd, type, keyBytes, valueBytes, entries}}
@@ -119,7 +191,7 @@ class Object : public Napi::ObjectWrap<Object> {
     Napi::Env env = info.Env();
     Napi::Object all = Napi::Object::New(env);
     bpf_map *map;
-    bpf_object__for_each_map(map, Open(env)) {
+    bpf_object__for_each_map(map, Open(env).maps.get()) {
       Napi::Object one = Napi::Object::New(env);
       one.Set("fd", bpf_map__fd(map));
       one.Set("type", static_cast<uint32_t>(bpf_map__type(map)));
@@ -131,95 +203,161 @@ class Object : public Napi::ObjectWrap<Object> {
     return all;
   }
 
+  // load([[program, ...], ...]): a promise; each group on a thread of its own. All of them or none.
+  Napi::Value Load(const Napi::CallbackInfo &info);
+
   // {name: fd}, loaded ones only.
   Napi::Value Programs(const Napi::CallbackInfo &info) {
     Napi::Env env = info.Env();
     Napi::Object all = Napi::Object::New(env);
-    bpf_program *program;
-    bpf_object__for_each_program(program, Open(env)) {
-      int fd = bpf_program__fd(program);
-      if (fd >= 0) all.Set(bpf_program__name(program), fd);
+    for (const ObjectPtr &object : Open(env).programs) {
+      bpf_program *program;
+      bpf_object__for_each_program(program, object.get()) {
+        int fd = bpf_program__fd(program);
+        if (fd >= 0) all.Set(bpf_program__name(program), fd);
+      }
     }
     return all;
   }
 
   Napi::Value Close(const Napi::CallbackInfo &info) {
-    object_.reset();
+    loaded_.reset();
     return info.Env().Undefined();
   }
 
-  ObjectPtr object_;
+  std::shared_ptr<Loaded> loaded_;
 };
 
-
-class Loader : public Napi::AsyncWorker {
+class Opener : public Napi::AsyncWorker {
  public:
-  Loader(Napi::Env env, LoadSpec spec)
-      : Napi::AsyncWorker(env), spec_(std::move(spec)), deferred_(Napi::Promise::Deferred::New(env)) {}
+  Opener(Napi::Env env, LoadSpec spec)
+      : Napi::AsyncWorker(env), loaded_(std::make_shared<Loaded>()), deferred_(Napi::Promise::Deferred::New(env)) {
+    loaded_->spec = std::move(spec);
+  }
   Napi::Promise Promise() const { return deferred_.Promise(); }
 
  protected:
   void Execute() override {
-    std::string heard;
-    std::vector<char> log(kLogBytes);
-    said = &heard;
-    Load(log);
-    said = nullptr;
-    failure_.said = heard;
-    log.back() = 0;
-    failure_.log = log.data();
+    loaded_->maps = LoadOne(loaded_->spec, failure_, [this](bpf_object *object, std::string &step) {
+      int err = ConfigureMaps(object, loaded_->spec, step);
+      return err ? err : Select(object, {});
+    });
   }
 
   void OnOK() override {
     Napi::Env env = Env();
     Napi::HandleScope scope(env);
     if (failure_.err) {
-      deferred_.Reject(Failure(env).Value());
+      deferred_.Reject(FailureOf(env, failure_).Value());
       return;
     }
-    Napi::Object wrapped = Env().GetInstanceData<Object::InstanceData>()->constructor.New({});
-    Napi::ObjectWrap<Object>::Unwrap(wrapped)->Adopt(std::move(object_));
+    Napi::Object wrapped = env.GetInstanceData<Object::InstanceData>()->constructor.New({});
+    Napi::ObjectWrap<Object>::Unwrap(wrapped)->Adopt(std::move(loaded_));
     deferred_.Resolve(wrapped);
   }
 
   void OnError(const Napi::Error &error) override { deferred_.Reject(error.Value()); }
 
  private:
-  void Load(std::vector<char> &log) {
-    LIBBPF_OPTS(bpf_object_open_opts, options, .kernel_log_buf = log.data(), .kernel_log_size = log.size());
-    failure_.step = "open " + spec_.path;
-    bpf_object *object = bpf_object__open_file(spec_.path.c_str(), &options);
-    if (!object) {
-      failure_.err = errno ? errno : EINVAL;
-      return;
-    }
-    object_.reset(object);
-    int err = Configure(object, spec_, failure_.step);
-    if (!err) {
-      failure_.step = "load";
-      err = bpf_object__load(object);
-    }
-    failure_.err = -err;
-    if (err) object_.reset();
-  }
-
-  Napi::Error Failure(Napi::Env env) {
-    Napi::Error error = Napi::Error::New(env, failure_.step + ": " + strerror(failure_.err));
-    error.Set("code", Napi::String::New(env, ErrnoName(failure_.err)));
-    error.Set("syscall", Napi::String::New(env, failure_.step));
-    error.Set("said", Napi::String::New(env, failure_.said));
-    error.Set("log", Napi::String::New(env, failure_.log));
-    return error;
-  }
-
-  LoadSpec spec_;
+  std::shared_ptr<Loaded> loaded_;
   Napi::Promise::Deferred deferred_;
   LoadFailure failure_;
-  ObjectPtr object_;
 };
 
-// bpfLoad({path, pinRoot, maps: {name: entries}, without: [program], rodata}): a promise of a BpfObject.
-Napi::Value Load(const Napi::CallbackInfo &info) {
+class ProgramLoader : public Napi::AsyncWorker {
+ public:
+  ProgramLoader(Napi::Env env, std::shared_ptr<Loaded> loaded, std::vector<std::vector<std::string>> groups)
+      : Napi::AsyncWorker(env),
+        loaded_(std::move(loaded)),
+        groups_(std::move(groups)),
+        deferred_(Napi::Promise::Deferred::New(env)) {}
+  Napi::Promise Promise() const { return deferred_.Promise(); }
+
+ protected:
+  void Execute() override {
+    std::vector<LoadFailure> failures(groups_.size());
+    programs_.resize(groups_.size());
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < groups_.size(); i++) {
+      auto one = [this, i, &failures] { programs_[i] = LoadGroup(groups_[i], failures[i]); };
+      // A process that may have no more threads takes longer.
+      try {
+        threads.emplace_back(one);
+      } catch (const std::system_error &) {
+        one();
+      }
+    }
+    for (std::thread &thread : threads) thread.join();
+    for (LoadFailure &failure : failures) {
+      if (failure.err && !failure_.err) failure_ = std::move(failure);
+    }
+  }
+
+  void OnOK() override {
+    Napi::HandleScope scope(Env());
+    if (failure_.err) {
+      deferred_.Reject(FailureOf(Env(), failure_).Value());
+      return;
+    }
+    for (ObjectPtr &object : programs_) loaded_->programs.push_back(std::move(object));
+    deferred_.Resolve(Env().Undefined());
+  }
+
+  void OnError(const Napi::Error &error) override { deferred_.Reject(error.Value()); }
+
+ private:
+  ObjectPtr LoadGroup(const std::vector<std::string> &names, LoadFailure &failure) {
+    return LoadOne(loaded_->spec, failure, [&](bpf_object *object, std::string &step) {
+      int err = ShareMaps(loaded_->maps.get(), object, step);
+      return err ? err : Select(object, names);
+    });
+  }
+
+  std::shared_ptr<Loaded> loaded_;
+  std::vector<std::vector<std::string>> groups_;
+  std::vector<ObjectPtr> programs_;
+  Napi::Promise::Deferred deferred_;
+  LoadFailure failure_;
+};
+
+std::vector<std::string> NamesOf(const Napi::Value &value) {
+  Napi::Array given = value.As<Napi::Array>();
+  std::vector<std::string> names;
+  for (uint32_t i = 0; i < given.Length(); i++) names.push_back(given.Get(i).As<Napi::String>());
+  return names;
+}
+
+Napi::Value Object::Load(const Napi::CallbackInfo &info) {
+  Open(info.Env());
+  Napi::Array given = info[0].As<Napi::Array>();
+  std::vector<std::vector<std::string>> groups;
+  for (uint32_t i = 0; i < given.Length(); i++) groups.push_back(NamesOf(given.Get(i)));
+  auto *loader = new ProgramLoader(info.Env(), loaded_, std::move(groups));
+  Napi::Promise promise = loader->Promise();
+  loader->Queue();
+  return promise;
+}
+
+// bpfPrograms(path): the names of all programs of an object file.
+Napi::Value Programs(const Napi::CallbackInfo &info) {
+  Napi::Env env = info.Env();
+  std::string path = info[0].As<Napi::String>();
+  ObjectPtr object(bpf_object__open_file(path.c_str(), nullptr));
+  if (!object) {
+    Napi::Error error = Napi::Error::New(env, "open " + path + ": " + strerror(errno));
+    error.Set("code", Napi::String::New(env, ErrnoName(errno)));
+    throw error;
+  }
+  Napi::Array names = Napi::Array::New(env);
+  bpf_program *program;
+  bpf_object__for_each_program(program, object.get()) {
+    names.Set(names.Length(), Napi::String::New(env, bpf_program__name(program)));
+  }
+  return names;
+}
+
+// bpfOpen({path, pinRoot, maps: {name: entries}, rodata}): a promise of a BpfObject with maps and no programs yet.
+Napi::Value OpenObject(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   Napi::Object given = info[0].As<Napi::Object>();
   LoadSpec spec;
@@ -231,13 +369,14 @@ Napi::Value Load(const Napi::CallbackInfo &info) {
     std::string name = names.Get(i).As<Napi::String>();
     spec.sizes[name] = maps.Get(name).As<Napi::Number>().Uint32Value();
   }
-  spec.without = TextsOf(given.Get("without"));
-  spec.unpinned = TextsOf(given.Get("unpinned"));
+  Napi::Value unpinned = given.Get("unpinned");
+  for (uint32_t i = 0; unpinned.IsArray() && i < unpinned.As<Napi::Array>().Length(); i++)
+    spec.unpinned.push_back(unpinned.As<Napi::Array>().Get(i).As<Napi::String>());
   Bytes rodata = BytesOf(given.Get("rodata"));
   spec.rodata.assign(rodata.data, rodata.data + rodata.size);
-  Loader *loader = new Loader(env, std::move(spec));
-  Napi::Promise promise = loader->Promise();
-  loader->Queue();
+  Opener *opener = new Opener(env, std::move(spec));
+  Napi::Promise promise = opener->Promise();
+  opener->Queue();
   return promise;
 }
 
@@ -247,5 +386,6 @@ void InitBpfObject(Napi::Env env, Napi::Object exports) {
   libbpf_set_print(Listen);
   libbpf_set_strict_mode(LIBBPF_STRICT_ALL);
   Object::Init(env, exports);
-  exports.Set("bpfLoad", Napi::Function::New(env, Load));
+  exports.Set("bpfOpen", Napi::Function::New(env, OpenObject));
+  exports.Set("bpfPrograms", Napi::Function::New(env, Programs));
 }

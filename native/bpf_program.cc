@@ -4,6 +4,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "../bpf/hash.h"
 #include "bpf.h"
 #include "netns.h"
@@ -22,19 +24,24 @@ Napi::Value TestRun(const Napi::CallbackInfo &info) {
   run.data_size_in = data.size;
   run.data_out = out.ByteLength() ? out.Data() : nullptr;
   run.data_size_out = out.ByteLength();
+  if (info.Length() > 5) run.flags = info[5].As<Napi::Number>().Uint32Value();
   if (context.size) {
     run.ctx_in = context.data;
     run.ctx_size_in = context.size;
-    run.ctx_out = context_out.Data();
-    run.ctx_size_out = context.size;
+    // Live frames have many contexts, and the kernel refuses to be asked for one of them.
+    if (!(run.flags & BPF_F_TEST_XDP_LIVE_FRAMES)) {
+      run.ctx_out = context_out.Data();
+      run.ctx_size_out = context.size;
+    }
   }
   run.repeat = info[4].As<Napi::Number>().Int32Value();
-  if (info.Length() > 5) run.flags = info[5].As<Napi::Number>().Uint32Value();
   if (bpf_prog_test_run_opts(FdOf(info[0]), &run)) ThrowErrno(env, errno, "BPF_PROG_TEST_RUN");
+  // The kernel tells the packet's size even where nobody asked for the packet.
+  size_t returned = std::min<size_t>(run.data_size_out, out.ByteLength());
   Napi::Object result = Napi::Object::New(env);
   result.Set("verdict", static_cast<int32_t>(run.retval));
   result.Set("ns", run.duration);
-  result.Set("data", Napi::Uint8Array::New(env, run.data_size_out, out.ArrayBuffer(), 0));
+  result.Set("data", Napi::Uint8Array::New(env, returned, out.ArrayBuffer(), 0));
   result.Set("context", context_out);
   return result;
 }

@@ -16,6 +16,7 @@ const NEW_A_ROUND = 4096;
 const FRAMES_A_ROUND = 1 << 18;
 const LIVE_FRAMES = 2;
 const TX = 3;
+const REDIRECT = 4;
 const PASS = 2;
 const SYN = 2;
 const ACK = 16;
@@ -188,10 +189,12 @@ export class Flows {
 
   #fill(flows: number, hook: Hook): void {
     this.#mode(0, SYN, 80);
+    // A run without live frames comes by lo: a hop by another device is a redirection from there.
+    const sent = hook === 'xdp' && this.#ifindex !== 1 ? REDIRECT : SENT[hook];
     for (let at = 0; at < flows; at += ENTRIES / 2) {
       const count = Math.min(flows - at, ENTRIES / 2);
       this.#sequence(Array.from({ length: count }, (_, i) => this.#client(at + i)));
-      this.#run(RUN[hook], count, SENT[hook]);
+      this.#run(RUN[hook], count, sent);
     }
     // Next hop 1 also toward the client, which the FIB would say at its first answer.
     const { words, view, entries } = this.#tables.conns;

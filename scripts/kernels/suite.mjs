@@ -20,6 +20,7 @@ export const ONLY_THERE = [
   'test/conformance/ipvs.test.ts',
   'test/dataplane/ipvs/**',
   'test/agent/ipvs.test.ts',
+  'test/agent/ipvs-takeover.test.ts',
 ];
 const EVENTS = 'events';
 

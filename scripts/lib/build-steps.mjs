@@ -97,6 +97,27 @@ function removeOldChunks(metafile) {
   }
 }
 
+/**
+ * Modules of the client library do nothing but declare: what nobody uses of them may go, which esbuild does not take for
+ * granted of classes with static members. Its package.json does not say so.
+ */
+const DECLARES_ONLY = /node_modules[\\/]@kubernetes[\\/]client-node[\\/]dist[\\/]/;
+const leaveOutUnused = {
+  name: 'leave out what is not used of the client library',
+  setup(build) {
+    build.onResolve(
+      { filter: /^(\.|@kubernetes\/client-node$)/ },
+      async ({ path: wanted, pluginData, ...from }) => {
+        if (pluginData === leaveOutUnused || !(wanted.startsWith('@') || DECLARES_ONLY.test(from.importer)))
+          return undefined;
+        const { importer, resolveDir, kind } = from;
+        const found = await build.resolve(wanted, { importer, resolveDir, kind, pluginData: leaveOutUnused });
+        return found.errors.length > 0 ? { errors: found.errors } : { path: found.path, sideEffects: false };
+      },
+    );
+  },
+};
+
 async function buildBundle(say) {
   const entryPoints = Object.fromEntries(
     Object.entries(ENTRY_POINTS).filter(([, file]) => existsSync(inRoot(file))),
@@ -120,6 +141,7 @@ async function buildBundle(say) {
       minifyWhitespace: true,
       minifySyntax: true,
       sourcemap: 'linked',
+      plugins: [leaveOutUnused],
       // Finds its own binary beside itself.
       external: ['ffi-rs'],
       // CommonJS dependencies call require(); an ES module has none of its own.

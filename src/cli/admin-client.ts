@@ -6,8 +6,8 @@ import { OPTIONS } from '../config/options.ts';
 import { ERRORS, type ErrorCode, TriplaneError } from '../model/errors.ts';
 
 const DEFAULT_SOCKET = OPTIONS.find((row) => row.key === 'adminSocket')!.default;
-/** A switch of modes may take long; everything else answers at once. */
-const TIMEOUT_MS = 120_000;
+/** A switch of modes loads programs and fills tables, on a slow machine for minutes; everything else answers at once. */
+const TIMEOUTS_MS = { '/v1/switch': 600_000, other: 60_000 } as const;
 const ANSWER_BYTES_MAX = 64 << 20;
 
 export function socketOption(): Option {
@@ -45,7 +45,8 @@ function exchange(
 ): Promise<{ status: number; text: string }> {
   return new Promise((resolve, reject) => {
     const headers = { 'Content-Type': 'application/json', 'Content-Length': Buffer.byteLength(body) };
-    const asked = request({ socketPath, method, path, headers, timeout: TIMEOUT_MS }, (response) => {
+    const timeout = path === '/v1/switch' ? TIMEOUTS_MS[path] : TIMEOUTS_MS.other;
+    const asked = request({ socketPath, method, path, headers, timeout }, (response) => {
       const chunks: Buffer[] = [];
       let bytes = 0;
       response.on('data', (chunk: Buffer) => {
@@ -58,7 +59,7 @@ function exchange(
       );
       response.on('error', reject);
     });
-    asked.on('timeout', () => asked.destroy(new Error(`no answer within ${TIMEOUT_MS / 1000} s`)));
+    asked.on('timeout', () => asked.destroy(new Error(`no answer within ${timeout / 1000} s`)));
     asked.on('error', (error: NodeJS.ErrnoException) => reject(connectionError(socketPath, error)));
     asked.end(body);
   });

@@ -3,20 +3,43 @@
  * and devices over netlink; iptables, ipset and IPVS through the tools that made them, where they are installed.
  */
 import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { ipvsNative } from '../dataplane/ipvs/native.ts';
 import { cleanupNft } from '../dataplane/nft/cleanup.ts';
+import { NFPROTO, openNftSocket } from '../dataplane/nft/native.ts';
 import { NFT_SCHEME } from '../dataplane/nft/scheme.ts';
+import { addressBytes } from '../model/address.ts';
 import { TriplaneError } from '../model/errors.ts';
-import { readLinks } from '../node/rtnetlink.ts';
-import { leftoversIn } from './iptables-text.ts';
+import { readAddresses, readLinks } from '../node/rtnetlink.ts';
+import { KUBE_PROXY_LINK } from '../node/service-link.ts';
+import { isOwnChain, leftoversIn } from './iptables-text.ts';
+import { connectionsOf, type IpvsServer, type OwnSets, serversIn, setsIn } from './kube-proxy-ipvs.ts';
+
+/** 'ended': what IPVS still carries connections with stays until they have ended; 'all': it goes with them. */
+export type Leaving = 'ended' | 'all';
+
+/** One line for each thing. */
+export interface CleanedKubeProxy {
+  readonly removed: readonly string[];
+  readonly left: readonly string[];
+  readonly failures: readonly unknown[];
+}
+interface Lines {
+  readonly removed: string[];
+  readonly left: string[];
+}
 
 const TABLE = 'kube-proxy';
-const DEVICE = 'kube-ipvs0';
 const TOOL_MS_MAX = 60_000;
 const OUTPUT_BYTES_MAX = 512 * 1024 * 1024;
+/** Seconds that iptables waits for its lock, as kube-proxy has it wait. */
+const LOCK_SECONDS = '5';
 /** Both kinds of iptables: what is set with the one is not seen with the other. */
-const IPTABLES = ['iptables-legacy', 'iptables-nft', 'ip6tables-legacy', 'ip6tables-nft'] as const;
-const PLAIN = ['iptables', 'ip6tables'] as const;
+const KINDS = ['legacy', 'nft'] as const;
+type Kind = (typeof KINDS)[number];
+const PROGRAMS = ['iptables', 'ip6tables'] as const;
+const LEGACY_TABLES = ['/proc/net/ip_tables_names', '/proc/net/ip6_tables_names'];
+const OP_REMOVE = 2;
 
 /** Not there, or (as where PATH names a folder of somebody else's) not to be found by this user. */
 function isMissing(error: Error | undefined): boolean {
@@ -37,64 +60,157 @@ function run(tool: string, args: readonly string[], input = ''): string | null {
   return result.stdout;
 }
 
-function cleanIptables(tool: string): string[] {
-  const saved = run(`${tool}-save`, []);
-  const { restore, chains, rules } = leftoversIn(saved ?? '');
-  if (restore === '') return [];
-  run(`${tool}-restore`, ['--noflush'], restore);
-  return [`${tool}: ${chains} chains and ${rules} rules`];
+async function cleanTables({ removed }: Lines): Promise<void> {
+  const tables = await cleanupNft('', { ...NFT_SCHEME, table: TABLE, nextTable: TABLE });
+  removed.push(...tables.map((table) => `nftables table ${table}`));
 }
 
-function cleanAllIptables(): string[] {
-  const variants = IPTABLES.filter((tool) => isInstalled(`${tool}-save`));
-  const tools = variants.length > 0 ? variants : PLAIN.filter((tool) => isInstalled(`${tool}-save`));
-  return tools.flatMap(cleanIptables);
+function cleanIptables(tool: string, { removed }: Lines): void {
+  const { restore, chains, rules } = leftoversIn(run(`${tool}-save`, []) ?? '');
+  if (restore === '') return;
+  run(`${tool}-restore`, ['--noflush', '-w', LOCK_SECONDS], restore);
+  removed.push(`${tool}: ${chains} chains and ${rules} rules`);
 }
 
-function isInstalled(tool: string): boolean {
-  return !isMissing(spawnSync(tool, ['--version'], { stdio: 'ignore' }).error);
+/** By their own names; where only the plain ones are installed, those, which are of one kind. */
+function iptablesTools(): { readonly tools: readonly string[]; readonly kinds: ReadonlySet<Kind> } {
+  const version = (tool: string) => spawnSync(`${tool}-save`, ['--version'], { encoding: 'utf8' });
+  const kinds = KINDS.filter((kind) => !isMissing(version(`${PROGRAMS[0]}-${kind}`).error));
+  const named = kinds.flatMap((kind) => PROGRAMS.map((program) => `${program}-${kind}`));
+  if (named.length > 0) return { tools: named, kinds: new Set(kinds) };
+  const { error, stdout } = version(PROGRAMS[0]);
+  if (isMissing(error)) return { tools: [], kinds: new Set() };
+  return { tools: PROGRAMS, kinds: new Set([stdout.includes('nf_tables') ? 'nft' : 'legacy']) };
 }
 
-/** Sets that no rule names any more: after iptables. */
-function cleanIpsets(): string[] {
-  const names = (run('ipset', ['list', '-n']) ?? '').split('\n').filter((name) => name.startsWith('KUBE-'));
-  for (const name of names) run('ipset', ['destroy', name]);
-  return names.map((name) => `ipset ${name}`);
+/** Chains of kube-proxy's in the tables that iptables keeps in nftables. */
+async function hasChainsInNft(): Promise<boolean> {
+  const socket = openNftSocket('');
+  try {
+    for (const family of [4, 6] as const)
+      for (const table of ['nat', 'filter', 'mangle'])
+        if ((await socket.dumpNames(NFPROTO[family], table)).chains.some(isOwnChain)) return true;
+    return false;
+  } finally {
+    socket.close();
+  }
+}
+
+function hasLegacyTables(): boolean {
+  return LEGACY_TABLES.some((file) => {
+    try {
+      return readFileSync(file, 'utf8').trim() !== '';
+    } catch {
+      return false;
+    }
+  });
+}
+
+async function cleanAllIptables(lines: Lines): Promise<void> {
+  const { tools, kinds } = iptablesTools();
+  for (const tool of tools) cleanIptables(tool, lines);
+  if (!kinds.has('legacy') && hasLegacyTables())
+    lines.left.push(
+      'tables of the older iptables: iptables-legacy-save is not installed to see whether kube-proxy has chains there',
+    );
+  if (!kinds.has('nft') && (await hasChainsInNft()))
+    throw new TriplaneError('TP_NO_LIBRARY', 'chains of kube-proxy stand, and iptables is not installed');
+}
+
+const plural = (count: number, what: string) => `${count} ${what}${count === 1 ? '' : 's'}`;
+
+/** What still carries connections takes no new ones any more. */
+function drain(server: IpvsServer, { left }: Lines): void {
+  for (const { name, weight } of server.destinations)
+    if (weight > 0) run('ipvsadm', ['-e', optionOf(server), server.name, '-r', name, '-m', '-w', '0']);
+  const carried = plural(connectionsOf(server), 'connection');
+  left.push(`IPVS service ${server.name}/${server.protocol}: it carries ${carried}, and takes no new ones`);
+}
+
+function optionOf({ protocol }: IpvsServer): string {
+  return { tcp: '-t', udp: '-u', sctp: '--sctp-service' }[protocol];
 }
 
 /** Only where kube-proxy's device stands: virtual servers carry no owner. Those by packet mark are not kube-proxy's. */
-function cleanIpvs(): string[] {
-  if (!readLinks('').some(({ name }) => name === DEVICE)) return [];
-  const saved = run('ipvsadm', ['-S', '-n']);
-  if (saved === null) {
-    const sentence = `${DEVICE} stands, and ipvsadm is not installed: without it IPVS services cannot be removed`;
+function cleanIpvs(leaving: Leaving, { nodePorts }: OwnSets, lines: Lines): void {
+  const link = readLinks('').find(({ name }) => name === KUBE_PROXY_LINK);
+  if (!link) return;
+  const listed = run('ipvsadm', ['-L', '-n']);
+  if (listed === null) {
+    const sentence = `${KUBE_PROXY_LINK} stands, and ipvsadm is not installed: without it IPVS services cannot be removed`;
     throw new TriplaneError('TP_NO_LIBRARY', sentence);
   }
-  const removed = saved.split('\n').flatMap((line) => {
-    const [, option, address] = /^-A (-t|-u|--sctp-service) (\S+)/.exec(line) ?? [];
-    if (option === undefined) return [];
-    run('ipvsadm', ['-D', option, address!]);
-    return [`IPVS service ${address}`];
-  });
+  const bound = readAddresses('').filter(({ linkIndex }) => linkIndex === link.index);
+  const onDevice = new Set<string>(bound.map(({ address }) => address));
+  const own = serversIn(listed).filter(
+    ({ address, protocol, port }) => onDevice.has(address) || nodePorts.has(`${protocol} ${port}`),
+  );
+  const staying = leaving === 'all' ? [] : own.filter((server) => connectionsOf(server) > 0);
+  for (const server of staying) drain(server, lines);
+  for (const server of own) {
+    if (staying.includes(server)) continue;
+    run('ipvsadm', ['-D', optionOf(server), server.name]);
+    lines.removed.push(`IPVS service ${server.name}/${server.protocol}`);
+  }
   // The addresses last: without their services they would lead to the node's own ports.
-  ipvsNative().ipvsUnlink('', DEVICE);
-  return [...removed, `device ${DEVICE}`];
+  if (staying.length === 0) {
+    ipvsNative().ipvsUnlink('', KUBE_PROXY_LINK);
+    lines.removed.push(`device ${KUBE_PROXY_LINK}`);
+    return;
+  }
+  const needed = new Set(staying.map(({ address }) => address));
+  for (const { address } of bound) {
+    if (needed.has(address) || address.startsWith('fe80:')) continue;
+    const bytes = addressBytes(address);
+    ipvsNative().ipvsAddresses(
+      '',
+      link.index,
+      'address',
+      OP_REMOVE,
+      bytes.length === 4 ? 4 : 16,
+      Buffer.from(bytes),
+    );
+    lines.removed.push(`address ${address} of ${KUBE_PROXY_LINK}`);
+  }
+  lines.left.push(
+    `device ${KUBE_PROXY_LINK}: the services above need it; run this again when their connections have ended`,
+  );
 }
 
-const PARTS: readonly (() => string[])[] = [cleanAllIptables, cleanIpvs, cleanIpsets];
-
-/** Says what was there, one line each. Every part is tried, also when another one fails; then the first failure is thrown. */
-export async function cleanKubeProxy(): Promise<readonly string[]> {
-  const tables = await cleanupNft('', { ...NFT_SCHEME, table: TABLE, nextTable: TABLE });
-  const lines = tables.map((table) => `nftables table ${table}`);
-  const failures: unknown[] = [];
-  for (const part of PARTS) {
+/** Sets that no rule names any more: after iptables. Those that tell whose IPVS services are stay while some do. */
+function cleanIpsets({ names }: OwnSets, lines: Lines): void {
+  const isLeft = lines.left.length > 0;
+  const isNeeded = (name: string) => isLeft && /-NODE-PORT-(TCP|UDP|SCTP)/.test(name);
+  for (const name of names) {
+    if (isNeeded(name)) continue;
     try {
-      lines.push(...part());
+      run('ipset', ['destroy', name]);
+      lines.removed.push(`ipset ${name}`);
+    } catch (error) {
+      // Somebody else's rule names it.
+      lines.left.push(`ipset ${name}: ${(error as Error).message}`);
+    }
+  }
+}
+
+/** Every part is tried, also when another one fails. */
+export async function cleanKubeProxy(leaving: Leaving): Promise<CleanedKubeProxy> {
+  const lines: Lines = { removed: [], left: [] };
+  const failures: unknown[] = [];
+  const attempt = async (part: () => unknown) => {
+    try {
+      await part();
     } catch (error) {
       failures.push(error);
     }
-  }
-  if (failures.length > 0) throw failures[0];
-  return lines;
+  };
+  let sets: OwnSets = { names: [], nodePorts: new Set() };
+  await attempt(() => cleanTables(lines));
+  await attempt(() => {
+    sets = setsIn(run('ipset', ['save']) ?? '');
+  });
+  await attempt(() => cleanAllIptables(lines));
+  await attempt(() => cleanIpvs(leaving, sets, lines));
+  await attempt(() => cleanIpsets(sets, lines));
+  return { ...lines, failures };
 }

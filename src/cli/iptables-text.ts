@@ -4,6 +4,8 @@
 const OWN =
   /^KUBE-(SERVICES|EXTERNAL-SERVICES|NODEPORTS|NODE-PORT|POSTROUTING|FORWARD|MARK-MASQ|LOAD-BALANCER|PROXY-FIREWALL|PROXY-CANARY|SOURCE-RANGES-FIREWALL|IPVS-FILTER|IPVS-OUT-FILTER|(SVC|SVL|SEP|FW|EXT|XLB)-[A-Z0-9]+)$/;
 
+export const isOwnChain = (name: string): boolean => OWN.test(name);
+
 export interface Leftovers {
   /** For iptables-restore --noflush; '' when there is nothing of kube-proxy's. */
   readonly restore: string;

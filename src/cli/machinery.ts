@@ -9,6 +9,7 @@ import { TriplaneError } from '../model/errors.ts';
 import type { Protocol } from '../model/records.ts';
 import type { SocketAddress } from '../model/socket.ts';
 import type { ProbeReport } from '../probe/report.ts';
+import type { CleanedKubeProxy, Leaving } from './clean-kube-proxy.ts';
 
 /** A connection through a service as the kernel holds it now: the row of `triplane get connections`. */
 export interface ConnectionView {
@@ -46,7 +47,7 @@ export interface Machinery {
   readonly readers: Readonly<Record<Mode, Load<KernelReader>>>;
   readonly cleaners: Readonly<Record<Mode, Load<Cleaner>>>;
   /** What kube-proxy left behind, in any of its modes. */
-  readonly cleanKubeProxy: Load<Cleaner>;
+  readonly cleanKubeProxy: Load<(leaving: Leaving) => Promise<CleanedKubeProxy>>;
   readonly probe: Load<() => Promise<ProbeReport>>;
   /** Gets the arguments after `bench`; resolves to the exit code. */
   readonly bench: Load<(args: readonly string[]) => Promise<number>>;

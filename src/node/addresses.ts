@@ -9,7 +9,7 @@ import {
   readLinks,
   watchRtnetlink,
 } from './rtnetlink.ts';
-import { SERVICE_LINK } from './service-link.ts';
+import { isServiceLink } from './service-link.ts';
 
 export interface NodeAddress {
   readonly family: Family;
@@ -103,7 +103,7 @@ export class AddressBook {
   addresses(): readonly NodeAddress[] {
     this.#snapshot ??= [...this.#rows.values()]
       .map((row) => describe(row, this.#names.get(row.linkIndex) ?? `#${row.linkIndex}`))
-      .filter((row) => row.interfaceName !== SERVICE_LINK);
+      .filter((row) => !isServiceLink(row.interfaceName));
     return this.#snapshot;
   }
 

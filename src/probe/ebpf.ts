@@ -2,7 +2,7 @@
 import { kernelHz } from '../dataplane/ebpf/clock.ts';
 import { knobsOf, loadPrograms, offerOfConntrack, requireBpf } from '../dataplane/ebpf/kernel.ts';
 import { mapEntries, newSeed, type Sizes } from '../dataplane/ebpf/knobs.ts';
-import { bpfObjectPath } from '../dataplane/ebpf/native.ts';
+import { bpfObjectPath, openBpf } from '../dataplane/ebpf/native.ts';
 import { DEFAULT_NAT_PORTS } from '../dataplane/ebpf/options.ts';
 import { type Part, partsSwitchedOff } from '../dataplane/ebpf/parts.ts';
 import { ebpfNeed, probeFacts, probeKernelParts } from './ebpf-kernel.ts';
@@ -23,14 +23,18 @@ const SIZES: Sizes = {
 /** Loads the agent's own programs, pinned nowhere. Resolves to the parts that the kernel does not take. */
 async function tryPrograms(): Promise<ReadonlyMap<Part, string>> {
   const seed = Buffer.from(newSeed()).toString('hex');
-  const { object, omitted } = await loadPrograms({
+  const spec = {
     path: bpfObjectPath(),
     pinRoot: '',
     maps: mapEntries(SIZES),
     rodata: knobsOf({ sizes: SIZES, natPorts: DEFAULT_NAT_PORTS, seed, hz: kernelHz() }, offerOfConntrack()),
-  });
-  object.close();
-  return omitted;
+  };
+  const object = await openBpf(spec);
+  try {
+    return await loadPrograms(object, spec);
+  } finally {
+    object.close();
+  }
 }
 
 const PART_ROWS = [

@@ -2,17 +2,13 @@
  * The agent is killed with -9 exactly between two steps of a start, of a change and of a switch, under open connections
  * and new ones: none is lost, and what the next agent makes of it is what a fresh start would make.
  */
-import { readdirSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import type { Mode } from '../../src/dataplane/dataplane.ts';
-import { withTables } from '../../src/dataplane/ebpf/drain.ts';
-import { Generation, generations } from '../../src/dataplane/ebpf/pins.ts';
-import { meaning } from '../support/ebpf-tables.ts';
 import { type FaultPoint, faultEnvironment } from '../support/fault-point.ts';
-import { tableLines } from '../support/nft-table.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
 import { SwitchWorld } from '../support/switch-world.ts';
+import { kernelImage } from './support/image.ts';
 import { buildProgram, eventually, triplane } from './support/node.ts';
 
 const root = skipUnless(privilege() === 'root', 'needs root');
@@ -88,17 +84,7 @@ root.describe('an agent killed between two steps', () => {
   });
   afterAll(() => world?.remove());
 
-  /** What the kernel holds, without the numbers that depend on the past. */
-  async function image(mode: Mode): Promise<unknown> {
-    if (mode === 'nft') {
-      // A chain that no pool uses any more goes with a later change.
-      const lines = await tableLines(`/run/netns/${world.node.namespace}`);
-      return lines.filter((line) => !/^IPv\d (chain|rules) (pick|sticky)-/.test(line));
-    }
-    const folder = readdirSync('/sys/fs/bpf').find((name) => name.includes(world.lab.name));
-    const pins = `/sys/fs/bpf/${folder}`;
-    return withTables(new Generation(pins, generations(pins).at(-1)!), meaning);
-  }
+  const image = (mode: Mode) => kernelImage(world, mode);
 
   /** One agent after the other, in the place of the one before, dead or not. */
   async function start(mode: Mode, stage: Stage | null = null): Promise<void> {

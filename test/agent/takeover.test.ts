@@ -1,11 +1,18 @@
-/** A node on which kube-proxy (nftables mode) has carried traffic until now. */
-import { afterAll, beforeAll, expect } from 'vitest';
+/** A node on which kube-proxy (nftables or iptables mode) has carried traffic until now. */
+import { spawnSync } from 'node:child_process';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import type { Mode } from '../../src/dataplane/dataplane.ts';
+import { clusterCidrFlag } from '../../src/lab/wiring.ts';
+import { iptablesRules } from '../support/kube-proxy-rules.ts';
+import { LONG } from '../support/long.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
 import { SwitchWorld } from '../support/switch-world.ts';
-import { buildProgram, eventually, triplane } from './support/node.ts';
+import { buildProgram, eventually, logged, PROGRAM, triplane } from './support/node.ts';
 
 const root = skipUnless(privilege() === 'root', 'needs root');
+/** Traffic of a moment: nothing is waited for. */
+const flow = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Of kube-proxy's own shape, for one service with one endpoint and its NodePort. */
 function kubeProxyRules(clusterIP: string, port: number, nodePort: number, backend: string): string {
@@ -83,3 +90,133 @@ root.describe('taking over from kube-proxy', () => {
     });
   }
 });
+
+/** What others have beside it: a kubelet's chains, a CNI's with jumps before and behind kube-proxy's, a firewall's table. */
+const BESIDE = `*mangle
+:KUBE-KUBELET-CANARY - [0:0]
+:MINE-MARK - [0:0]
+-A PREROUTING -m comment --comment "kubernetes, but mine -j KUBE-SERVICES" -j MINE-MARK
+-A MINE-MARK -s 198.51.100.0/24 -j MARK --set-xmark 0x4000/0x4000
+COMMIT
+*filter
+:KUBE-FIREWALL - [0:0]
+:KUBE-SVC-OF-MINE - [0:0]
+:KUBE-ROUTER-INPUT - [0:0]
+-A INPUT -j KUBE-FIREWALL
+-A INPUT -j KUBE-ROUTER-INPUT
+-A FORWARD -j KUBE-SVC-OF-MINE
+-A KUBE-FIREWALL -m mark --mark 0x8000/0x8000 -j DROP
+-A KUBE-SVC-OF-MINE -m comment --comment "-j KUBE-FORWARD" -m conntrack --ctstate INVALID
+-A KUBE-ROUTER-INPUT -p tcp -m tcp --dport 30000:32767 -m comment --comment "kubernetes service portals" -j ACCEPT
+COMMIT
+*nat
+:KUBE-KUBELET-CANARY - [0:0]
+:CNI-HOSTPORT-DNAT - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
+-A OUTPUT -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
+COMMIT
+`;
+const FIREWALL = `table inet firewall {
+  set KUBE-SERVICES { type ipv4_addr; elements = { 192.0.2.77 } }
+  chain KUBE-FORWARD { type filter hook forward priority 10; policy accept; ip saddr @KUBE-SERVICES drop; }
+}
+`;
+const BACKENDS = ['nft', 'legacy'] as const;
+const TOOLS = { 4: 'iptables', 6: 'ip6tables' } as const;
+const hasBackends = BACKENDS.every((one) => spawnSync(`iptables-${one}-save`).status === 0);
+
+skipUnless(privilege() === 'root' && hasBackends, 'needs root, and iptables of both kinds').describe(
+  'taking over from kube-proxy in iptables mode',
+  () => {
+    let world: SwitchWorld;
+    beforeAll(async () => {
+      buildProgram();
+      world = await SwitchWorld.create({ label: 'swi' });
+    });
+    afterEach(async () => {
+      await world.stop();
+      await world.agent?.stop('SIGKILL');
+      await triplane(world.node, 'cleanup');
+    });
+    afterAll(() => world?.remove());
+
+    const inside = async (command: string[], input = '') => {
+      const { status, stdout, stderr } = await world.node.exec(command, input);
+      // One kind says on stderr that the other one has tables, too.
+      if (status !== 0) expect(`${command.join(' ')}: ${stderr}`).toBe('');
+      return stdout;
+    };
+    const FAMILIES = [4, 6] as const;
+    /** All rules of everybody, but for counters and dates. */
+    const rules = async () => {
+      const saves = BACKENDS.flatMap((one) => FAMILIES.map((family) => `${TOOLS[family]}-${one}-save`));
+      const texts = await Promise.all(saves.map((save) => inside([save])));
+      const firewall = await inside(['nft', 'list', 'table', 'inet', 'firewall']);
+      return [...texts, firewall]
+        .join('\n')
+        .replaceAll(/^#.*\n|\[\d+:\d+\]/gm, '')
+        .trim();
+    };
+
+    const CASES: readonly (readonly [
+      backend: (typeof BACKENDS)[number],
+      mode: Mode,
+      when: 'always' | 'long',
+    ])[] = [
+      ['nft', 'nft', 'always'],
+      ['legacy', 'ebpf', 'long'],
+      ['nft', 'ebpf', 'long'],
+      ['legacy', 'nft', 'long'],
+    ];
+    for (const [backend, mode, when] of CASES) {
+      const one = when === 'always' ? test : LONG.test;
+      one(
+        `${mode} after iptables (${backend}): nothing is lost, and only what was kube-proxy's goes`,
+        async () => {
+          const cidrs = clusterCidrFlag(world.lab.plan).split(',');
+          const restore = (family: 4 | 6, text: string) =>
+            inside([`${TOOLS[family]}-${backend}-restore`, '--noflush'], text);
+          await inside(['nft', '-f', '-'], FIREWALL);
+          await restore(4, BESIDE);
+          await restore(6, BESIDE.replaceAll('198.51.100.0/24', '2001:db8:51::/48'));
+          const before = await rules();
+          try {
+            for (const family of FAMILIES)
+              await restore(
+                family,
+                iptablesRules(
+                  family,
+                  world.kubeProxyPorts(family),
+                  cidrs.find((one) => one.includes(':') === (family === 6))!,
+                ),
+              );
+            await world.open(2);
+            await world.load(3);
+            await world.startAgent(mode);
+            const cleaned = await inside([...PROGRAM, 'cleanup', '--kube-proxy']);
+            expect(cleaned.trim().split('\n')).toHaveLength(2);
+            expect(await rules()).toBe(before);
+            expect(await inside([...PROGRAM, 'cleanup', '--kube-proxy'])).toBe(
+              'there was nothing to remove\n',
+            );
+            await flow(1500);
+            expect((await world.stop()).join('\n')).toBe('');
+            await eventually(async () => (await world.status()).mode.draining).toEqual([]);
+            await world.agent.stop('SIGKILL');
+            await world.startAgent(mode);
+            const [{ operations } = {}] = logged(world.agent.log(), 'the kernel holds the full state').slice(
+              -1,
+            );
+            expect(operations).toBeLessThanOrEqual(mode === 'ebpf' ? 1 : 0);
+          } finally {
+            await inside(['nft', 'delete', 'table', 'inet', 'firewall']);
+            for (const family of FAMILIES)
+              for (const table of ['nat', 'filter', 'mangle'])
+                for (const how of ['-F', '-X'])
+                  await inside([`${TOOLS[family]}-${backend}`, '-t', table, how]);
+          }
+        },
+      );
+    }
+  },
+);

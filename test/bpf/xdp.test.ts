@@ -1,11 +1,14 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { ABI, COUNTERS } from '../../src/dataplane/ebpf/abi.ts';
+import { bpfNative } from '../../src/dataplane/ebpf/native.ts';
 import type { Family } from '../../src/model/records.ts';
 import { loadWorld, NET, TestNet, type World } from '../support/bpf-world.ts';
 import { dissect, type PacketSpec, packet } from '../support/packet.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
 
+/** <linux/bpf.h> */
+const BPF_F_TEST_XDP_LIVE_FRAMES = 2;
 const XDP = { DROP: 1, PASS: 2, TX: 3, REDIRECT: 4 };
 const root = skipUnless(privilege() === 'root', 'needs root');
 const FAMILIES = [4, 6] as const;
@@ -55,6 +58,14 @@ root.describe('XDP', () => {
     net?.leave();
   });
   beforeEach(() => world.forget());
+
+  test('a test run of live frames names the device that they come by', () => {
+    const frame = packet({ src: NET.client[4], dst: VIP[4], sport: 1, dport: 81 });
+    const context = new Uint8Array(Uint32Array.of(0, frame.length, 0, up.ifindex, 0, 0).buffer);
+    const fd = world.programs.tp_xdp!;
+    const run = bpfNative().bpfTestRun(fd, frame, context, 0, 64, BPF_F_TEST_XDP_LIVE_FRAMES);
+    expect(run.data).toHaveLength(0);
+  });
 
   const toVip = (family: Family, extra: Partial<PacketSpec> = {}): PacketSpec => ({
     src: NET.client[family],

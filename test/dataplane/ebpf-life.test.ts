@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import process from 'node:process';
 import { afterEach, beforeEach, expect, test } from 'vitest';
@@ -178,6 +178,20 @@ root.describe('the ebpf dataplane', () => {
     expect(attached().map(({ name, ifindex }) => `${name} ${ifindex}`)).toEqual(
       before.map(({ name, ifindex }) => `${name} ${ifindex}`),
     );
+  });
+
+  test('what somebody unpinned is pinned again, and stays in force meanwhile', async () => {
+    const { dataplane } = await start(stateOf(A));
+    const pins = () => (readdirSync(ROOT, { recursive: true }) as string[]).sort();
+    const before = pins();
+    rmSync(ROOT, { recursive: true });
+    expect((await dataplane.verify(stateOf(A))).repaired).toEqual([
+      expect.stringMatching(/^\d+ maps were not pinned any more$/),
+    ]);
+    expect(pins()).toEqual(before);
+    expect(attached().every(({ ifindex }) => ifindex !== 0)).toBe(true);
+    await dataplane.close();
+    expect((await start(stateOf(A))).result.operations).toBeLessThanOrEqual(1);
   });
 
   test('devices are followed as they come and go', async () => {

@@ -26,14 +26,15 @@ describe('the container file', () => {
     expect(installed(stages[0]!)).toEqual(build.map(({ name }) => name).sort());
   });
 
-  test('runs with the libraries that the addon is linked to, and libnftables', () => {
+  test('runs with the libraries that the addon is linked to, libnftables, and what cleanup --kube-proxy calls', () => {
     const { stdout } = spawnSync('ldd', [path.join(ROOT, 'build/Release/triplane.node')], {
       encoding: 'utf8',
     });
     const linked = [...stdout.matchAll(/lib(bpf|mnl|nftnl)\.so\.(\d+)/g)].map(
       ([, name, major]) => `lib${name}${major}`,
     );
-    expect(installed(stages[1]!)).toEqual([...new Set(linked), 'libnftables1'].sort());
+    const called = ['ipset', 'iptables', 'ipvsadm'];
+    expect(installed(stages[1]!)).toEqual([...new Set(linked), 'libnftables1', ...called].sort());
   });
 
   test('both stages are one Debian, and a Node that is maintained', () => {

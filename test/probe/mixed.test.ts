@@ -44,6 +44,8 @@ const NODES = [
 const PORT = 9000;
 const NODE_PORT = 30900;
 const CALLS = 8;
+const START = { ...PATIENCE, timeout: 3 * PATIENCE.timeout };
+const SETUP_MS_MAX = START.timeout + 60_000;
 
 root.describe('a mixed cluster', () => {
   let lab: Lab;
@@ -74,8 +76,8 @@ root.describe('a mixed cluster', () => {
     for (const agent of agents)
       await vi.waitFor(async () => {
         if (agent.alive() && !(await statusOf(agent.adminSocket)).synced) throw new Error('not ready');
-      }, PATIENCE);
-  });
+      }, START);
+  }, SETUP_MS_MAX);
   afterAll(() => lab?.down());
 
   function writeService(

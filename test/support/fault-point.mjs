@@ -15,14 +15,17 @@ const {
   call,
   count = 1,
   when = 'after',
+  tally,
   timers: hurry,
 } = JSON.parse(process.env.TRIPLANE_TEST_FAULT ?? '{}');
 const STDERR = 2;
 
 let awaited = [...armed];
 let left = count;
+let calls = 0;
 
 function met() {
+  calls++;
   // SIGKILL, to itself: it does not come back from this call.
   if (awaited.length === 0 && --left === 0) process.kill(process.pid, 'SIGKILL');
 }
@@ -33,6 +36,7 @@ fs.writeSync = (fd, data, ...rest) => {
   if (fd !== STDERR) return written;
   const text = String(data);
   if (log !== undefined && text.includes(log)) met();
+  if (tally !== undefined && text.includes(tally.log)) fs.writeFileSync(tally.file, String(calls));
   if (awaited.length > 0 && text.includes(awaited[0])) awaited = awaited.slice(1);
   return written;
 };
@@ -63,12 +67,24 @@ function watch(addon, name) {
   }
 }
 
+/** Every function and every method that the addon has. */
+function watchAll(addon) {
+  for (const [name, value] of Object.entries(addon)) {
+    if (typeof value !== 'function') continue;
+    const methods = Object.getOwnPropertyNames(value.prototype ?? {}).filter((one) => one !== 'constructor');
+    for (const method of methods) watch(addon, `${name}.${method}`);
+    if (methods.length === 0) watch(addon, name);
+  }
+}
+
 if (call === 'Atomics.store') Atomics.store = watched(Atomics.store);
 else if (call !== undefined) {
   const { dlopen } = process;
   process.dlopen = (module, ...rest) => {
     dlopen.call(process, module, ...rest);
-    if ('lockTake' in module.exports) watch(module.exports, call);
+    if (!('lockTake' in module.exports)) return;
+    if (call === '*') watchAll(module.exports);
+    else watch(module.exports, call);
   };
 }
 

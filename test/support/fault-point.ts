@@ -8,12 +8,14 @@ export interface FaultPoint {
   readonly armed?: readonly string[];
   /** A line of the log that has these words: written, and nothing after it. */
   readonly log?: string;
-  /** A call of the addon ("bpfPin", "NftSocket.commit"), or "Atomics.store": one into a map, say. */
+  /** A call of the addon ("bpfPin", "NftSocket.commit"; "*": any), or "Atomics.store": one into a map, say. */
   readonly call?: string;
   /** The so manieth, from 1. */
   readonly count?: number;
   /** Of a call: before it, when it was made and goes on in the background, or (default) when it has ended. */
   readonly when?: 'before' | 'made' | 'after';
+  /** Writes how many of them there were into a file, once a line of the log has these words. */
+  readonly tally?: { readonly log: string; readonly file: string };
   /** Waits of more than `longerThanMs` are `times` shorter beyond that. */
   readonly timers?: { readonly longerThanMs: number; readonly times: number };
 }

@@ -15,6 +15,7 @@ import { type PodPlan, serviceAddress } from '../../src/lab/plan.ts';
 import { applySettings } from '../../src/lab/run.ts';
 import type { Family } from '../../src/model/records.ts';
 import type { AdminStatus } from '../../src/observe/admin.ts';
+import type { KubeProxyPort } from './kube-proxy-rules.ts';
 import { Neighbour } from './neighbour.ts';
 
 const PORT = 9000;
@@ -24,6 +25,22 @@ const WEB = 10;
 const KEPT = 12;
 const STICKY = 13;
 const SINGLE = 14;
+
+interface ServicePlan {
+  readonly name: string;
+  readonly host: number;
+  readonly nodePort: number;
+  readonly more: { readonly externalTrafficPolicy?: 'Local'; readonly affinitySeconds?: number };
+  /** The one pod that answers; otherwise all of "web". */
+  readonly only?: string;
+}
+
+const SERVICES: readonly ServicePlan[] = [
+  { name: 'web', host: WEB, nodePort: NODE_PORT, more: {} },
+  { name: 'kept', host: KEPT, nodePort: KEPT_NODE_PORT, more: { externalTrafficPolicy: 'Local' } },
+  { name: 'single', host: SINGLE, nodePort: NODE_PORT + 3, more: {}, only: 'c' },
+  { name: 'sticky', host: STICKY, nodePort: NODE_PORT + 2, more: { affinitySeconds: 600 } },
+];
 
 export interface SwitchSpec {
   readonly label: string;
@@ -102,21 +119,34 @@ export class SwitchWorld {
       { name: 'tcp', port: 80, protocol: 'TCP' as const },
       { name: 'udp', port: 80, protocol: 'UDP' as const },
     ];
-    const slices = (service: string, some = endpoints) =>
-      sliceObjects({ service, families, ports, endpoints: some });
-    const one = all.filter(({ name }) => name === 'c');
-    const service = (name: string, host: number, nodePort: number, more: object = {}) =>
+    const objects = SERVICES.flatMap(({ name, host, nodePort, more, only }) => [
       serviceObject({
         ...{ name, clusterIPs: clusterIPs(host), type: 'NodePort' },
         ports: both.map((port) => ({ ...port, nodePort })),
         ...more,
-      });
-    lab.manifests.write('services', [
-      ...[service('web', WEB, NODE_PORT), ...slices('web')],
-      ...[service('kept', KEPT, KEPT_NODE_PORT, { externalTrafficPolicy: 'Local' }), ...slices('kept')],
-      ...[service('single', SINGLE, NODE_PORT + 3), ...slices('single', one)],
-      ...[service('sticky', STICKY, NODE_PORT + 2, { affinitySeconds: 600 }), ...slices('sticky')],
+      }),
+      ...sliceObjects({
+        ...{ service: name, families, ports },
+        endpoints: only ? all.filter((pod) => pod.name === only) : endpoints,
+      }),
     ]);
+    lab.manifests.write('services', objects);
+  }
+
+  /** The same services as kube-proxy would serve them on this node. */
+  kubeProxyPorts(family: Family): KubeProxyPort[] {
+    const all = this.lab.plan.pods.filter(({ labels }) => labels.app === 'web');
+    return SERVICES.flatMap(({ name, host, nodePort, more, only }) =>
+      (['tcp', 'udp'] as const).map((protocol) => ({
+        ...{ name: `default/${name}:${protocol}`, protocol, port: PORT, nodePort },
+        clusterIP: serviceAddress(family, host),
+        policy: more.externalTrafficPolicy ?? 'Cluster',
+        affinitySeconds: more.affinitySeconds ?? 0,
+        backends: all
+          .filter((pod) => !only || pod.name === only)
+          .map(({ addresses, node }) => ({ address: addresses[family]!, port: 80, local: node === 'n1' })),
+      })),
+    );
   }
 
   /** Of a service with one backend, on the other node. */

@@ -4,8 +4,9 @@ import type { ForwardState } from './forward-gate.ts';
 import type { Loaded } from './kernel.ts';
 import type { Links, XdpMode } from './links.ts';
 import type { SocketLb } from './node-settings.ts';
+import type { Running } from './running.ts';
 
-export interface Attached extends Pick<Loaded, 'omitted' | 'ctLookup'> {
+export interface Attached extends Pick<Running, 'omitted'>, Pick<Loaded, 'ctLookup'> {
   readonly held: ReturnType<Links['held']>;
   /** What could not be attached, by the name of its link. */
   readonly problems: ReadonlyMap<string, string>;

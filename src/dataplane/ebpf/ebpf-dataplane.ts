@@ -1,7 +1,7 @@
 /** The ebpf mode: our own programs carry the traffic. */
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
-import type { Family } from '../../model/records.ts';
 import { createFlows } from '../../node/conntrack.ts';
+import { addPorts, parsePorts, readReservedPorts, writeReservedPorts } from '../../node/reserved-ports.ts';
 import type {
   AffinityView,
   ApplyResult,
@@ -15,39 +15,24 @@ import type {
 import { Keeper } from '../nft/keeper.ts';
 import type { TrafficReader } from '../traffic.ts';
 import { COUNTERS, type CounterName } from './abi.ts';
-import { adoptTables } from './adopt.ts';
 import { readAffinities, writeAffinities } from './affinities.ts';
-import { Clock, ticksOf } from './clock.ts';
-import { Collector } from './collector.ts';
-import { Compiler, type CompilerResult, type ServiceChange } from './compiler.ts';
+import type { CompilerResult, ServiceChange } from './compiler.ts';
 import { readCounters } from './counters.ts';
 import { ebpfDegrees } from './degrees.ts';
 import { type DeviceRole, deviceRoles, uplinksOf } from './device-roles.ts';
-import { DeviceRows } from './device-rows.ts';
-import { Devices } from './devices.ts';
-import { Drain } from './drain.ts';
-import { firstRules } from './first-rules.ts';
-import { ForwardGate } from './forward-gate.ts';
-import { loadKernel, requireBpf } from './kernel.ts';
-import { Links } from './links.ts';
-import { SideMap } from './maps.ts';
+import { requireBpf } from './kernel.ts';
+import { acceptLocalOnLoopback } from './loopback.ts';
 import { writeMeta } from './meta.ts';
-import { clusterIPs, NodeState } from './node-state.ts';
-import { OptOuts } from './opt-outs.ts';
+import { clusterIPs } from './node-state.ts';
 import { type EbpfOptions, withDefaults } from './options.ts';
 import { prepareRoot } from './pins.ts';
 import { pressureOf } from './pressure.ts';
 import { nodeFlows, nodeTargets } from './readback.ts';
 import { EbpfRemains } from './remains.ts';
-import { type Borrowed, reservePorts } from './reserve.ts';
-import type { Running } from './running.ts';
-import { countSockets, rememberSockets, SocketSweeper } from './sockets.ts';
-import { EbpfTraffic } from './traffic.ts';
+import { repinMaps } from './repin.ts';
+import { closeRunning, type Hooks, type Opened, openTables, type Running, withPrograms } from './running.ts';
+import { countSockets, rememberSockets } from './sockets.ts';
 import { xdpFeatures, xdpSenders } from './xdp-senders.ts';
-
-const DRAIN_STEP_MS = 50;
-
-const now = () => performance.now();
 
 export class EbpfDataplane implements Switchable {
   readonly mode = 'ebpf';
@@ -72,12 +57,15 @@ export class EbpfDataplane implements Switchable {
 
   /** New maps stand on every hook and pick nothing; maps that are taken over go on as they are, picking or not. */
   async prepare(state: DesiredState): Promise<ApplyResult> {
-    if (this.#running) return this.#bringAll(state);
-    const running = await this.#open();
+    if (this.#running) return this.#bringAll(this.#running, state);
+    const opened = await openTables(this.#options, this.#hooks);
+    this.#complete = opened.loaded.origin === 'adopted';
+    // Nobody looks at new maps yet: they are filled while the verifier reads the programs.
+    const filled = this.#complete ? null : bring(opened, state);
+    const running = await withPrograms(opened, this.#options, this.#hooks);
     this.#running = running;
-    this.#complete = running.loaded.origin === 'adopted';
-    const result = await this.#bringAll(state);
-    this.#borrowed = reservePorts(running.loaded.meta, this.#options.natPorts);
+    const result = filled ? await this.#settle(running, filled, state) : await this.#bringAll(running, state);
+    this.#reservePorts(running);
     this.#followDevices();
     this.#writeMeta(running);
     running.collector.start();
@@ -98,93 +86,26 @@ export class EbpfDataplane implements Switchable {
   /** False until it has taken connections: what never did is not taken over by the next agent. */
   #complete = false;
 
-  async #open(): Promise<Running> {
-    const { root, sizes, natPorts, xdpForward, xdp, cgroup, traffic } = this.#options;
-    const loaded = await loadKernel({ root, sizes, natPorts, traffic });
-    const { hz } = loaded.meta;
-    const ticks = (seconds: number) => ticksOf(seconds, hz);
-    const gate = new ForwardGate(xdp === 'off' ? 'never' : xdpForward, '', () => this.#forwardChanged());
-    await gate.begin();
-    const { forward } = gate.state;
-    const nobody = { speaks: new Set<Family>(), podsKnown: new Set<Family>() };
-    const compiler = new Compiler(loaded.maps, { ...nobody, xdpForward: forward, ticks }, now);
-    const { counting } = loaded;
-    const counter = counting && new EbpfTraffic(counting, traffic.by, () => compiler.services.values());
-    compiler.births = counter;
-    const clock = new Clock(hz);
-    const collector = new Collector(compiler, clock, now);
-    if (loaded.origin === 'adopted') {
-      collector.pass();
-      adoptTables(compiler, {
-        frontend: (index) => collector.refersToFrontend(index),
-        backend: (index) => collector.refersToBackend(index),
-      });
-    }
-    const devices = new Devices('', {
-      onRoutes: () => this.#routesChanged(),
-      onDevices: () => this.#followDevices(),
-    });
-    await devices.begin();
-    const rules = firstRules(loaded, this.#options, devices.sourceRoutes);
-    const node = new NodeState(compiler, rules, '');
-    const drains = loaded.older.map((number) => new Drain(root, number, now));
-    const links = new Links(loaded.generation, loaded.object.programs(), {
-      xdp,
-      cgroup: rules.socketLb === 'off' ? '' : cgroup,
-      netns: '',
-      older: drains.map(({ generation }) => generation),
-    });
-    const optOuts = new OptOuts({
-      map: new SideMap(loaded.maps.handles.tp_optouts!),
-      cgroup: rules.socketLb === 'off' ? '' : cgroup,
-      onUse: (use) => node.setRules({ optOuts: use }),
-    });
-    const rows = new DeviceRows(loaded.maps.devices);
-    const sweeper = new SocketSweeper(loaded.maps.handles.tp_sock_peers!.fd, (record) =>
-      compiler.backends.gone.has(record),
-    );
-    return {
-      ...{
-        loaded,
-        compiler,
-        node,
-        clock,
-        collector,
-        devices,
-        rows,
-        gate,
-        links,
-        sweeper,
-        drains,
-        optOuts,
-        counter,
-      },
-      drainTimer: drains.length > 0 ? setInterval(() => this.#drain(), DRAIN_STEP_MS).unref() : null,
-    };
-  }
+  readonly #hooks: Hooks = {
+    onForward: () => this.#forwardChanged(),
+    onRoutes: () => this.#routesChanged(),
+    onDevices: () => this.#followDevices(),
+    onDrain: () => this.#drain(),
+  };
 
   #must(): Running {
     if (!this.#running) throw new Error('this dataplane has not been started, or is closed');
     return this.#running;
   }
 
-  /** From whatever the tables hold to `state`. */
-  #bring(state: DesiredState): ApplyResult {
-    const { compiler, node } = this.#must();
-    const settled = node.setNode(state.node);
-    const changes: ServiceChange[] = [];
-    for (const service of compiler.services.keys())
-      if (!state.services.has(service)) changes.push({ service, next: null });
-    for (const [service, next] of state.services) changes.push({ service, next });
-    node.growSpans(clusterIPs(state));
-    const result = this.#compile(changes);
-    node.renewSpans(state);
-    return merge(settled, result);
+  #bringAll(running: Running, state: DesiredState): Promise<ApplyResult> {
+    return this.#settle(running, bring(running, state), state);
   }
 
-  async #bringAll(state: DesiredState): Promise<ApplyResult> {
-    const result = this.#bring(state);
-    return merge(result, await this.#must().optOuts.follow(state.node.optOuts ?? []));
+  /** What the tables do not hold. */
+  async #settle({ optOuts, sweeper }: Running, result: CompilerResult, state: DesiredState) {
+    sweeper.add(result.departures);
+    return merge(result, await optOuts.follow(state.node.optOuts ?? []));
   }
 
   async apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {
@@ -207,13 +128,28 @@ export class EbpfDataplane implements Switchable {
     return result;
   }
 
-  #borrowed: Borrowed = { reservedBefore: null, acceptLocalBefore: null };
+  #reservePorts({ loaded }: Running): void {
+    try {
+      const before = readReservedPorts();
+      const spans = parsePorts(before);
+      const wanted = addPorts(spans, this.#options.natPorts);
+      if (JSON.stringify(wanted) !== JSON.stringify(spans)) writeReservedPorts(wanted);
+      this.#reservedBefore = loaded.meta.reservedBefore ?? before;
+    } catch {
+      // /proc/sys is read-only in some containers: a local socket may then sit on a NAT port, which is looked for.
+      this.#reservedBefore = loaded.meta.reservedBefore;
+    }
+    this.#acceptLocalBefore = loaded.meta.acceptLocalBefore ?? acceptLocalOnLoopback();
+  }
+  #acceptLocalBefore: string | null = null;
+  #reservedBefore: string | null = null;
 
   #writeMeta({ loaded, links }: Running): void {
     const meta = {
       ...loaded.meta,
       complete: this.#complete,
-      ...this.#borrowed,
+      reservedBefore: this.#reservedBefore,
+      acceptLocalBefore: this.#acceptLocalBefore,
       clsact: links.clsactDevices(),
     };
     writeMeta(loaded.maps.meta, meta);
@@ -267,12 +203,12 @@ export class EbpfDataplane implements Switchable {
   }
 
   async verify(state: DesiredState): Promise<VerifyResult> {
-    const { compiler, node, rows, links, optOuts } = this.#must();
+    const { loaded, compiler, node, rows, links, optOuts } = this.#must();
     const repaired = [...compiler.repair(), ...(await optOuts.repair())];
     if (node.repair()) repaired.push('the settings were changed');
     const devices = rows.repair();
     if (devices > 0) repaired.push(`${devices} devices were not as they should be`);
-    repaired.push(...links.repair());
+    repaired.push(...repinMaps(this.#options.root, loaded), ...links.repair());
     this.#followDevices();
     node.renewSpans(state);
     return { repaired };
@@ -352,9 +288,9 @@ export class EbpfDataplane implements Switchable {
   degrees(): Degree[] {
     const running = this.#running;
     if (!running) return [];
-    const { links, loaded, gate, optOuts } = running;
+    const { links, loaded, gate, optOuts, omitted } = running;
     const { cgroup, socketLb, xdp } = this.#options;
-    const { omitted, ctLookup } = loaded;
+    const { ctLookup } = loaded;
     const degrees = ebpfDegrees({
       ...{ held: links.held(), problems: links.problems, uplinks: this.#uplinks },
       ...{ omitted, ctLookup, socketLb, cgroup, xdp, forwarding: gate.state },
@@ -370,20 +306,23 @@ export class EbpfDataplane implements Switchable {
   async close(): Promise<void> {
     const running = this.#running;
     this.#running = null;
-    if (!running) return;
-    running.collector.stop();
-    running.devices.close();
-    if (running.drainTimer) clearInterval(running.drainTimer);
-    for (const drain of running.drains) drain.close();
-    await running.gate.close();
-    await running.sweeper.close();
-    await running.optOuts.close();
-    running.links.close();
-    running.clock.close();
-    running.loaded.object.close();
+    if (running) await closeRunning(running);
   }
 }
 
 function merge(a: ApplyResult, b: ApplyResult): ApplyResult {
   return { operations: a.operations + b.operations, refusals: [...a.refusals, ...b.refusals] };
+}
+
+/** From whatever the tables hold to `state`. */
+function bring({ compiler, node }: Opened, state: DesiredState): CompilerResult {
+  const settled = node.setNode(state.node);
+  const changes: ServiceChange[] = [];
+  for (const service of compiler.services.keys())
+    if (!state.services.has(service)) changes.push({ service, next: null });
+  for (const [service, next] of state.services) changes.push({ service, next });
+  node.growSpans(clusterIPs(state));
+  const result = compiler.apply(changes);
+  node.renewSpans(state);
+  return { ...result, ...merge(settled, result) };
 }

@@ -1,12 +1,11 @@
 /** The rules that a dataplane begins with: what it is told, and what the maps that it takes over say. */
 import { ABI } from './abi.ts';
 import type { Loaded } from './kernel.ts';
-import type { NodeRules } from './node-settings.ts';
-import type { EbpfOptions } from './options.ts';
+import type { NodeRules, SocketLb } from './node-settings.ts';
 
 export function firstRules(
-  { origin, maps, omitted }: Pick<Loaded, 'origin' | 'maps' | 'omitted'>,
-  { cgroup, socketLb }: Required<Pick<EbpfOptions, 'cgroup' | 'socketLb'>>,
+  { origin, maps }: Pick<Loaded, 'origin' | 'maps'>,
+  socketLb: SocketLb,
   sourceRoutes: NodeRules['sourceRoutes'],
 ): NodeRules {
   const flags = origin === 'adopted' ? maps.settings.words[0]! : null;
@@ -14,7 +13,7 @@ export function firstRules(
   // another one leads.
   const may = (flag: number) => flags === null || (flags & flag) !== 0;
   return {
-    socketLb: omitted.has('sockets') || cgroup === '' ? 'off' : socketLb,
+    socketLb,
     sourceRoutes,
     // Whoever opted out stays out until the pods are known.
     optOuts: flags !== null && (flags & ABI.S_SOCK_OPTOUT) !== 0 ? 'some' : 'none',

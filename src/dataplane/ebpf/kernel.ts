@@ -16,9 +16,10 @@ import {
   bpfNative,
   bpfObjectPath,
   kernelOffersConntrack,
-  type LoadSpec,
-  loadBpf,
+  loadInto,
   type MapHandle,
+  type OpenSpec,
+  openBpf,
 } from './native.ts';
 import { lifeNative } from './native-life.ts';
 import { isOrphaned } from './orphans.ts';
@@ -45,6 +46,9 @@ export function hasHelper(helper: Helper): boolean {
   return !isSwitchedOff(helper) && lifeNative().bpfHasHelper(type, number);
 }
 
+/** Maps that each agent makes anew. */
+export const UNPINNED: readonly string[] = ['tp_traffic'];
+
 export interface Loaded {
   readonly generation: Generation;
   readonly object: BpfObject;
@@ -54,8 +58,11 @@ export interface Loaded {
   readonly origin: 'adopted' | 'new';
   /** Numbers of older generations that still carry connections. */
   readonly older: readonly number[];
-  /** Parts of the programs that this kernel does not take, with the reason. */
-  readonly omitted: ReadonlyMap<Part, string>;
+  /**
+   * Settled when the programs are loaded, which takes longer than all else: the parts of them that this kernel does
+   * not take, with the reason. Rejects with TP_NO_FEATURE or TP_NO_PRIVILEGE.
+   */
+  readonly omitted: Promise<ReadonlyMap<Part, string>>;
   /** Whether the programs can ask the kernel's connection tracking. */
   readonly ctLookup: Offer;
   /** null: nothing is counted. */
@@ -140,7 +147,7 @@ function refuseForeign(root: string): void {
   }
 }
 
-/** Throws TP_NO_FEATURE, TP_NO_PRIVILEGE or TP_LOCKED. */
+/** The maps, with the programs on their way. Throws TP_NO_FEATURE, TP_NO_PRIVILEGE or TP_LOCKED. */
 export async function loadKernel(options: LoadOptions): Promise<Loaded> {
   refuseForeign(options.root);
   const found = adoptable(options);
@@ -161,38 +168,42 @@ export async function loadKernel(options: LoadOptions): Promise<Loaded> {
   const spec = {
     path: bpfObjectPath(),
     pinRoot: generation.maps,
-    unpinned: ['tp_traffic'],
+    unpinned: UNPINNED,
     maps: { ...mapEntries(meta.sizes), tp_traffic: traffic ? traffic.stride * traffic.parts : 1 },
     rodata: knobsOf(meta, ctLookup, traffic),
   };
-  const { object, omitted } = await loadPrograms(
-    spec,
-    options.traffic.level === 'traffic' ? [] : Object.keys(SOCK_COUNTERS),
-  );
+  const object = await openBpf(spec);
   const maps = TableMaps.of(object, seedOf(meta));
   // Not yet complete, but from now on it says whose it is.
   if (!found) writeMeta(maps.meta, meta);
+  const omitted = loadPrograms(
+    object,
+    spec,
+    options.traffic.level === 'traffic' ? [] : Object.keys(SOCK_COUNTERS),
+  );
+  // Whoever waits for it hears of it then.
+  omitted.catch(() => {});
   const counting = traffic && new TrafficTable(mapArray(object.maps().tp_traffic!).bytes, traffic);
   const origin = found ? 'adopted' : 'new';
   return { generation, object, maps, meta, origin, older, omitted, ctLookup, counting };
 }
 
 /**
- * All programs; where the kernel refuses them, those of fewer parts. `omitted` says which are missing and why. Throws
- * what the kernel said to the fewest.
- * `unused`: programs that nobody wants.
+ * All programs of an opened object; where the kernel refuses them, those of fewer parts. Resolves to the parts that are
+ * missing and why. Rejects with what the kernel said to the fewest. `unused`: programs that nobody wants.
  */
 export async function loadPrograms(
-  spec: Omit<LoadSpec, 'without'>,
+  object: BpfObject,
+  spec: OpenSpec,
   unused: readonly string[] = [],
-): Promise<{ object: BpfObject; omitted: ReadonlyMap<Part, string> }> {
+): Promise<ReadonlyMap<Part, string>> {
   const off = partsSwitchedOff();
   let refusal: unknown = null;
   for (const parts of omissions(off)) {
     try {
-      const object = await loadBpf({ ...spec, without: [...programsOf(parts), ...unused] });
+      await loadInto(object, { ...spec, without: [...programsOf(parts), ...unused] });
       const reason = (part: Part) => (off.includes(part) ? 'switched off' : messageOf(refusal));
-      return { object, omitted: new Map(parts.map((part) => [part, reason(part)])) };
+      return new Map(parts.map((part) => [part, reason(part)]));
     } catch (error) {
       if ((error as { code?: string }).code !== 'TP_NO_FEATURE') throw error;
       refusal = error;

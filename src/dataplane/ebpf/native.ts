@@ -2,6 +2,7 @@
 import { TriplaneError } from '../../model/errors.ts';
 import { loadNative, packageRoot } from '../../node/native.ts';
 import { isSwitchedOff } from '../../node/switches.ts';
+import { groupsOf, TAILS } from './program-groups.ts';
 
 /** A map of a loaded object; the descriptor lives as long as the object. */
 export interface MapHandle {
@@ -14,12 +15,14 @@ export interface MapHandle {
 
 export interface BpfObject {
   maps(): Record<string, MapHandle>;
+  /** Loads programs by name, each group on a thread of its own: all of them, or none. */
+  load(groups: readonly (readonly string[])[]): Promise<void>;
   /** File descriptors of the programs that were loaded. */
   programs(): Record<string, number>;
   close(): void;
 }
 
-export interface LoadSpec {
+export interface OpenSpec {
   readonly path: string;
   /** Maps are pinned here under their names, and adopted if they are there already. Empty: no pins. */
   readonly pinRoot: string;
@@ -27,10 +30,13 @@ export interface LoadSpec {
   readonly unpinned?: readonly string[];
   /** Entries of the maps that are not to have what the object says. */
   readonly maps: Readonly<Record<string, number>>;
-  /** Programs that are not loaded. */
-  readonly without: readonly string[];
   /** The whole of .rodata; empty: as built. */
   readonly rodata: Uint8Array;
+}
+
+export interface LoadSpec extends OpenSpec {
+  /** Programs that are not loaded. */
+  readonly without: readonly string[];
 }
 
 export interface TestRun {
@@ -42,7 +48,8 @@ export interface TestRun {
 }
 
 export interface BpfNative {
-  bpfLoad(spec: LoadSpec): Promise<BpfObject>;
+  bpfOpen(spec: OpenSpec): Promise<BpfObject>;
+  bpfPrograms(path: string): string[];
   bpfMapUpdate(fd: number, key: Uint8Array, value: Uint8Array, flags: number): void;
   bpfMapLookup(fd: number, key: Uint8Array, valueBytes: number): Uint8Array | null;
   bpfMapDelete(fd: number, key: Uint8Array): boolean;
@@ -111,18 +118,58 @@ export function verifierSummary(log: string, lines = 12): string {
 }
 
 /**
- * Loads an object. A refusal is TP_NO_FEATURE (the verifier or the kernel does not take the program) or
- * TP_NO_PRIVILEGE, with the end of the verifier's log in the message's `cause`.
+ * An object's maps, and no programs yet. A refusal is TP_NO_FEATURE (the kernel does not take them) or
+ * TP_NO_PRIVILEGE, with what libbpf said in the message's `cause`.
  */
-export async function loadBpf(spec: LoadSpec): Promise<BpfObject> {
-  try {
-    return await bpfNative().bpfLoad(spec);
-  } catch (error) {
-    const { code, said, log, message } = error as Error & { code?: string; said?: string; log?: string };
-    const refused = `the kernel does not take the BPF programs (${message})`;
-    const detail = [said ?? '', verifierSummary(log ?? '')].join('\n').trim();
-    const cause = new Error(detail === '' ? message : detail);
-    if (code === 'EPERM') throw new TriplaneError('TP_NO_PRIVILEGE', refused, { cause });
-    throw new TriplaneError('TP_NO_FEATURE', refused, { cause });
+export function openBpf(spec: OpenSpec): Promise<BpfObject> {
+  return bpfNative().bpfOpen(spec).catch(refuse);
+}
+
+/**
+ * The programs of an object that openBpf() gave, but for some. All are loaded or none, which may be asked for again
+ * with fewer. A refusal is TP_NO_FEATURE (the verifier or the kernel does not take a program) or TP_NO_PRIVILEGE, with
+ * the end of the verifier's log in the message's `cause`.
+ */
+export async function loadInto(object: BpfObject, { path, without }: LoadSpec): Promise<void> {
+  const wanted = bpfNative()
+    .bpfPrograms(path)
+    .filter((name) => !without.includes(name));
+  await object.load(groupsOf(wanted)).catch(refuse);
+  fillTails(object);
+}
+
+/** Jumps lead nowhere before. */
+function fillTails(object: BpfObject): void {
+  const tails = object.maps().tp_tails;
+  const programs = object.programs();
+  for (const [name, place] of tails ? TAILS : []) {
+    const program = programs[name];
+    if (program === undefined) continue;
+    bpfNative().bpfMapUpdate(tails!.fd, wordBytes(place), wordBytes(program), 0);
   }
+}
+
+function wordBytes(word: number): Uint8Array {
+  return new Uint8Array(Uint32Array.of(word).buffer);
+}
+
+/** Both of it: an object with its maps and programs. */
+export async function loadBpf(spec: LoadSpec): Promise<BpfObject> {
+  const object = await openBpf(spec);
+  try {
+    await loadInto(object, spec);
+    return object;
+  } catch (error) {
+    object.close();
+    throw error;
+  }
+}
+
+function refuse(error: unknown): never {
+  const { code, said, log, message } = error as Error & { code?: string; said?: string; log?: string };
+  const refused = `the kernel does not take the BPF programs (${message})`;
+  const detail = [said ?? '', verifierSummary(log ?? '')].join('\n').trim();
+  const cause = new Error(detail === '' ? message : detail);
+  if (code === 'EPERM') throw new TriplaneError('TP_NO_PRIVILEGE', refused, { cause });
+  throw new TriplaneError('TP_NO_FEATURE', refused, { cause });
 }

@@ -6,7 +6,7 @@
 import { addressBytes, formatAddress } from '../../model/address.ts';
 import type { Address, Family } from '../../model/records.ts';
 import { readAddresses, readLinks, readRoutes } from '../../node/rtnetlink.ts';
-import { SERVICE_LINK } from '../../node/service-link.ts';
+import { KUBE_PROXY_LINK, SERVICE_LINK } from '../../node/service-link.ts';
 import { isSwitchedOff } from '../../node/switches.ts';
 import { readSet } from '../nft/kernel-image.ts';
 import { addressSize } from '../nft/layout.ts';
@@ -112,10 +112,16 @@ export class ServiceDevice {
     });
   }
 
-  /** Addresses that other devices of this node have: they are local already, and the node's own ports stay open. */
+  /**
+   * Addresses that other devices of this node have: they are local already, and the node's own ports stay open. What
+   * stands on kube-proxy's device goes with it, so it does not count.
+   */
   private elsewhere(): Set<Address> {
     const rows = readAddresses(this.netns);
-    const others = rows.filter((row) => this.carrier === 'routes' || row.linkIndex !== this.index);
+    const leaving = readLinks(this.netns).find(({ name }) => name === KUBE_PROXY_LINK)?.index;
+    const others = rows.filter(
+      ({ linkIndex }) => linkIndex !== leaving && (this.carrier === 'routes' || linkIndex !== this.index),
+    );
     return new Set(others.map((row) => row.address));
   }
 

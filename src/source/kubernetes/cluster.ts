@@ -80,7 +80,7 @@ interface Loaded {
 
 /** Loads and completes a configuration so that client-node can work with it. Throws TP_BAD_CONFIG. */
 async function load(options: ClusterOptions): Promise<Loaded> {
-  const { KubeConfig } = await import('@kubernetes/client-node');
+  const { KubeConfig } = await import('./client-library.ts');
   const config = new KubeConfig();
   loadSource(config, options);
   const context = config.getContextObject(config.getCurrentContext());

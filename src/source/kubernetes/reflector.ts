@@ -21,7 +21,6 @@ import { versionOf } from './store.ts';
 const FAILURES_REPORTED_MIN = 2;
 /** After so many watches that the server failed to serve, the version they began at is given up. */
 const WATCH_FAILURES_MAX = 5;
-
 /** Since the last time that history was gone; sooner, a new list waits its turn like after any failure. */
 const EXPIRED_APART_MS = 60_000;
 /** A watch that is over sooner was no watch. */
@@ -229,6 +228,8 @@ export class Reflector {
       outlived = true;
       answer.close();
     }, lastsMs + limits.watchGraceMs);
+    // What is quiet sends nothing for a minute, and is well all the same.
+    const lasts = setTimeout(() => this.#mustList || this.#worked(), WATCH_MS_MIN);
     const lines = new LineSplitter(limits.objectBytesMax);
     const startedAt = performance.now();
     try {
@@ -243,6 +244,7 @@ export class Reflector {
         : error;
     } finally {
       clearTimeout(deadline);
+      clearTimeout(lasts);
       answer.close();
       this.#liveness.ended();
     }

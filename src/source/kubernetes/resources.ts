@@ -10,10 +10,10 @@ export interface Resource {
   readonly labelSelector: string;
   readonly fieldSelector: string;
   /**
-   * 'required' ones must be listed before the state counts as complete; others may not even exist. Of those, 'awaited'
-   * ones are waited for until they are listed or their failure has been reported.
+   * 'required' ones must be listed before the state counts as complete. 'awaited' ones may not even exist, and are
+   * waited for until they are listed or their failure has been reported: a restart does not take away what they brought.
    */
-  readonly need: 'required' | 'awaited' | 'optional';
+  readonly need: 'required' | 'awaited';
 }
 
 /** Whose pods are watched: those of this node that have our label, or nobody's. */
@@ -48,7 +48,7 @@ export function resourcesFor(nodeName: string, pods: PodWatch): readonly Resourc
       path: '/apis/networking.k8s.io/v1/servicecidrs',
       labelSelector: '',
       fieldSelector: '',
-      need: 'optional',
+      need: 'awaited',
     },
   ];
   if (nodeName !== '') {

@@ -47,7 +47,7 @@ class KubernetesSource implements Source {
         answered(verb === 'create' ? 'POST' : 'GET')(verb, status, durationMs),
     });
     const resources = resourcesFor(this.#options.nodeName, this.#options.pods ?? 'none');
-    const awaited = new Set(resources.filter(({ need }) => need !== 'optional'));
+    const awaited = new Set(resources);
     this.#reflectors = resources.map(
       (resource) =>
         new Reflector({

@@ -72,7 +72,6 @@ describe.each(WAYS)('kubernetes source by %s', (_way, watchList) => {
     api.set('servicecidrs', serviceCidr(['10.200.0.0/16']));
     await start();
     await synced();
-    await seen.until('the ranges', () => seen.records.has('ServiceCIDR kubernetes'));
     expect(seen.keys()).toEqual([
       'EndpointSlice default/web-abc12',
       'Node worker-1',
@@ -133,6 +132,18 @@ describe.each(WAYS)('kubernetes source by %s', (_way, watchList) => {
     api.set('nodes', node());
     await seen.until('the node', () => seen.records.has('Node worker-1'));
     expect(seen.problems.size).toBe(0);
+  });
+
+  it('waits for ServiceCIDRs, but not for a server that fails to tell them', async () => {
+    await serve({ watchList });
+    api.set('servicecidrs', serviceCidr(['10.200.0.0/16']));
+    const failure = { do: 'status', status: 500, reason: 'InternalError', message: 'no' } as const;
+    api.fail(failure, (r) => r.resource === 'servicecidrs', 4);
+    await start();
+    await synced();
+    expect(seen.problems.has('API servicecidrs.networking.k8s.io')).toBe(true);
+    expect(seen.records.size).toBe(0);
+    await seen.until('the ranges', () => seen.records.has('ServiceCIDR kubernetes'));
   });
 
   it('goes on where it was after every way in which a watch can end', async () => {
@@ -280,6 +291,20 @@ describe.each(WAYS)('kubernetes source by %s', (_way, watchList) => {
       'cannot watch services: 403 Forbidden services is forbidden: User "x"; RBAC must grant list and watch on services',
     );
     expect(seen.problems.size).toBe(0);
+  });
+
+  it('is well again when a watch stands, though nothing comes by it', async () => {
+    await serve({ watchList });
+    api.set('services', svc('a'));
+    await start();
+    await synced();
+    await seen.until('all watches', () => api.watching === 4);
+    const forbidden = { do: 'status', status: 403, reason: 'Forbidden', message: 'not yet' } as const;
+    api.fail(forbidden, (r) => r.resource === 'services', 2);
+    api.resetConnections();
+    await seen.until('a problem', () => seen.problems.has('API services'));
+    await seen.until('no problem', () => seen.problems.size === 0);
+    expect(source?.health().filter(({ lastError }) => lastError !== '')).toEqual([]);
   });
 
   it.each([

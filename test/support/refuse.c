@@ -1,0 +1,70 @@
+// Preloaded into a program (refusal.ts): while a file has an error's number in it, the kernel's nftables, or its BPF maps,
+// refuse what is sent to them with that error. Everything else is the real thing.
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <linux/bpf.h>
+#include <linux/netlink.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+// 0: nothing is to be refused.
+static int wanted(const char *what) {
+  const char *name = getenv("TRIPLANE_TEST_REFUSE");
+  char line[32] = "";
+  FILE *file = name ? fopen(name, "r") : NULL;
+  if (!file) return 0;
+  char *got = fgets(line, sizeof line, file);
+  fclose(file);
+  size_t length = strlen(what);
+  return got && strncmp(line, what, length) == 0 ? atoi(line + length) : 0;
+}
+
+static int is_netfilter(int fd) {
+  int domain = 0, protocol = 0;
+  socklen_t size = sizeof domain;
+  if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) || domain != AF_NETLINK) return 0;
+  size = sizeof protocol;
+  return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) == 0 && protocol == NETLINK_NETFILTER;
+}
+
+static int refuses(int fd) {
+  int saved = errno, error = is_netfilter(fd) ? wanted("nft ") : 0;
+  errno = error ? error : saved;
+  return error;
+}
+
+ssize_t sendto(int fd, const void *data, size_t size, int flags, const struct sockaddr *to, socklen_t length) {
+  ssize_t (*real)(int, const void *, size_t, int, const struct sockaddr *, socklen_t) = dlsym(RTLD_NEXT, "sendto");
+  return refuses(fd) ? -1 : real(fd, data, size, flags, to, length);
+}
+
+ssize_t sendmsg(int fd, const struct msghdr *message, int flags) {
+  ssize_t (*real)(int, const struct msghdr *, int) = dlsym(RTLD_NEXT, "sendmsg");
+  return refuses(fd) ? -1 : real(fd, message, flags);
+}
+
+static int is_change(long command) {
+  return command == BPF_MAP_UPDATE_ELEM || command == BPF_MAP_UPDATE_BATCH || command == BPF_MAP_CREATE ||
+         command == BPF_PROG_LOAD || command == BPF_LINK_CREATE || command == BPF_OBJ_PIN;
+}
+
+// libbpf has no other way into the kernel.
+long syscall(long number, ...) {
+  long (*real)(long, ...) = dlsym(RTLD_NEXT, "syscall");
+  va_list list;
+  long a[6];
+  va_start(list, number);
+  for (int i = 0; i < 6; i++) a[i] = va_arg(list, long);
+  va_end(list);
+  int error = number == SYS_bpf && is_change(a[0]) ? wanted("bpf ") : 0;
+  if (error) {
+    errno = error;
+    return -1;
+  }
+  return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
