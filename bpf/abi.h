@@ -360,11 +360,7 @@ struct tp_traffic {
 TP_STATIC_ASSERT(sizeof(struct tp_traffic) == 40, "no holes");
 
 /* tp_knobs.traffic */
-enum tp_traffic_level {
-	TP_TRAFFIC_OFF = 0,
-	TP_TRAFFIC_CONNECTIONS = 1,
-	TP_TRAFFIC_PACKETS = 2,
-};
+enum tp_traffic_level { TP_TRAFFIC_OFF = 0, TP_TRAFFIC_CONNECTIONS = 1, TP_TRAFFIC_PACKETS = 2, };
 
 /* .rodata of the programs: set before loading, constant folded by the verifier. */
 struct tp_knobs {
