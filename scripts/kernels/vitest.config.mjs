@@ -10,8 +10,8 @@ export default defineConfig({
     maxWorkers: 1,
     allowOnly: false,
     retry: 0,
-    testTimeout: 180_000,
-    hookTimeout: 180_000,
+    testTimeout: 600_000,
+    hookTimeout: 600_000,
     teardownTimeout: 20_000,
   },
 });

@@ -1,7 +1,7 @@
 // The suites of `npm test`, in order. A suite is a child process that is watched until it ends, and adds what it
 // found to the results.
-import { spawn } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
@@ -163,6 +163,60 @@ function judgeVitest(name, { status, timedOut, stragglers }, { running, finished
   }
 }
 
+const SANITIZED = 'the addon under AddressSanitizer';
+
+/** Beside the tests, which mostly wait; what it says is of interest only if it fails. */
+async function buildSanitized(results, watch) {
+  if (process.env.TRIPLANE_TEST_ASAN !== '1') {
+    results.skip({
+      name: SANITIZED,
+      reason: 'compiles for minutes: TRIPLANE_TEST_ASAN=1 npm test, or npm run test:asan',
+    });
+    return;
+  }
+  const library = spawnSync('gcc', ['-print-file-name=libasan.so'], { encoding: 'utf8' });
+  // A bare name is one that it has not found.
+  if (!library.stdout?.includes('/')) {
+    results.skip({ name: SANITIZED, reason: 'needs a gcc with AddressSanitizer' });
+    return;
+  }
+  const command = `exec nice -n 5 '${process.execPath}' scripts/asan.mjs build >build/asan.log 2>&1`;
+  const { status, timedOut } = await runWatched(['sh', '-c', command], {}, watch);
+  if (status === 0) return;
+  const log = lastLines(readFileSync(inRoot('build/asan.log'), 'utf8'), 30);
+  results.fail(SANITIZED, timedOut ? 'its compiler ran into the time bound' : `does not compile:\n${log}`);
+}
+
+/** The tests of the addon once more, in a process that ends at the first access outside of what is allocated. */
+async function runSanitized(results, watch) {
+  const isBuilt = existsSync(inRoot('build-asan/Release/triplane.node'));
+  if (process.env.TRIPLANE_TEST_ASAN !== '1' || !isBuilt) return;
+  const prefix = privilegedPrefix();
+  const runFiles = async (files) => {
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'triplane-asan-'));
+    try {
+      const file = path.join(folder, 'events');
+      const reporters = ['--reporter=default', `--reporter=${inRoot('scripts/lib/vitest-reporter.mjs')}`];
+      const command = [process.execPath, inRoot('scripts/asan.mjs'), 'run', ...reporters, ...files];
+      const outcome = await runWatched(
+        [...(prefix ?? []), ...command],
+        { TRIPLANE_TEST_REPORT: file },
+        watch,
+      );
+      return { outcome, events: VitestEvents.of(file) };
+    } finally {
+      rmSync(folder, { recursive: true, force: true });
+    }
+  };
+  process.stdout.write(`${SANITIZED}\n`);
+  await runAndAskAgain(
+    SANITIZED,
+    await runFiles(['test/native', 'test/bpf/program-groups.test.ts']),
+    runFiles,
+    results,
+  );
+}
+
 /**
  * Stages one after the other, of suites beside each other: name; run(results, watch, args), each with results of its
  * own; `always`: also when arguments select some of vitest's tests. The booted kernel has what time the others leave: they mostly wait.
@@ -172,5 +226,7 @@ export const STAGES = [
   [
     { name: 'vitest', always: true, run: runVitest },
     { name: 'kernel', always: false, run: runKernel },
+    { name: 'sanitized build', always: false, run: buildSanitized },
   ],
+  [{ name: 'sanitized', always: false, run: runSanitized }],
 ];

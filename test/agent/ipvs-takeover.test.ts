@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { clusterCidrFlag } from '../../src/lab/wiring.ts';
+import type { Family } from '../../src/model/records.ts';
 import { hasIpvs } from '../support/ipvs.ts';
 import { ipvsRules } from '../support/kube-proxy-ipvs.ts';
 import { skipUnless } from '../support/skip.ts';
@@ -10,7 +11,7 @@ import { buildProgram, logged, PROGRAM, triplane } from './support/node.ts';
 
 const TOOLS = ['iptables-save', 'ipset', 'ipvsadm'];
 const hasTools = TOOLS.every((tool) => spawnSync(tool, ['--version']).error === undefined);
-const FAMILIES = [4, 6] as const;
+const FAMILIES: readonly Family[] = [4];
 const IPTABLES = { 4: 'iptables', 6: 'ip6tables' } as const;
 /** pkg/proxy/ipvs/proxier.go, NewProxier(). */
 const SYSCTLS = ['conntrack', 'conn_reuse_mode', 'expire_nodest_conn', 'expire_quiescent_template'];
@@ -42,7 +43,7 @@ skipUnless(
   let world: SwitchWorld;
   beforeAll(async () => {
     buildProgram();
-    world = await SwitchWorld.create({ label: 'swv' });
+    world = await SwitchWorld.create({ label: 'swv', families: [...FAMILIES] });
     await world.sysctl(SYSCTLS.map((one) => `net/ipv4/vs/${one}=1`));
   });
   afterEach(async () => {

@@ -10,7 +10,7 @@ import { ipvs } from '../support/ipvs.ts';
 import { buildProgram, eventually, json, OwnAgent, statusOf, triplane } from './support/node.ts';
 
 const WEB = serviceAddress(4, 10);
-const HOLD = { connections: 2, intervalMs: 200, timeoutMs: 10_000, durationMs: 170_000 };
+const HOLD = { connections: 2, intervalMs: 200, timeoutMs: 10_000, durationMs: 290_000 };
 
 ipvs.describe('an agent in ipvs mode', () => {
   let lab: Lab;
@@ -116,7 +116,7 @@ ipvs.describe('an agent in ipvs mode', () => {
     await drained.toEqual([]);
     expect(await held()).not.toMatch(/FWM|triplane-(ipvs|keeper)/);
     await askAgent(agent.adminSocket, 'POST', '/v1/switch', { mode: 'ipvs' });
-  }, 400_000);
+  }, 900_000);
 
   test('goes on without the agent, and cleanup leaves nothing', async () => {
     await agent.stop();

@@ -1,14 +1,13 @@
 /** The agent on the Kubernetes API: a server that comes late, goes, comes back changed and forgets; traffic stays. */
-import net from 'node:net';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { WEB_PORT, webService, webSlices } from '../../src/lab/examples.ts';
 import { createLab, type Lab } from '../../src/lab/lab.ts';
 import type { Hold, Load } from '../../src/lab/place.ts';
 import { serviceAddress } from '../../src/lab/plan.ts';
+import { ApiRoad, ROAD_PORT } from '../support/api-road.ts';
 import { FakeApiServer } from '../support/apiserver.ts';
 import { faultEnvironment } from '../support/fault-point.ts';
-import { NEAR_END } from '../support/relay.ts';
 import { SLOWNESS } from '../support/slowness.ts';
 import { buildProgram, eventually, healthz, kernel, logged, OwnAgent, statusOf } from './support/node.ts';
 
@@ -18,65 +17,19 @@ const HURRY = 200;
 const TIMERS = { longerThanMs: 1000 * SLOWNESS, times: HURRY };
 /** From the shortest to the longest step of the back-off, and once more: 0.8 s doubles to 30 s. */
 const FAILURES_TO_THE_BOUND = 7;
-const API_PORT = 6443;
 
-/** The way from a node's namespace to whichever API server there is at the moment, or to none. */
-class ApiRoad {
-  api: FakeApiServer | null = null;
-  /** All that there were. */
-  readonly apis: FakeApiServer[] = [];
-  readonly socket: string;
-  readonly #server: net.Server;
-  readonly #open = new Set<net.Socket>();
-
-  constructor(socket: string) {
-    this.socket = socket;
-    this.#server = net.createServer((near) => {
-      if (!this.api) return void near.destroy();
-      const far = net.connect(this.api.port, '127.0.0.1');
-      near.pipe(far).pipe(near);
-      this.#open.add(far);
-      far.on('close', () => this.#open.delete(far));
-      near.on('error', () => far.destroy()).on('close', () => far.destroy());
-      far.on('error', () => near.destroy()).on('close', () => near.destroy());
-    });
-  }
-
-  async open(lab: Lab, node: string): Promise<this> {
-    await new Promise<void>((resolve) => this.#server.listen(this.socket, resolve));
-    const relay = lab.node(node).spawn([process.execPath, '-e', NEAR_END, this.socket, String(API_PORT)], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    });
-    await new Promise((resolve) => relay.stdout!.once('data', resolve));
-    return this;
-  }
-
-  /** A server that holds these pods as the endpoints of web. */
-  async serve(lab: Lab, version: number, ...pods: readonly string[]): Promise<FakeApiServer> {
-    const api = await new FakeApiServer({ version, hurry: HURRY }).listen();
-    api.set('nodes', ...lab.nodeObjects());
-    api.set('services', webService(lab));
-    api.set('endpointslices', ...slicesOf(lab, pods));
-    this.api = api;
-    this.apis.push(api);
-    return api;
-  }
-
-  /** What is connected stays so and brings nothing any more, not even its end; who comes anew is served. */
-  silence(): void {
-    for (const far of this.#open) far.removeAllListeners('data').removeAllListeners('end').unpipe().resume();
-  }
-
-  async cut(): Promise<void> {
-    const { api } = this;
-    this.api = null;
-    await api?.close();
-  }
-
-  async close(): Promise<void> {
-    await this.cut();
-    this.#server.close();
-  }
+/** A server that holds these pods as the endpoints of web. */
+async function serve(
+  road: ApiRoad,
+  lab: Lab,
+  version: number,
+  ...pods: readonly string[]
+): Promise<FakeApiServer> {
+  const api = await new FakeApiServer({ version, hurry: HURRY }).listen();
+  api.set('nodes', ...lab.nodeObjects());
+  api.set('services', webService(lab));
+  api.set('endpointslices', ...slicesOf(lab, pods));
+  return road.lead(api);
 }
 
 function slicesOf(lab: Lab, pods: readonly string[]) {
@@ -105,7 +58,7 @@ kernel.describe('an agent on the Kubernetes API', () => {
     });
     road = await new ApiRoad(path.join(path.dirname(lab.manifests.path), 'api.sock')).open(lab, 'cp');
     args = [
-      ...['--master', `http://127.0.0.1:${API_PORT}`, '--cluster-cidr', '10.10.0.0/16'],
+      ...['--master', `http://127.0.0.1:${ROAD_PORT}`, '--cluster-cidr', '10.10.0.0/16'],
       ...['--healthz-bind-address', '0.0.0.0:10256', '--sync-period', '24h'],
     ];
     agent = new OwnAgent(lab, 'cp', args, faultEnvironment({ timers: TIMERS }));
@@ -138,7 +91,7 @@ kernel.describe('an agent on the Kubernetes API', () => {
   });
 
   test('once it is there: 200, and traffic', async () => {
-    const api = await road.serve(lab, 100, 'webpod1', 'webpod2');
+    const api = await serve(road, lab, 100, 'webpod1', 'webpod2');
     await eventually(() => healthz(lab.node('cp'))).toBe(200);
     expect(await pods()).toEqual(['webpod1', 'webpod2']);
     await settled(api);
@@ -211,7 +164,7 @@ kernel.describe('an agent on the Kubernetes API', () => {
     },
   ])('one that comes back with $title is followed', async ({ version, now }) => {
     await road.cut();
-    await road.serve(lab, version, ...now);
+    await serve(road, lab, version, ...now);
     await eventually(pods).toEqual(now);
   });
 

@@ -9,7 +9,7 @@ import { askAgent } from '../../src/cli/admin-client.ts';
 import type { Mode } from '../../src/dataplane/dataplane.ts';
 import type { Agent, AgentOptions } from '../../src/lab/agent.ts';
 import { createLab, type Lab } from '../../src/lab/lab.ts';
-import { serviceObject, sliceObjects } from '../../src/lab/manifests.ts';
+import { type ApiObject, serviceObject, sliceObjects } from '../../src/lab/manifests.ts';
 import type { Hold, Load, Place } from '../../src/lab/place.ts';
 import { type PodPlan, serviceAddress } from '../../src/lab/plan.ts';
 import { applySettings } from '../../src/lab/run.ts';
@@ -106,6 +106,11 @@ export class SwitchWorld {
 
   /** @param web the backends of most services; default: all there are */
   writeServices(web?: readonly PodPlan[]): void {
+    this.lab.manifests.write('services', this.serviceObjects(web));
+  }
+
+  /** The same as objects. */
+  serviceObjects(web?: readonly PodPlan[]): ApiObject[] {
     const { lab } = this;
     const { families } = lab.plan;
     const clusterIPs = (host: number) => families.map((family) => serviceAddress(family, host));
@@ -119,7 +124,7 @@ export class SwitchWorld {
       { name: 'tcp', port: 80, protocol: 'TCP' as const },
       { name: 'udp', port: 80, protocol: 'UDP' as const },
     ];
-    const objects = SERVICES.flatMap(({ name, host, nodePort, more, only }) => [
+    return SERVICES.flatMap(({ name, host, nodePort, more, only }) => [
       serviceObject({
         ...{ name, clusterIPs: clusterIPs(host), type: 'NodePort' },
         ports: both.map((port) => ({ ...port, nodePort })),
@@ -130,7 +135,6 @@ export class SwitchWorld {
         endpoints: only ? all.filter((pod) => pod.name === only) : endpoints,
       }),
     ]);
-    lab.manifests.write('services', objects);
   }
 
   /** The same services as kube-proxy would serve them on this node. */
@@ -218,16 +222,21 @@ export class SwitchWorld {
   /** Open connections and datagram flows by every way, that go on until stop(). */
   async open(
     connections: number,
-    { datagrams = connections, intervalMs = 100 }: { datagrams?: number; intervalMs?: number } = {},
+    {
+      datagrams = connections,
+      intervalMs = 100,
+      durationMs = 170_000,
+    }: { datagrams?: number; intervalMs?: number; durationMs?: number } = {},
   ): Promise<void> {
     const opened = this.lab.plan.families.flatMap((family) =>
       this.ways(family).flatMap(({ title, from, address, port }) =>
         (['tcp', 'udp', 'unconnected'] as const).map(async (kind) => {
           const protocol = kind === 'tcp' ? 'tcp' : 'udp';
           const count = kind === 'tcp' ? connections : datagrams;
+          if (count === 0) return;
           const begin = () =>
             from.hold(protocol, address, port, {
-              ...{ connections: count, intervalMs, durationMs: 170_000, timeoutMs: 8000 },
+              ...{ connections: count, intervalMs, durationMs, timeoutMs: 8000 },
               ...(kind === 'unconnected' ? { socket: kind } : {}),
             });
           // A second try: of two first packets after a change of routes or device settings, as at an agent's start, the
@@ -251,10 +260,10 @@ export class SwitchWorld {
   }
 
   /** New connections by every way, `rate` a second each. */
-  async load(rate: number, close: 'fin' | 'rst' = 'fin'): Promise<void> {
+  async load(rate: number, close: 'fin' | 'rst' = 'fin', durationMs = 170_000): Promise<void> {
     for (const family of this.lab.plan.families)
       for (const { title, from, address, port } of this.ways(family)) {
-        const options = { rate, close, timeoutMs: 8000, durationMs: 170_000 };
+        const options = { rate, close, timeoutMs: 8000, durationMs };
         this.#loads.push({ title: `${title}, new`, load: await from.load('tcp', address, port, options) });
       }
   }
