@@ -47,8 +47,8 @@ const LEVELS: readonly (readonly [string, TrafficSettings])[] = [
   ['traffic', { level: 'traffic', by: 'service' }],
   ['traffic by endpoint', { level: 'traffic', by: 'endpoint' }],
 ];
-const PACKET_FLOWS = [1, 1 << 10, 1 << 16];
-const PACKET_ROUNDS = 3;
+const PACKET_FLOWS = [1 << 10, 1 << 16];
+const PACKET_ROUNDS = 1;
 const STATE = stateOf({ services: 1000, sourceRanges: 0 });
 const SIZES = { ...DEFAULT_SIZES, frontends: 8192, backends: 32_768, connections: 65_536 };
 
