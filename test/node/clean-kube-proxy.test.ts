@@ -1,6 +1,6 @@
 /** `triplane cleanup --kube-proxy` in a namespace where there is what kube-proxy would have made. */
 import { spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -90,4 +90,67 @@ COMMIT
       expect(cleanup().stdout).toBe('there was nothing to remove\n');
     },
   );
+
+  /** The kernel's half is test/agent/ipvs-takeover.test.ts, where there is IPVS. */
+  test("of ipvs mode: what carries connections stays until --now, and what is not kube-proxy's always", () => {
+    const folder = mkdtempSync(path.join(os.tmpdir(), `triplane-tools-${process.pid}-`));
+    const listed = `TCP  10.96.0.10:9000 rr
+  -> 10.10.1.5:80                 Masq    1      2          1
+  -> 10.10.2.5:80                 Masq    0      0          0
+TCP  10.96.0.12:9000 rr
+  -> 10.10.1.5:80                 Masq    1      0          0
+UDP  192.0.2.11:30900 rr
+TCP  192.0.2.11:22000 rr
+FWM  378 rr
+`;
+    const tool = (name: string, script: string) =>
+      writeFileSync(path.join(folder, name), `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+    const calls = path.join(folder, 'calls');
+    tool('ipvsadm', `[ "$1" = -L ] && cat ${folder}/listed || echo "$@" >> ${calls}`);
+    const sets = ['KUBE-NODE-PORT-UDP', 'KUBE-CLUSTER-IP', 'KUBE-MINE'];
+    const saved = `${sets.map((name) => `create ${name} bitmap:port`).join('\n')}\nadd ${sets[0]} 30900`;
+    tool('ipset', `[ "$1" = save ] && echo "${saved}" || echo ipset "$@" >> ${calls}`);
+    writeFileSync(path.join(folder, 'listed'), listed);
+    const run = (...more: string[]) => {
+      writeFileSync(calls, '');
+      const env = [
+        '/usr/bin/env',
+        `PATH=${folder}:/usr/bin:/bin`,
+        ...PROGRAM,
+        'cleanup',
+        '--kube-proxy',
+        ...more,
+      ];
+      const { status, stderr, stdout } = inside(env);
+      expect([status, stderr]).toEqual([0, '']);
+      return { stdout, calls: readFileSync(calls, 'utf8').trim().split('\n') };
+    };
+    try {
+      for (const command of ['link add kube-ipvs0 type bridge', 'addr add 10.96.0.10/32 dev kube-ipvs0'])
+        inside(['ip', ...command.split(' ')]);
+      inside(['ip', 'addr', 'add', '10.96.0.12/32', 'dev', 'kube-ipvs0']);
+      const first = run();
+      expect(first.calls).toEqual([
+        '-e -t 10.96.0.10:9000 -r 10.10.1.5:80 -m -w 0',
+        '-D -t 10.96.0.12:9000',
+        '-D -u 192.0.2.11:30900',
+        'ipset destroy KUBE-CLUSTER-IP',
+      ]);
+      expect(first.stdout).toContain('left IPVS service 10.96.0.10:9000/tcp: it carries 3 connections');
+      expect(inside(['ip', '-o', '-4', 'addr', 'show', 'dev', 'kube-ipvs0']).stdout).toMatch(
+        /^(?!.*10\.96\.0\.12).*10\.96\.0\.10/,
+      );
+      const all = run('--now');
+      expect(all.calls).toEqual([
+        '-D -t 10.96.0.10:9000',
+        // Its address is no more on the device.
+        '-D -u 192.0.2.11:30900',
+        ...['ipset destroy KUBE-NODE-PORT-UDP', 'ipset destroy KUBE-CLUSTER-IP'],
+      ]);
+      expect(all.stdout).toContain('removed device kube-ipvs0');
+      expect(inside(['ip', 'link', 'show', 'kube-ipvs0']).status).not.toBe(0);
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
+  });
 });
