@@ -240,7 +240,8 @@ export function writeAddress(into: Uint8Array, at: number, address: Address): vo
 
 /** Reads the 16 bytes of struct tp_addr as canonical text (RFC 5952). */
 export function readAddress(from: Uint8Array, at: number, family: Family): Address {
-  if (family === 4) return from.subarray(at, at + 4).join('.') as Address;
+  // Read for each backend when tables are taken over: no view of the bytes, no array.
+  if (family === 4) return `${from[at]}.${from[at + 1]}.${from[at + 2]}.${from[at + 3]}` as Address;
   const groups: number[] = [];
   for (let i = 0; i < 16; i += 2) groups.push((from[at + i]! << 8) | from[at + i + 1]!);
   let best = { start: -1, length: 1 };

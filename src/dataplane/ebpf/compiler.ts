@@ -121,9 +121,14 @@ export class Compiler {
   #planPort(service: ObjectKey, desired: DesiredPort, old: PortEntry | undefined, undo: Undo): PortEntry {
     const id = old?.id ?? this.#takeId(undo);
     if (!old) this.births?.service(id, desired);
-    const members = membersOf(old);
+    // Not looked at where nothing differs, which after a restart is nearly always.
+    let known: Map<string, number> | undefined;
+    const members = () => {
+      known ??= membersOf(old);
+      return known;
+    };
     const pool = (backends: readonly Backend[], was: PoolEntry | undefined, had: readonly Backend[]) =>
-      was && sameBackends(backends, had) ? was : this.#planPool({ id, desired }, backends, members, undo);
+      was && sameBackends(backends, had) ? was : this.#planPool({ id, desired }, backends, members(), undo);
     const cluster = pool(desired.cluster, old?.cluster, old?.desired.cluster ?? []);
     const local = pool(desired.local, old?.local, old?.desired.local ?? []);
     const proto = protoOf(desired);
