@@ -3,7 +3,7 @@
 #ifndef TRIPLANE_SKB_H
 #define TRIPLANE_SKB_H
 
-#include "rewrite.h"
+#include "ends.h"
 
 /* skb->gso_size of SCTP packets that are still to be made, one of each skb in the list (GSO_BY_FRAGS): pulling would
  * take bytes out of the first of them, and their headers are linear anyway. */

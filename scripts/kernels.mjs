@@ -3,7 +3,9 @@ import process from 'node:process';
 import { KERNELS } from './kernels/catalog.mjs';
 import { prepareKernel, runTestsInKernel, TESTS } from './kernels/suite.mjs';
 import { requireNode } from './lib/node-version.mjs';
+import { Results } from './lib/results.mjs';
 import { say, setup } from './lib/setup.mjs';
+import { VitestEvents } from './lib/vitest-events.mjs';
 
 requireNode();
 
@@ -11,16 +13,16 @@ const MINUTE_MS = 60_000;
 const TIME_BOUND_MS = 15 * MINUTE_MS;
 
 /** One cell: "271 passed" or what went wrong. */
-function summary(result) {
-  const events = result.events
-    .split('\n')
-    .filter(Boolean)
-    .map((line) => JSON.parse(line));
-  const count = (kind) => events.filter(({ event }) => event === kind).length;
-  const failed = count('failed');
-  const ended = events.some(({ event }) => event === 'end');
-  const skipped = count('skipped');
-  return `${count('passed')} passed${skipped ? `, ${skipped} skipped` : ''}${failed ? `, ${failed} FAILED` : ''}${ended ? '' : ', ENDED EARLY'}`;
+function summary({ events: text }) {
+  const events = new VitestEvents(text);
+  const found = new Results();
+  events.addTo(found);
+  return [
+    `${found.passed} passed`,
+    ...(found.skips.length > 0 ? [`${found.skips.length} skipped`] : []),
+    ...(found.failures.length > 0 ? [`${found.failures.length} FAILED`] : []),
+    ...(events.finished ? [] : ['ENDED EARLY']),
+  ].join(', ');
 }
 
 /** What a word of the command line names: kernels, modes, or both; none of a sort is all of it. */

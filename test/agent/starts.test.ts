@@ -7,7 +7,9 @@ import { readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import type { Mode } from '../../src/dataplane/dataplane.ts';
+import { clusterCidrFlag } from '../../src/lab/wiring.ts';
 import { type FaultPoint, faultEnvironment } from '../support/fault-point.ts';
+import { iptablesRules } from '../support/kube-proxy-rules.ts';
 import { isLong } from '../support/long.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
@@ -140,6 +142,33 @@ root.describe('an agent killed along its start', () => {
       await new Promise((resolve) => setTimeout(resolve, 1000));
       expect((await world.stop()).join('\n')).toBe('');
       await eventually(async () => (await world.status()).mode.draining).toEqual([]);
+    }, 600_000);
+
+    test(`${mode}: where kube-proxy (iptables) has carried the traffic`, async () => {
+      world.writeServices();
+      await world.agent?.stop('SIGKILL');
+      const cidr = clusterCidrFlag(world.lab.plan);
+      const restore = (text: string) => world.node.exec(['iptables-restore', '--noflush'], text);
+      expect((await restore(iptablesRules(4, world.kubeProxyPorts(4), cidr))).stderr).toBe('');
+      await world.open(2);
+      const calls = await callsOfStart(mode);
+      const wanted = await kernelImage(world, mode);
+      let died = 0;
+      for (const call of calls) {
+        // As before: kube-proxy alone, but for the connections that it has had all the time.
+        await world.agent.stop('SIGKILL');
+        await triplane(world.node, 'cleanup');
+        if (await killedAt(mode, call)) died++;
+        await start(mode);
+        expect(await kernelImage(world, mode)).toEqual(wanted);
+        expect(await asked()).toBe('ok');
+      }
+      expect(died).toBeGreaterThan(0);
+      expect((await triplane(world.node, 'cleanup', '--kube-proxy')).stdout).toContain(
+        'removed iptables-nft',
+      );
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      expect((await world.stop()).join('\n')).toBe('');
     }, 600_000);
   }
 });

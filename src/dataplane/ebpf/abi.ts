@@ -83,8 +83,9 @@ export const LAYOUTS = {
   tp_affinity: { bytes: 16, members: { backend: 0, incarnation: 4, last_used: 8, spare: 12 } },
   tp_name: { bytes: 192, members: { text: 0 } },
   tp_meta: { bytes: 4096, members: { text: 0 } },
+  tp_traffic: { bytes: 40, members: { connections: 0, packets: 8, bytes: 24 } },
   tp_knobs: {
-    bytes: 56,
+    bytes: 72,
     members: {
       seed: 0,
       index_mask: 16,
@@ -99,8 +100,13 @@ export const LAYOUTS = {
       has_redirect_neigh: 50,
       partial_checksums: 51,
       has_ct_lookup: 52,
-      has_kernel_context: 53,
-      spare: 54,
+      traffic: 53,
+      traffic_by_backend: 54,
+      traffic_shared: 55,
+      traffic_stride: 56,
+      traffic_part_mask: 60,
+      has_kernel_context: 64,
+      spare: 65,
     },
   },
 } as const;
@@ -157,6 +163,9 @@ export const ABI = {
   S_SOCK_OPTOUT: 32,
   S_DETECTOR: 64,
   S_ASK_KERNEL: 128,
+  TRAFFIC_OFF: 0,
+  TRAFFIC_CONNECTIONS: 1,
+  TRAFFIC_PACKETS: 2,
 } as const;
 
 /** tp_conn.frontend of an entry that is nobody's and waits for the collector. */
@@ -233,7 +242,8 @@ export function writeAddress(into: Uint8Array, at: number, address: Address): vo
 
 /** Reads the 16 bytes of struct tp_addr as canonical text (RFC 5952). */
 export function readAddress(from: Uint8Array, at: number, family: Family): Address {
-  if (family === 4) return from.subarray(at, at + 4).join('.') as Address;
+  // Read for each backend when tables are taken over: no view of the bytes, no array.
+  if (family === 4) return `${from[at]}.${from[at + 1]}.${from[at + 2]}.${from[at + 3]}` as Address;
   const groups: number[] = [];
   for (let i = 0; i < 16; i += 2) groups.push((from[at + i]! << 8) | from[at + i + 1]!);
   let best = { start: -1, length: 1 };

@@ -109,7 +109,8 @@ export class Backends {
     const at = index * BYTES;
     const { bytes, view } = this.#maps.backends;
     // An IPv6 address that begins so is no address of an endpoint (::/32).
-    const family: Family = bytes.subarray(at + 4, at + 16).some((byte) => byte !== 0) ? 6 : 4;
+    const rest = view.getUint32(at + 4) | view.getUint32(at + 8) | view.getUint32(at + 12);
+    const family: Family = rest !== 0 ? 6 : 4;
     return { address: readAddress(bytes, at, family), port: view.getUint16(at + M.port) };
   }
 
@@ -120,12 +121,10 @@ export class Backends {
   says(index: number, backend: Backend, flags: number): boolean {
     const at = index * BYTES;
     const { bytes, view } = this.#maps.backends;
+    if (view.getUint16(at + M.port) !== backend.port || this.flags(index) !== flags) return false;
     const address = addressBytes(backend.address);
-    return (
-      address.every((byte, i) => bytes[at + i] === byte) &&
-      view.getUint16(at + M.port) === backend.port &&
-      this.flags(index) === flags
-    );
+    for (let i = 0; i < address.length; i++) if (bytes[at + i] !== address[i]) return false;
+    return true;
   }
 
   repair(index: number, backend: Backend, flags: number): void {

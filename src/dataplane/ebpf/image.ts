@@ -73,10 +73,12 @@ export function readFrontend(maps: TableMaps, index: number): Omit<FrontendImage
 /** Every frontend that the index leads to. */
 export function readFrontends(maps: TableMaps): FrontendImage[] {
   const found: FrontendImage[] = [];
-  const { longs, entries } = maps.index;
+  const { longs, words, entries } = maps.index;
   for (let slot = 0; slot < entries * ABI.BUCKET_SLOTS; slot++) {
+    // Most are empty, and a bigint is an object.
+    if ((words[slot * 2]! | words[slot * 2 + 1]!) === 0) continue;
     const word = longs[slot]!;
-    if (word === 0n || word === TOMB) continue;
+    if (word === TOMB) continue;
     const record = readFrontend(maps, Number(word & 0xffff_ffffn) - 1);
     if (!record) continue;
     const place = maps.place(
