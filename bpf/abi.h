@@ -351,6 +351,17 @@ enum tp_counter {
 	TP_COUNTERS,
 };
 
+/* What one service port, or one endpoint, has had on some processors: [0] toward the service, [1] back. */
+struct tp_traffic {
+	__u64 connections;
+	__u64 packets[2];
+	__u64 bytes[2];
+};
+TP_STATIC_ASSERT(sizeof(struct tp_traffic) == 40, "no holes");
+
+/* tp_knobs.traffic */
+enum tp_traffic_level { TP_TRAFFIC_OFF = 0, TP_TRAFFIC_CONNECTIONS = 1, TP_TRAFFIC_PACKETS = 2, };
+
 /* .rodata of the programs: set before loading, constant folded by the verifier. */
 struct tp_knobs {
 	__u64 seed[2];
@@ -373,8 +384,16 @@ struct tp_knobs {
 	__u8 partial_checksums;
 	/* bpf_skb_ct_lookup and bpf_xdp_ct_lookup (kernel 6.0, module nf_conntrack). */
 	__u8 has_ct_lookup;
-	__u8 spare[3];
+	/* enum tp_traffic_level */
+	__u8 traffic;
+	/* 1: counted by backend, 0: by service. */
+	__u8 traffic_by_backend;
+	/* 1: a part of tp_traffic is that of several processors. */
+	__u8 traffic_shared;
+	/* Records of one part of tp_traffic, and the number of parts less one. */
+	__u32 traffic_stride;
+	__u32 traffic_part_mask;
 };
-TP_STATIC_ASSERT(sizeof(struct tp_knobs) == 56, "no holes");
+TP_STATIC_ASSERT(sizeof(struct tp_knobs) == 64, "no holes");
 
 #endif

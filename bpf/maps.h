@@ -43,6 +43,10 @@ TP_ARRAY(tp_nat, struct tp_nat_line);
 /* Next hops in use: few, so always in the nearest cache. */
 TP_ARRAY(tp_hops, struct tp_hop);
 
+/* What the metrics count, in parts of one record for each service or backend. Programs add; user space reads, and sets
+ * to zero what gets another owner. Never pinned: each loader has its own. */
+TP_ARRAY(tp_traffic, struct tp_traffic);
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);

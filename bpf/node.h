@@ -41,6 +41,7 @@ static __always_inline int node_forward(struct __sk_buff *skb, struct packet *p,
 	node_nat_addr(c, p, here ? LOOPBACK_IFINDEX : r.ifindex);
 	if (!settled && kernel_port_taken(skb, ref->index))
 		return TC_ACT_SHOT;
+	count_packet(c->frontend, c->backend, WAY_IN, p->l3_len);
 	make_end(&src, SIDE_SRC, &c->nat_addr, c->nat_port);
 	make_end(&dst, SIDE_DST, &b->addr, b->port);
 	if (skb_set_end(skb, p, &src) || skb_set_end(skb, p, &dst))
@@ -57,6 +58,7 @@ static __always_inline int node_answer(struct __sk_buff *skb, struct packet *p, 
 	if (!f)
 		return TC_ACT_UNSPEC;
 	conn_saw_reply(c, p);
+	count_packet(c->frontend, c->backend, WAY_OUT, p->l3_len);
 	make_end(&src, SIDE_SRC, &f->addr, f->port);
 	make_end(&dst, SIDE_DST, &c->client, c->client_port);
 	if (skb_set_end(skb, p, &src) || skb_set_end(skb, p, &dst))

@@ -7,6 +7,7 @@
 #include "hop.h"
 #include "nat.h"
 #include "pick.h"
+#include "traffic.h"
 
 /* A new connection while it is made: who asks, and what has been settled. */
 struct opening {
@@ -259,6 +260,7 @@ TP_RARE int open_split(struct opening *o, const struct packet *p)
 	}
 	conn_publish(c, o->hash);
 	count(TP_N_NEW);
+	count_connection(o->frontend, o->backend);
 	return GO_ON;
 }
 
@@ -282,6 +284,7 @@ static __always_inline int open_whole(struct opening *o, const struct packet *p,
 	c->hop_gen = set->route_gen;
 	conn_publish(c, o->hash);
 	count(TP_N_NEW);
+	count_connection(o->frontend, o->backend);
 	return GO_ON;
 }
 

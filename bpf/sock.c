@@ -6,6 +6,7 @@
 #include <linux/bpf.h>
 
 #include "pick.h"
+#include "traffic.h"
 
 /* <errno.h> and <sys/socket.h> are the C library's. */
 #define ECONNREFUSED 111
@@ -168,7 +169,7 @@ static __always_inline int sock_refuse(const struct packet *p)
 
 /* Points the socket at a backend and remembers what it believes to talk to. */
 static __always_inline int sock_translate(struct bpf_sock_addr *ctx, const struct packet *p, __u32 frontend,
-					  __u32 backend, int family)
+					  __u32 backend, int fresh, int family)
 {
 	struct tp_backend *b = backend_at(backend);
 	struct tp_sock_key key = {};
@@ -189,6 +190,8 @@ static __always_inline int sock_translate(struct bpf_sock_addr *ctx, const struc
 	if (bpf_map_update_elem(&tp_sock_peers, &key, &peer, BPF_ANY))
 		return SOCK_GO_ON;
 	sock_set_peer(ctx, p, &b->addr, b->port, family);
+	if (fresh)
+		count_connection(frontend, backend);
 	return SOCK_GO_ON;
 }
 
@@ -199,6 +202,7 @@ static __always_inline int sock_forward(struct bpf_sock_addr *ctx, int connected
 	struct tp_frontend *f;
 	struct packet p = {};
 	__u32 frontend = 0, picked = 0, client;
+	int fresh;
 	__u64 pool;
 
 	sock_peer(ctx, &p, family);
@@ -217,13 +221,14 @@ static __always_inline int sock_forward(struct bpf_sock_addr *ctx, int connected
 			return SOCK_GO_ON;
 	}
 	pool = *(const volatile __u64 *)&f->inside;
+	fresh = !picked;
 	if (!picked && (set->flags & TP_S_DRAIN))
 		return SOCK_GO_ON;
 	if (!picked && TP_POOL_ANSWER(pool) == TP_REJECT)
 		return sock_refuse(&p);
 	if (!picked && (TP_POOL_ANSWER(pool) == TP_CLUSTER || TP_POOL_ANSWER(pool) == TP_LOCAL))
 		picked = pick_any(pool);
-	return picked ? sock_translate(ctx, &p, frontend, picked - 1, family) : SOCK_GO_ON;
+	return picked ? sock_translate(ctx, &p, frontend, picked - 1, fresh, family) : SOCK_GO_ON;
 }
 
 /* What the socket hears from, or asks who its peer is: the frontend again. */
@@ -285,3 +290,61 @@ SOCK_PROGRAM("cgroup/getpeername4", tp_getpeername4, sock_backward(ctx, 4))
 SOCK_PROGRAM("cgroup/getpeername6", tp_getpeername6, sock_backward(ctx, 6))
 SOCK_PROGRAM("cgroup/bind4", tp_bind4, sock_bind(ctx, 4))
 SOCK_PROGRAM("cgroup/bind6", tp_bind6, sock_bind(ctx, 6))
+
+/* What a translated socket sends and receives meets no other program of ours: counted here, and only loaded where
+ * packets are counted. Data begins with the IP header, whichever way it goes. */
+static __always_inline int skb_of_socket(struct __sk_buff *skb, struct tp_sock_key *key, int way)
+{
+	__u8 head[40];
+	__u16 ports[2];
+	__u32 l4;
+
+	if (bpf_skb_load_bytes(skb, 0, head, 20))
+		return 0;
+	if (head[0] >> 4 == 4) {
+		/* Ports are in the first fragment alone. */
+		if (*(__u16 *)&head[6] & bpf_htons(IP_OFFSET))
+			return 0;
+		key->family = 4;
+		key->proto = head[9];
+		key->addr.w[0] = *(__u32 *)&head[way == WAY_IN ? 16 : 12];
+		l4 = (head[0] & 15) * 4;
+	} else {
+		if (bpf_skb_load_bytes(skb, 0, head, 40))
+			return 0;
+		key->family = 6;
+		key->proto = head[6];
+		__builtin_memcpy(&key->addr, &head[way == WAY_IN ? 24 : 8], 16);
+		l4 = 40;
+	}
+	if ((key->proto != IPPROTO_TCP && key->proto != IPPROTO_UDP) || bpf_skb_load_bytes(skb, l4, ports, 4))
+		return 0;
+	key->port = ports[way == WAY_IN];
+	key->cookie = bpf_get_socket_cookie(skb);
+	return 1;
+}
+
+static __always_inline int sock_count(struct __sk_buff *skb, int way)
+{
+	struct tp_sock_key key = {};
+	struct tp_sock_peer *peer;
+
+	if (!skb_of_socket(skb, &key, way))
+		return SOCK_GO_ON;
+	peer = bpf_map_lookup_elem(&tp_sock_peers, &key);
+	if (peer)
+		count_packet(peer->frontend, peer->backend, way, skb->len);
+	return SOCK_GO_ON;
+}
+
+SEC("cgroup_skb/egress")
+int tp_skb_out(struct __sk_buff *skb)
+{
+	return sock_count(skb, WAY_IN);
+}
+
+SEC("cgroup_skb/ingress")
+int tp_skb_in(struct __sk_buff *skb)
+{
+	return sock_count(skb, WAY_OUT);
+}

@@ -103,6 +103,7 @@ static __always_inline int to_frontend_tc(struct __sk_buff *skb, struct packet *
 	b = backend_at(ref.conn->backend);
 	if (!b)
 		return TC_ACT_SHOT;
+	count_packet(frontend, ref.conn->backend, WAY_IN, p->l3_len);
 	if (ref.conn->flags & TP_C_WHOLE) {
 		struct end src = {}, dst = {};
 
@@ -153,6 +154,7 @@ static __always_inline int to_nat_port_tc(struct __sk_buff *skb, struct packet *
 	if (!f)
 		return TC_ACT_UNSPEC;
 	conn_saw_reply(ref.conn, p);
+	count_packet(ref.conn->frontend, ref.conn->backend, WAY_OUT, p->l3_len);
 	make_end(&src, SIDE_SRC, &f->addr, f->port);
 	make_end(&dst, SIDE_DST, &ref.conn->client, ref.conn->client_port);
 	if (!(ref.conn->flags & TP_C_NODE))
@@ -298,6 +300,7 @@ static __always_inline int egress_pair(struct __sk_buff *skb, struct packet *p, 
 	if (!f)
 		return TC_ACT_UNSPEC;
 	conn_saw_reply(ref.conn, p);
+	count_packet(ref.conn->frontend, ref.conn->backend, WAY_OUT, p->l3_len);
 	if ((ref.conn->flags & TP_C_REMAP) && set_end(skb, p, SIDE_DST, &ref.conn->client, ref.conn->client_port))
 		return TC_ACT_SHOT;
 	return set_end(skb, p, SIDE_SRC, &f->addr, f->port) ? TC_ACT_SHOT : TC_ACT_UNSPEC;

@@ -4,123 +4,13 @@
  * send by, too big, partial checksum, fragments, ICMP), goes to tc with the packet untouched. */
 #include <linux/bpf.h>
 
-#include "crc32c.h"
-#include "csum.h"
+#include "rewrite.h"
 #include "kernel.h"
 #include "open.h"
 
-/* The addresses and ports that a packet is to have. */
-struct tuple {
-	const struct tp_addr *src;
-	const struct tp_addr *dst;
-	__u16 sport;
-	__u16 dport;
-};
-
-struct frame {
-	struct xdp_md *ctx;
-	void *data;
-	void *end;
-};
-
-/* The transport header again, with its bounds checked once more: the verifier forgets what the parser knew. */
-static __always_inline void *frame_l4(const struct frame *fr, const struct packet *p)
-{
-	void *l4 = fr->data + (p->l4 & 0x7ff);
-	__u32 need = p->proto == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr);
-
-	if (l4 + sizeof(struct tcphdr) <= fr->end)
-		return l4;
-	return need == sizeof(struct udphdr) && l4 + sizeof(struct udphdr) <= fr->end ? l4 : NULL;
-}
-
-static __always_inline __u64 rewrite_ipv4(struct iphdr *ip, const struct tuple *to)
-{
-	__u64 diff = 0, check;
-	__u16 *ttl_word = (__u16 *)&ip->ttl;
-	__u16 ttl_was = *ttl_word;
-
-	diff = csum_replace(diff, ip->saddr, to->src->w[0]);
-	diff = csum_replace(diff, ip->daddr, to->dst->w[0]);
-	ip->saddr = to->src->w[0];
-	ip->daddr = to->dst->w[0];
-	ip->ttl--;
-	check = csum_replace(diff, ttl_was, *ttl_word);
-	ip->check = csum_update(ip->check, check);
-	return diff;
-}
-
-static __always_inline __u64 rewrite_ipv6(struct ipv6hdr *ip, const struct packet *p, const struct tuple *to)
-{
-	__u64 diff = csum_replace_addr(0, &p->src, to->src, 6);
-
-	diff = csum_replace_addr(diff, &p->dst, to->dst, 6);
-	__builtin_memcpy(&ip->saddr, to->src, 16);
-	__builtin_memcpy(&ip->daddr, to->dst, 16);
-	ip->hop_limit--;
-	return diff;
-}
-
-static __always_inline void rewrite_l4(const struct packet *p, void *l4, void *end, __u64 diff,
-				       const struct tuple *to)
-{
-	__u16 *ports = l4;
-
-	diff = csum_replace(diff, p->sport, to->sport);
-	diff = csum_replace(diff, p->dport, to->dport);
-	ports[0] = to->sport;
-	ports[1] = to->dport;
-	if (p->proto == IPPROTO_TCP) {
-		struct tcphdr *tcp = l4;
-
-		if ((void *)(tcp + 1) <= end)
-			tcp->check = csum_update(tcp->check, diff);
-	} else if (p->proto == IPPROTO_SCTP) {
-		struct sctp_header *sctp = l4;
-
-		if ((void *)(sctp + 1) <= end)
-			sctp->check ^= sctp_check_change(p, to->sport, to->dport);
-	} else {
-		struct udphdr *udp = l4;
-		__u16 check;
-
-		/* RFC 768: zero says there is none. */
-		if (!udp->check)
-			return;
-		check = csum_update(udp->check, diff);
-		udp->check = check ? check : 0xffff;
-	}
-}
-
-/* Whether the sender left the sum to its device: then only the stack knows how to finish it. */
-static __always_inline int looks_partial(const struct packet *p, void *l4, void *end, int family)
-{
-	__u16 check;
-
-	if (p->proto == IPPROTO_SCTP) {
-		struct sctp_header *sctp = l4;
-
-		return (void *)(sctp + 1) > end || !sctp->check;
-	}
-	if (!tp_knobs.partial_checksums)
-		return 0;
-	if (p->proto == IPPROTO_TCP) {
-		struct tcphdr *tcp = l4;
-
-		if ((void *)(tcp + 1) > end)
-			return 1;
-		check = tcp->check;
-	} else {
-		check = ((struct udphdr *)l4)->check;
-		if (!check)
-			return 0;
-	}
-	return check == csum_pseudo(&p->src, &p->dst, p->l3_len - (p->l4 - p->l3), p->proto, family);
-}
-
 /* Rewrites and sends. The last point where the packet is still as it came. */
 static __always_inline int forward(struct frame *fr, struct packet *p, const struct tuple *to,
-				   const struct tp_hop *hop, int family)
+				   const struct tp_hop *hop, const struct tp_conn *c, int way, int family)
 {
 	struct ethhdr *eth = fr->data;
 	void *l3 = fr->data + sizeof(*eth);
@@ -130,15 +20,11 @@ static __always_inline int forward(struct frame *fr, struct packet *p, const str
 	if (!l4 || p->ttl <= 1 || p->l3_len > hop->mtu || !(hop->flags & TP_D_XDP_SEND) ||
 	    looks_partial(p, l4, fr->end, family))
 		return XDP_PASS;
-	if (family == 4) {
-		if (l3 + sizeof(struct iphdr) > fr->end)
-			return XDP_PASS;
-		diff = rewrite_ipv4(l3, to);
-	} else {
-		if (l3 + sizeof(struct ipv6hdr) > fr->end)
-			return XDP_PASS;
-		diff = rewrite_ipv6(l3, p, to);
-	}
+	if (l3 + (family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)) > fr->end)
+		return XDP_PASS;
+	/* What is left to tc is counted there. */
+	count_packet(c->frontend, c->backend, way, p->l3_len);
+	diff = family == 4 ? rewrite_ipv4(l3, to) : rewrite_ipv6(l3, p, to);
 	rewrite_l4(p, l4, fr->end, diff, to);
 	copy_mac(eth->h_dest, hop->dmac);
 	copy_mac(eth->h_source, hop->smac);
@@ -212,7 +98,7 @@ static __always_inline int send_forward(struct frame *fr, struct packet *p, cons
 	to.dst = &b->addr;
 	to.sport = c->nat_port;
 	to.dport = b->port;
-	return forward(fr, p, &to, hop, family);
+	return forward(fr, p, &to, hop, c, WAY_IN, family);
 }
 
 static __always_inline int send_reply(struct frame *fr, struct packet *p, const struct conn_ref *ref,
@@ -237,7 +123,7 @@ static __always_inline int send_reply(struct frame *fr, struct packet *p, const 
 	to.dst = &c->client;
 	to.sport = f->port;
 	to.dport = c->client_port;
-	return forward(fr, p, &to, hop, family);
+	return forward(fr, p, &to, hop, c, WAY_OUT, family);
 }
 
 /* IPv4 datagrams that arrive larger than the next link carries are fragmented (RFC 791, 2.3), which only the stack

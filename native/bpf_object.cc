@@ -30,6 +30,8 @@ struct LoadSpec {
   std::string path;
   std::string pin_root;
   std::map<std::string, uint32_t> sizes;
+  // Maps that are not pinned.
+  std::vector<std::string> unpinned;
   std::vector<uint8_t> rodata;
 };
 
@@ -82,7 +84,7 @@ int ConfigureMaps(bpf_object *object, const LoadSpec &spec, std::string &step) {
       int err = bpf_map__set_max_entries(map, size->second);
       if (err) return err;
     }
-    if (spec.pin_root.empty()) continue;
+    if (spec.pin_root.empty() || std::count(spec.unpinned.begin(), spec.unpinned.end(), name)) continue;
     int err = bpf_map__set_pin_path(map, (spec.pin_root + "/" + name).c_str());
     if (err) return err;
   }
@@ -367,6 +369,9 @@ Napi::Value OpenObject(const Napi::CallbackInfo &info) {
     std::string name = names.Get(i).As<Napi::String>();
     spec.sizes[name] = maps.Get(name).As<Napi::Number>().Uint32Value();
   }
+  Napi::Value unpinned = given.Get("unpinned");
+  for (uint32_t i = 0; unpinned.IsArray() && i < unpinned.As<Napi::Array>().Length(); i++)
+    spec.unpinned.push_back(unpinned.As<Napi::Array>().Get(i).As<Napi::String>());
   Bytes rodata = BytesOf(given.Get("rodata"));
   spec.rodata.assign(rodata.data, rodata.data + rodata.size);
   Opener *opener = new Opener(env, std::move(spec));

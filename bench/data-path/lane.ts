@@ -47,11 +47,11 @@ export class Lane {
     inNamespace(pod, 'ip', 'route', 'add', 'default', 'via', gateway);
   }
 
-  /** Starts both ends on one processor. */
-  async start(cpu: number): Promise<void> {
+  /** Starts both ends on one processor. `under`: what runs the client, such as a shell that moves to a cgroup first. */
+  async start(cpu: number, under: readonly string[] = []): Promise<void> {
     this.server = new LoadProgram(['nsenter', `--net=${this.backend}`], ['serve', String(cpu), String(PORT)]);
     await this.server.ready();
-    this.caller = new LoadProgram(['nsenter', `--net=${this.client}`], ['call', String(cpu)]);
+    this.caller = new LoadProgram([...under, 'nsenter', `--net=${this.client}`], ['call', String(cpu)]);
   }
 
   /** Microseconds a call. Throws when a call failed. */

@@ -2,6 +2,7 @@
 import { NftDataplane } from '../../src/dataplane/nft/nft-dataplane.ts';
 import type { ModelConfig, NodeFacts } from '../../src/model/change.ts';
 import { ClusterModel } from '../../src/model/cluster.ts';
+import type { DesiredState } from '../../src/model/desired.ts';
 import type { Address, Cidr, Protocol, RecordChange, ServiceRecord } from '../../src/model/records.ts';
 import { allRecords, type Size } from '../control-plane/cluster.ts';
 import { BACKENDS, CLIENT, PORT } from './lane.ts';
@@ -94,8 +95,8 @@ export interface Served {
   readonly sourceRanges: number;
 }
 
-/** Programs a node with the service that is called and others of ten endpoints each. */
-export async function program(netns: string, served: Served): Promise<void> {
+/** A node with the service that is called and others of ten endpoints each. */
+export function stateOf(served: Served): DesiredState {
   const others: Size = {
     name: '',
     services: served.services - 1,
@@ -107,8 +108,12 @@ export async function program(netns: string, served: Served): Promise<void> {
   const model = new ClusterModel(CONFIG, FACTS);
   model.apply([...allRecords(others), ...calledService(served.sourceRanges)]);
   model.produce();
+  return model.state;
+}
+
+export async function program(netns: string, served: Served): Promise<void> {
   const dataplane = new NftDataplane({ netns });
-  const { refusals } = await dataplane.start(model.state);
+  const { refusals } = await dataplane.start(stateOf(served));
   await dataplane.close();
   if (refusals.length > 0) throw new Error(refusals[0]!.reason);
 }

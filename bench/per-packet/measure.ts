@@ -14,6 +14,7 @@ import process from 'node:process';
 import { ATTACH_XDP, XDP_NATIVE } from '../../src/dataplane/ebpf/attach-types.ts';
 import { encodeKnobs, type Knobs, mapEntries } from '../../src/dataplane/ebpf/knobs.ts';
 import { type BpfObject, bpfNative, loadBpf } from '../../src/dataplane/ebpf/native.ts';
+import type { TrafficKnobs } from '../../src/dataplane/ebpf/traffic-table.ts';
 import type { Family } from '../../src/model/records.ts';
 import { packageRoot } from '../../src/node/native.ts';
 import type { PacketRow } from '../modes/result.ts';
@@ -35,7 +36,8 @@ export interface PacketOptions {
 const MIDDLE = 1 << 16;
 const PARTS: readonly PacketPart[] = ['xdp', 'tc', 'wire'];
 
-function compile(): string {
+/** Throws where there is no clang or no checkout. Returns the object's path. */
+export function compile(): string {
   const out = path.join(packageRoot(), 'build/bpf/bench.o');
   const machine = { x64: 'x86_64', arm64: 'aarch64' }[process.arch as string] ?? process.arch;
   const args = ['-O2', '-g', '-Wno-unused-function', '-target', 'bpf', '-mcpu=v3'];
@@ -48,11 +50,11 @@ function compile(): string {
   return out;
 }
 
-async function load(
+export async function load(
   family: Family,
   connections: number,
   objectPath: string,
-  ifindex = 1,
+  { ifindex = 1, traffic }: { readonly ifindex?: number; readonly traffic?: TrafficKnobs } = {},
 ): Promise<{ bench: Flows; object: BpfObject }> {
   const knobs: Knobs = {
     sizes: { frontends: 1024, backends: 2048, connections, affinities: 64, sourceRanges: 64, hops: 64 },
@@ -66,8 +68,9 @@ async function load(
     netnsCookie: true,
     redirectNeigh: true,
     partialChecksums: true,
+    ...(traffic && { traffic }),
   };
-  const maps = mapEntries(knobs.sizes);
+  const maps = { ...mapEntries(knobs.sizes), tp_traffic: traffic ? traffic.stride * traffic.parts : 1 };
   const object = await loadBpf({
     path: objectPath,
     pinRoot: '',
@@ -115,7 +118,7 @@ async function overWire({ flows: sizes, say }: PacketOptions, objectPath: string
     const rows: PacketRow[] = [];
     for (const flows of sizes.filter((count) => count > 1 && count <= MIDDLE)) {
       say(`per packet: live frames, ${flows} flows`);
-      const { bench, object } = await load(4, MIDDLE, objectPath, near);
+      const { bench, object } = await load(4, MIDDLE, objectPath, { ifindex: near });
       const link = bpfNative().bpfLinkDevice(object.programs().bench_drop!, far, ATTACH_XDP, XDP_NATIVE, '');
       rows.push({ hook: 'wire', family: 4, flows, what: 'to the backend', ...bench.wire(flows) });
       bpfNative().bpfClose(link);

@@ -21,7 +21,7 @@ const QUERIES = [
 ];
 /** Words of PromQL that look like names of metrics. */
 const WORDS = /\b[a-z][a-z0-9]*(?:_[a-z0-9]+)+\b/g;
-const FUNCTIONS = new Set(['histogram_quantile']);
+const FUNCTIONS = new Set(['histogram_quantile', 'topk']);
 /** Labels that Prometheus and the service monitor add, and the label of histogram buckets. */
 const OUTER = new Set(['job', 'instance', 'node', 'le']);
 
@@ -30,6 +30,12 @@ async function known(): Promise<Map<string, ReadonlySet<string>>> {
   agent.problemsNow = [{ code: 'TP_BAD_OBJECT', object: 'Service a/b', reason: 'x', origin: '' }];
   agent.sourcesNow = [{ what: 'Service', synced: true, lastContactMs: 5000, failures: 3, lastError: '' }];
   agent.measuresNow = { tables: [{ table: 'nat', used: 1, limit: 2 }], packets: { new: 1 } };
+  const sum = { connections: 1, packetsIn: 1, bytesIn: 1, packetsOut: 1, bytesOut: 1, port: 'a/b:c' };
+  agent.trafficNow = {
+    settings: { level: 'traffic', by: 'endpoint' },
+    services: [{ ...sum, endpoint: '' }],
+    endpoints: [{ ...sum, endpoint: '10.0.0.1:80' }],
+  };
   const metrics = createMetrics(agent, '1');
   const sync = {
     families: [4],

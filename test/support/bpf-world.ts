@@ -295,7 +295,10 @@ export async function loadWorld(options: Partial<Knobs> = {}): Promise<World> {
   const object = await loadBpf({
     path: bpfObjectPath(),
     pinRoot: '',
-    maps: mapEntries(knobs.sizes),
+    maps: {
+      ...mapEntries(knobs.sizes),
+      tp_traffic: knobs.traffic ? knobs.traffic.stride * knobs.traffic.parts : 1,
+    },
     without: [],
     rodata: encodeKnobs(knobs),
   });

@@ -83,8 +83,9 @@ export const LAYOUTS = {
   tp_affinity: { bytes: 16, members: { backend: 0, incarnation: 4, last_used: 8, spare: 12 } },
   tp_name: { bytes: 192, members: { text: 0 } },
   tp_meta: { bytes: 4096, members: { text: 0 } },
+  tp_traffic: { bytes: 40, members: { connections: 0, packets: 8, bytes: 24 } },
   tp_knobs: {
-    bytes: 56,
+    bytes: 64,
     members: {
       seed: 0,
       index_mask: 16,
@@ -99,7 +100,11 @@ export const LAYOUTS = {
       has_redirect_neigh: 50,
       partial_checksums: 51,
       has_ct_lookup: 52,
-      spare: 53,
+      traffic: 53,
+      traffic_by_backend: 54,
+      traffic_shared: 55,
+      traffic_stride: 56,
+      traffic_part_mask: 60,
     },
   },
 } as const;
@@ -156,6 +161,9 @@ export const ABI = {
   S_SOCK_OPTOUT: 32,
   S_DETECTOR: 64,
   S_ASK_KERNEL: 128,
+  TRAFFIC_OFF: 0,
+  TRAFFIC_CONNECTIONS: 1,
+  TRAFFIC_PACKETS: 2,
 } as const;
 
 /** tp_conn.frontend of an entry that is nobody's and waits for the collector. */

@@ -1,5 +1,5 @@
 /** Which program stands where. A new program is a row; rows whose program the object does not have are left out. */
-import { SOCK_PROGRAMS } from './attach-types.ts';
+import { SOCK_COUNTERS, SOCK_PROGRAMS } from './attach-types.ts';
 
 /**
  * Devices that a program is for: where traffic from outside comes in; every device that is followed; those and
@@ -12,7 +12,7 @@ export type Attachment =
   | { readonly program: string; readonly hook: 'ingress' | 'egress'; readonly on: DeviceSet }
   | { readonly program: string; readonly hook: 'cgroup'; readonly attachType: number };
 
-const SOCKETS = Object.entries(SOCK_PROGRAMS).map(
+const SOCKETS = Object.entries({ ...SOCK_COUNTERS, ...SOCK_PROGRAMS }).map(
   ([program, attachType]): Attachment => ({ program, hook: 'cgroup', attachType }),
 );
 /** A socket's view of its peer comes before the peer is changed. */

@@ -21,3 +21,6 @@ export const SOCK_PROGRAMS = {
   tp_getpeername4: 29,
   tp_getpeername6: 30,
 } as const;
+
+/** What counts the packets of translated sockets, loaded where those are counted. */
+export const SOCK_COUNTERS = { tp_skb_in: 0, tp_skb_out: 1 } as const;

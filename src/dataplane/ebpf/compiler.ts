@@ -16,6 +16,7 @@ import { Indexes } from './indexes.ts';
 import { type TableMaps, writeName } from './maps.ts';
 import { NodePorts } from './node-ports.ts';
 import { Ranges } from './ranges.ts';
+import type { Births } from './traffic.ts';
 
 type Undo = (() => void)[];
 
@@ -67,6 +68,8 @@ export class Compiler {
   readonly ids: Indexes;
   readonly nodePorts: NodePorts;
   readonly services = new Map<ObjectKey, readonly PortEntry[]>();
+  /** Told of service ports and backends that get a number. */
+  births: Births | null = null;
   #rules: FrontendRules;
 
   /** `now` in milliseconds, never going back. */
@@ -117,6 +120,7 @@ export class Compiler {
 
   #planPort(service: ObjectKey, desired: DesiredPort, old: PortEntry | undefined, undo: Undo): PortEntry {
     const id = old?.id ?? this.#takeId(undo);
+    if (!old) this.births?.service(id, desired);
     // Not looked at where nothing differs, which after a restart is nearly always.
     let known: Map<string, number> | undefined;
     const members = () => {
@@ -124,7 +128,7 @@ export class Compiler {
       return known;
     };
     const pool = (backends: readonly Backend[], was: PoolEntry | undefined, had: readonly Backend[]) =>
-      was && sameBackends(backends, had) ? was : this.#planPool(id, backends, members(), undo);
+      was && sameBackends(backends, had) ? was : this.#planPool({ id, desired }, backends, members(), undo);
     const cluster = pool(desired.cluster, old?.cluster, old?.desired.cluster ?? []);
     const local = pool(desired.local, old?.local, old?.desired.local ?? []);
     const proto = protoOf(desired);
@@ -152,7 +156,12 @@ export class Compiler {
     return id;
   }
 
-  #planPool(id: number, backends: readonly Backend[], members: Map<string, number>, undo: Undo): PoolEntry {
+  #planPool(
+    { id, desired }: Pick<PortEntry, 'id' | 'desired'>,
+    backends: readonly Backend[],
+    members: Map<string, number>,
+    undo: Undo,
+  ): PoolEntry {
     if (backends.length === 0) return NO_POOL;
     const records: number[] = [];
     for (const backend of backends) {
@@ -160,6 +169,7 @@ export class Compiler {
       let record = members.get(key);
       if (record === undefined) {
         record = this.backends.join(id, key, backend, undo);
+        this.births?.backend(record, desired, backend);
         members.set(key, record);
       }
       records.push(record);

@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs';
 import { bpfNative } from './native.ts';
 
 /** Possible processors, of which some may be off: the kernel keeps a place for each. */
-function possibleCpus(): number {
+export function possibleCpus(): number {
   const last = readFileSync('/sys/devices/system/cpu/possible', 'utf8').trim().split(/[-,]/).at(-1);
   return Number(last) + 1;
 }

@@ -13,6 +13,7 @@ import type {
   VerifyResult,
 } from '../dataplane.ts';
 import { Keeper } from '../nft/keeper.ts';
+import type { TrafficReader } from '../traffic.ts';
 import { COUNTERS, type CounterName } from './abi.ts';
 import { readAffinities, writeAffinities } from './affinities.ts';
 import type { CompilerResult, ServiceChange } from './compiler.ts';
@@ -256,6 +257,10 @@ export class EbpfDataplane implements Switchable {
   async sockets(): Promise<number> {
     const { loaded, clock } = this.#must();
     return countSockets(loaded.maps.handles, clock);
+  }
+
+  traffic(): TrafficReader | null {
+    return this.#running?.counter ?? null;
   }
 
   measures(): Measures {

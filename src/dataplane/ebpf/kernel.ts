@@ -4,7 +4,9 @@ import path from 'node:path';
 import { TriplaneError } from '../../model/errors.ts';
 import { type Capability, requireCapability } from '../../node/privilege.ts';
 import { isSwitchedOff } from '../../node/switches.ts';
+import type { TrafficSettings } from '../traffic.ts';
 import { ABI, LAYOUTS } from './abi.ts';
+import { SOCK_COUNTERS } from './attach-types.ts';
 import { kernelHz } from './clock.ts';
 import { encodeKnobs, mapEntries, newSeed, type PortRange, type Sizes } from './knobs.ts';
 import { TableMaps } from './maps.ts';
@@ -24,6 +26,7 @@ import { isOrphaned } from './orphans.ts';
 import { omissions, type Part, partsSwitchedOff, programsOf } from './parts.ts';
 import { Generation, generations } from './pins.ts';
 import { mapArray } from './tables.ts';
+import { type TrafficKnobs, TrafficTable, trafficKnobs } from './traffic-table.ts';
 
 /** Numbers of linux/bpf.h. */
 /** What loading, attaching and reading takes; test/agent/capabilities.test.ts runs with exactly these. */
@@ -43,6 +46,9 @@ export function hasHelper(helper: Helper): boolean {
   return !isSwitchedOff(helper) && lifeNative().bpfHasHelper(type, number);
 }
 
+/** Maps that each agent makes anew. */
+export const UNPINNED: readonly string[] = ['tp_traffic'];
+
 export interface Loaded {
   readonly generation: Generation;
   readonly object: BpfObject;
@@ -59,6 +65,8 @@ export interface Loaded {
   readonly omitted: Promise<ReadonlyMap<Part, string>>;
   /** Whether the programs can ask the kernel's connection tracking. */
   readonly ctLookup: Offer;
+  /** null: nothing is counted. */
+  readonly counting: TrafficTable | null;
 }
 
 type Offer = 'offered' | 'not offered';
@@ -67,6 +75,7 @@ export interface LoadOptions {
   readonly root: string;
   readonly sizes: Sizes;
   readonly natPorts: readonly PortRange[];
+  readonly traffic: TrafficSettings;
 }
 
 /** A map by its pin; null: there is none. The caller owns the descriptor. */
@@ -155,32 +164,44 @@ export async function loadKernel(options: LoadOptions): Promise<Loaded> {
   const meta = found?.meta ?? newMeta(options, before.findLast((one) => one !== null) ?? null);
   generation.make();
   const ctLookup = offerOfConntrack();
+  const traffic = trafficKnobs(options.traffic, meta.sizes);
   const spec = {
     path: bpfObjectPath(),
     pinRoot: generation.maps,
-    maps: mapEntries(meta.sizes),
-    rodata: knobsOf(meta, ctLookup),
+    unpinned: UNPINNED,
+    maps: { ...mapEntries(meta.sizes), tp_traffic: traffic ? traffic.stride * traffic.parts : 1 },
+    rodata: knobsOf(meta, ctLookup, traffic),
   };
   const object = await openBpf(spec);
   const maps = TableMaps.of(object, seedOf(meta));
   // Not yet complete, but from now on it says whose it is.
   if (!found) writeMeta(maps.meta, meta);
-  const omitted = loadPrograms(object, spec);
+  const omitted = loadPrograms(
+    object,
+    spec,
+    options.traffic.level === 'traffic' ? [] : Object.keys(SOCK_COUNTERS),
+  );
   // Whoever waits for it hears of it then.
   omitted.catch(() => {});
-  return { generation, object, maps, meta, origin: found ? 'adopted' : 'new', older, omitted, ctLookup };
+  const counting = traffic && new TrafficTable(mapArray(object.maps().tp_traffic!).bytes, traffic);
+  const origin = found ? 'adopted' : 'new';
+  return { generation, object, maps, meta, origin, older, omitted, ctLookup, counting };
 }
 
 /**
  * All programs of an opened object; where the kernel refuses them, those of fewer parts. Resolves to the parts that are
- * missing and why. Rejects with what the kernel said to the fewest.
+ * missing and why. Rejects with what the kernel said to the fewest. `unused`: programs that nobody wants.
  */
-export async function loadPrograms(object: BpfObject, spec: OpenSpec): Promise<ReadonlyMap<Part, string>> {
+export async function loadPrograms(
+  object: BpfObject,
+  spec: OpenSpec,
+  unused: readonly string[] = [],
+): Promise<ReadonlyMap<Part, string>> {
   const off = partsSwitchedOff();
   let refusal: unknown = null;
   for (const parts of omissions(off)) {
     try {
-      await loadInto(object, { ...spec, without: programsOf(parts) });
+      await loadInto(object, { ...spec, without: [...programsOf(parts), ...unused] });
       const reason = (part: Part) => (off.includes(part) ? 'switched off' : messageOf(refusal));
       return new Map(parts.map((part) => [part, reason(part)]));
     } catch (error) {
@@ -239,8 +260,13 @@ export function offerOfConntrack(): Offer {
 }
 
 /** What the programs are built for: sizes, and what this kernel offers them. */
-export function knobsOf(meta: Pick<Meta, 'sizes' | 'natPorts' | 'seed' | 'hz'>, ctLookup: Offer): Uint8Array {
+export function knobsOf(
+  meta: Pick<Meta, 'sizes' | 'natPorts' | 'seed' | 'hz'>,
+  ctLookup: Offer,
+  traffic: TrafficKnobs | null = null,
+): Uint8Array {
   return encodeKnobs({
+    ...(traffic ? { traffic } : {}),
     sizes: meta.sizes,
     natPorts: meta.natPorts,
     seed: seedOf(meta),

@@ -2,6 +2,7 @@
 import { randomFillSync } from 'node:crypto';
 import { TriplaneError } from '../../model/errors.ts';
 import { ABI, LAYOUTS } from './abi.ts';
+import type { TrafficKnobs } from './traffic-table.ts';
 
 export interface Sizes {
   /** Frontends, their addresses (for undefined ports) included. */
@@ -62,6 +63,8 @@ export interface Knobs {
   readonly partialChecksums: boolean;
   /** The kernel offers its connection tracking to programs (kernelOffersConntrack()). Default: no. */
   readonly ctLookup?: boolean;
+  /** Default: nothing is counted. */
+  readonly traffic?: TrafficKnobs;
 }
 
 export function newSeed(): Uint8Array {
@@ -129,5 +132,12 @@ export function encodeKnobs(knobs: Knobs): Uint8Array {
   out[members.has_redirect_neigh] = Number(knobs.redirectNeigh);
   out[members.partial_checksums] = Number(knobs.partialChecksums);
   out[members.has_ct_lookup] = Number(knobs.ctLookup ?? false);
+  const { traffic } = knobs;
+  if (!traffic) return out;
+  out[members.traffic] = traffic.level;
+  out[members.traffic_by_backend] = Number(traffic.by === 'endpoint');
+  out[members.traffic_shared] = Number(traffic.shared);
+  view.setUint32(members.traffic_stride, traffic.stride, true);
+  view.setUint32(members.traffic_part_mask, traffic.parts - 1, true);
   return out;
 }

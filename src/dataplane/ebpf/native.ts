@@ -26,6 +26,8 @@ export interface OpenSpec {
   readonly path: string;
   /** Maps are pinned here under their names, and adopted if they are there already. Empty: no pins. */
   readonly pinRoot: string;
+  /** Maps that are never pinned. */
+  readonly unpinned?: readonly string[];
   /** Entries of the maps that are not to have what the object says. */
   readonly maps: Readonly<Record<string, number>>;
   /** The whole of .rodata; empty: as built. */

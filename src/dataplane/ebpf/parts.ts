@@ -1,12 +1,12 @@
 /** The parts of the BPF object that a node can do without: what they would have served is served at tc. */
 import { isSwitchedOff } from '../../node/switches.ts';
-import { SOCK_PROGRAMS } from './attach-types.ts';
+import { SOCK_COUNTERS, SOCK_PROGRAMS } from './attach-types.ts';
 
 export type Part = 'xdp' | 'sockets';
 
 const PROGRAMS: Readonly<Record<Part, readonly string[]>> = {
   xdp: ['tp_xdp'],
-  sockets: Object.keys(SOCK_PROGRAMS),
+  sockets: Object.keys({ ...SOCK_PROGRAMS, ...SOCK_COUNTERS }),
 };
 
 const SWITCHES = { xdp: 'xdp', sockets: 'socket' } as const;

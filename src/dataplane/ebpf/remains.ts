@@ -1,13 +1,14 @@
 /** Programs and maps that pick nothing any more and carry what they have to its end. */
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
 import type { Carried, Dataplane, FlowTarget, Remains } from '../dataplane.ts';
+import type { TrafficReader } from '../traffic.ts';
 import { cleanupEbpf } from './cleanup.ts';
 
 /** A pass that had begun before the last connection was made may not have seen it; the next one has. */
 const PASSES = 2;
 
 /** What is asked of the dataplane that drains. */
-export interface Draining extends Pick<Dataplane, 'apply' | 'close'> {
+export interface Draining extends Pick<Dataplane, 'apply' | 'close' | 'traffic'> {
   /** Of the last pass of collection that has ended, and how many have begun. */
   connections(): { readonly live: number; readonly passes: number };
   sockets(): Promise<number>;
@@ -44,6 +45,10 @@ export class EbpfRemains implements Remains {
 
   untranslated(): readonly FlowTarget[] {
     return this.#targets();
+  }
+
+  traffic(): TrafficReader | null {
+    return this.#dataplane.traffic?.() ?? null;
   }
 
   async remove(): Promise<void> {

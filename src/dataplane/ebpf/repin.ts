@@ -4,7 +4,7 @@
  */
 import { existsSync } from 'node:fs';
 import path from 'node:path';
-import type { Loaded } from './kernel.ts';
+import { type Loaded, UNPINNED } from './kernel.ts';
 import { bpfNative } from './native.ts';
 import { prepareRoot } from './pins.ts';
 
@@ -14,7 +14,7 @@ const OWN_MAP = /^tp_/;
 export function repinMaps(root: string, { generation, maps }: Pick<Loaded, 'generation' | 'maps'>): string[] {
   const pinOf = (name: string) => path.join(generation.maps, name);
   const missing = Object.entries(maps.handles).filter(
-    ([name]) => OWN_MAP.test(name) && !existsSync(pinOf(name)),
+    ([name]) => OWN_MAP.test(name) && !UNPINNED.includes(name) && !existsSync(pinOf(name)),
   );
   if (missing.length === 0) return [];
   try {

@@ -20,6 +20,7 @@ import { OptOuts } from './opt-outs.ts';
 import type { withDefaults } from './options.ts';
 import type { Part } from './parts.ts';
 import { SocketSweeper } from './sockets.ts';
+import { EbpfTraffic } from './traffic.ts';
 
 const DRAIN_STEP_MS = 50;
 const now = () => performance.now();
@@ -42,6 +43,8 @@ export interface Opened {
   readonly collector: Collector;
   readonly devices: Devices;
   readonly gate: ForwardGate;
+  /** null: nothing is counted. */
+  readonly counter: EbpfTraffic | null;
 }
 
 export interface Running extends Opened {
@@ -57,8 +60,8 @@ export interface Running extends Opened {
 
 /** Throws TP_NO_FEATURE, TP_NO_PRIVILEGE or TP_LOCKED. */
 export async function openTables(options: Options, hooks: Hooks): Promise<Opened> {
-  const { root, sizes, natPorts, xdp, xdpForward, cgroup, socketLb } = options;
-  const loaded = await loadKernel({ root, sizes, natPorts });
+  const { root, sizes, natPorts, xdp, xdpForward, cgroup, socketLb, traffic } = options;
+  const loaded = await loadKernel({ root, sizes, natPorts, traffic });
   const { hz } = loaded.meta;
   const ticks = (seconds: number) => ticksOf(seconds, hz);
   const gate = new ForwardGate(xdp === 'off' ? 'never' : xdpForward, '', hooks.onForward);
@@ -66,6 +69,9 @@ export async function openTables(options: Options, hooks: Hooks): Promise<Opened
   const { forward } = gate.state;
   const nobody = { speaks: new Set<Family>(), podsKnown: new Set<Family>() };
   const compiler = new Compiler(loaded.maps, { ...nobody, xdpForward: forward, ticks }, now);
+  const { counting } = loaded;
+  const counter = counting && new EbpfTraffic(counting, traffic.by, () => compiler.services.values());
+  compiler.births = counter;
   const clock = new Clock(hz);
   const collector = new Collector(compiler, clock, now);
   if (loaded.origin === 'adopted') {
@@ -79,7 +85,7 @@ export async function openTables(options: Options, hooks: Hooks): Promise<Opened
   await devices.begin();
   const sockets = cgroup === '' ? 'off' : socketLb;
   const node = new NodeState(compiler, firstRules(loaded, sockets, devices.sourceRoutes), '');
-  return { loaded, compiler, node, clock, collector, devices, gate };
+  return { loaded, compiler, node, clock, collector, devices, gate, counter };
 }
 
 /** Waits for the programs. On failure everything is closed. */
