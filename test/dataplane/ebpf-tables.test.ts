@@ -1,9 +1,12 @@
 import fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { ABI } from '../../src/dataplane/ebpf/abi.ts';
 import { adoptTables } from '../../src/dataplane/ebpf/adopt.ts';
+import { guardFamilies } from '../../src/dataplane/ebpf/image.ts';
 import { Indexes } from '../../src/dataplane/ebpf/indexes.ts';
 import { Ranges } from '../../src/dataplane/ebpf/ranges.ts';
 import { ClusterModel } from '../../src/model/cluster.ts';
+import type { Family } from '../../src/model/records.ts';
 import { arbitraryChange, arbitraryConfig, arbitraryFacts } from '../model/arbitrary.ts';
 import { type Bench, meaning, openBench, Subject, wipe } from '../support/ebpf-tables.ts';
 import { privilege } from '../support/privilege.ts';
@@ -152,6 +155,24 @@ root.describe('the tables', () => {
       }),
       { numRuns: 40 },
     );
+  });
+
+  test('a guard is of the family of who has its number now, not of who had it and is withdrawn', () => {
+    const pools = (answer: number) => ({ base: 0, count: 0, answer, masquerade: false });
+    const image = (family: Family, guard: number, answer: number) =>
+      ({ family, guard, flags: ABI.F_GUARDED, inside: pools(answer), outside: pools(answer) }) as never;
+    const now = image(6, 3, ABI.REJECT);
+    const withdrawn = image(4, 3, ABI.GONE);
+    for (const images of [
+      [now, withdrawn],
+      [withdrawn, now],
+    ])
+      expect(guardFamilies([...images, image(4, 5, ABI.GONE)])).toEqual(
+        new Map([
+          [3, 6],
+          [5, 4],
+        ]),
+      );
   });
 
   test('what somebody else wrote is found and put right', () => {

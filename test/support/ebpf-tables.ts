@@ -5,6 +5,7 @@ import { Collector } from '../../src/dataplane/ebpf/collector.ts';
 import { Compiler } from '../../src/dataplane/ebpf/compiler.ts';
 import {
   answerOf,
+  guardFamilies,
   isAddress,
   isGone,
   readFrontends,
@@ -104,7 +105,7 @@ export class Subject {
 export function meaning(maps: TableMaps) {
   const names = readNames(maps);
   const images = readFrontends(maps);
-  const families = new Map(images.map(({ guard, family }) => [guard, family]));
+  const families = guardFamilies(images);
   const ranges = readRanges(maps, (guard) => families.get(guard));
   const pool = (side: (typeof images)[number]['inside']) =>
     readPool(maps, side)

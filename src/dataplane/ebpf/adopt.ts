@@ -3,7 +3,7 @@
  * state that follows is a change like any other, and connections, affinity and established pools go on.
  */
 import type { DesiredPort, Frontend } from '../../model/desired.ts';
-import type { Address, Family } from '../../model/records.ts';
+import type { Address } from '../../model/records.ts';
 import { ABI } from './abi.ts';
 import type { Compiler } from './compiler.ts';
 import {
@@ -17,6 +17,7 @@ import {
 import {
   answerOf,
   type FrontendImage,
+  guardFamilies,
   isAddress,
   isGone,
   kindOf,
@@ -68,9 +69,7 @@ function entryOf({ index, slot, place, address, port, proto, family }: FrontendI
 }
 
 function adoptGuards(compiler: Compiler, images: readonly FrontendImage[]): Map<number, Guard> {
-  const families = new Map<number, Family>();
-  for (const { guard, flags, family } of images)
-    if ((flags & ABI.F_GUARDED) !== 0) families.set(guard, family);
+  const families = guardFamilies(images);
   const guards = new Map<number, Guard>();
   const ranges = readRanges(compiler.maps, (guard) => families.get(guard));
   for (const [id, family] of families) {

@@ -141,6 +141,16 @@ export function kindOf(flags: number): Frontend['kind'] {
   return KINDS[(flags >> KIND_SHIFT) & 3]!;
 }
 
+/**
+ * The family of each guard. What is withdrawn keeps its number, which another guard may have by now: it counts only where
+ * nothing else has it.
+ */
+export function guardFamilies(images: readonly FrontendImage[]): Map<number, Family> {
+  const guarded = images.filter(({ flags }) => (flags & ABI.F_GUARDED) !== 0);
+  const lastWord = [...guarded.filter(isGone), ...guarded.filter((image) => !isGone(image))];
+  return new Map(lastWord.map(({ guard, family }) => [guard, family]));
+}
+
 /** It is withdrawn: only established connections still use it. */
 export function isGone({ inside, outside }: FrontendImage): boolean {
   return inside.answer === ABI.GONE && outside.answer === ABI.GONE;
