@@ -10,7 +10,7 @@ import { formatAddress } from '../../model/address.ts';
 import { TriplaneError } from '../../model/errors.ts';
 import type { Address, Family, Protocol } from '../../model/records.ts';
 import { addressSize, type SetLayout } from './layout.ts';
-import { NFPROTO, type NftSocket, openNftSocket } from './native.ts';
+import { NFPROTO, type NftSocket, withNftSocket } from './native.ts';
 import { NO_OWNER, OP, PackedWriter, PROTOCOL_NUMBER } from './packed.ts';
 import { applySkeleton } from './skeleton-loader.ts';
 
@@ -58,7 +58,7 @@ export class Keeper {
 
   /** Families in which it stands. */
   async families(): Promise<Family[]> {
-    return this.#withSocket(async (socket) => {
+    return withNftSocket(this.#netns, async (socket) => {
       const found: Family[] = [];
       for (const family of FAMILIES)
         if ((await socket.dumpNames(NFPROTO[family], KEEPER_TABLE)).tableFlags >= 0) found.push(family);
@@ -75,7 +75,7 @@ export class Keeper {
 
   /** Writes down whose connections are still about. Throws TP_KERNEL_REFUSED. */
   async remember(frontends: readonly KeptFrontend[]): Promise<void> {
-    await this.#withSocket(async (socket) => {
+    await withNftSocket(this.#netns, async (socket) => {
       for (const family of FAMILIES) {
         const own = frontends.filter(({ address }) => address.includes(':') === (family === 6));
         for (let from = 0; from < own.length; from += ELEMENTS_PER_BATCH) {
@@ -98,7 +98,7 @@ export class Keeper {
 
   /** What remember() was told; empty where it does not stand. */
   async frontends(): Promise<KeptFrontend[]> {
-    return this.#withSocket(async (socket) => {
+    return withNftSocket(this.#netns, async (socket) => {
       const found: KeptFrontend[] = [];
       for (const family of FAMILIES) {
         const proto = NFPROTO[family];
@@ -113,7 +113,7 @@ export class Keeper {
   /** Takes it away. True: it was there. */
   async remove(): Promise<boolean> {
     const there = await this.families();
-    await this.#withSocket(async (socket) => {
+    await withNftSocket(this.#netns, async (socket) => {
       for (const family of there) {
         const out = new PackedWriter();
         out.u8(OP.delTable);
@@ -123,15 +123,6 @@ export class Keeper {
       }
     });
     return there.length > 0;
-  }
-
-  async #withSocket<T>(work: (socket: NftSocket) => Promise<T>): Promise<T> {
-    const socket = openNftSocket(this.#netns);
-    try {
-      return await work(socket);
-    } finally {
-      socket.close();
-    }
   }
 }
 

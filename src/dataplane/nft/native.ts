@@ -81,6 +81,16 @@ export function openNftSocket(netns: string): NftSocket {
   return new (loadNative() as unknown as NftNative).NftSocket(netns);
 }
 
+/** Does `work` with a socket that is closed after it. */
+export async function withNftSocket<T>(netns: string, work: (socket: NftSocket) => Promise<T>): Promise<T> {
+  const socket = openNftSocket(netns);
+  try {
+    return await work(socket);
+  } finally {
+    socket.close();
+  }
+}
+
 export function openNftMonitor(
   netns: string,
   tablePrefix: string,

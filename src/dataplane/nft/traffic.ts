@@ -8,7 +8,7 @@ import type { TableUse } from '../dataplane.ts';
 import type { TrafficCell, TrafficReader, TrafficSettings } from '../traffic.ts';
 import { writeNamed } from './chains.ts';
 import { addressSize } from './layout.ts';
-import { NFPROTO, type NftSocket, openNftSocket } from './native.ts';
+import { NFPROTO, type NftSocket, openNftSocket, withNftSocket } from './native.ts';
 import { NO_OWNER, OP, PackedWriter } from './packed.ts';
 import { applySkeleton } from './skeleton-loader.ts';
 import {
@@ -64,7 +64,7 @@ export class NftTraffic implements TrafficReader {
   /** Makes the table anew the first time, so that it counts from now on; later only where it is not as it was made. */
   async bring(): Promise<void> {
     const begun = this.#begun;
-    const texts = await this.#withSocket(async (socket) => {
+    const texts = await withNftSocket(this.#netns, async (socket) => {
       const wanted: string[] = [];
       for (const family of FAMILIES) {
         if (begun && (await this.#isThere(socket, family))) continue;
@@ -80,7 +80,7 @@ export class NftTraffic implements TrafficReader {
   /** One line for each family whose table had to be made anew. */
   async repair(): Promise<string[]> {
     if (this.reader === null) return [];
-    const broken = await this.#withSocket(async (socket) => {
+    const broken = await withNftSocket(this.#netns, async (socket) => {
       const found: Family[] = [];
       for (const family of FAMILIES) if (!(await this.#isThere(socket, family))) found.push(family);
       return found;
@@ -101,7 +101,7 @@ export class NftTraffic implements TrafficReader {
 
   async read(state: DesiredState): Promise<readonly TrafficCell[]> {
     for (const known of this.#known.values()) known.moved = false;
-    await this.#withSocket(async (socket) => {
+    await withNftSocket(this.#netns, async (socket) => {
       for (const family of FAMILIES) await this.#readFamily(socket, family);
     });
     const ports = portsByFrontend(state);
@@ -152,7 +152,7 @@ export class NftTraffic implements TrafficReader {
       const idle = own.filter(([, known]) => !known.moved && !frontends.has(frontendOf(known)));
       for (let from = 0; from < idle.length; from += ELEMENTS_PER_BATCH) {
         const batch = idle.slice(from, from + ELEMENTS_PER_BATCH);
-        await this.#withSocket((socket) => this.#forget(socket, family, batch));
+        await withNftSocket(this.#netns, (socket) => this.#forget(socket, family, batch));
       }
     }
   }
@@ -188,15 +188,6 @@ export class NftTraffic implements TrafficReader {
       return count;
     });
     return [{ table: 'traffic', used: Math.max(...used), limit: CELLS_MAX[this.#settings.by] }];
-  }
-
-  async #withSocket<T>(work: (socket: NftSocket) => Promise<T>): Promise<T> {
-    const socket = openNftSocket(this.#netns);
-    try {
-      return await work(socket);
-    } finally {
-      socket.close();
-    }
   }
 }
 
