@@ -116,31 +116,31 @@ function elsewhere({ kernel }) {
   return kernel ? ONLY_THERE.map((pattern) => `--exclude=${pattern}`) : [];
 }
 
+/** Runs `command` with vitest's arguments and a reporter of ours. Resolves to what came of it and what it told. */
+async function runReported(command, args, watch, options) {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'triplane-test-'));
+  try {
+    const file = path.join(folder, 'events');
+    const reporters = ['--reporter=default', `--reporter=${inRoot('scripts/lib/vitest-reporter.mjs')}`];
+    const outcome = await runWatched(
+      [...command, ...reporters, ...args],
+      { TRIPLANE_TEST_REPORT: file },
+      watch,
+    );
+    return { outcome, events: VitestEvents.of(file, options) };
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
 async function runVitest(results, watch, args) {
   const prefix = privilegedPrefix();
   const notice = privilegeNotice(prefix);
   if (notice) process.stdout.write(`${notice}\n`);
   const selectsByName = args.some((arg) => /^(-t|--testNamePattern)/.test(arg));
-  const runWith = async (some) => {
-    const folder = mkdtempSync(path.join(os.tmpdir(), 'triplane-test-'));
-    try {
-      const file = path.join(folder, 'events');
-      const reporters = ['--reporter=default', `--reporter=${inRoot('scripts/lib/vitest-reporter.mjs')}`];
-      const vitest = [
-        process.execPath,
-        inRoot('node_modules/vitest/vitest.mjs'),
-        'run',
-        ...LOADER,
-        ...reporters,
-        ...some,
-        ...elsewhere(watch),
-      ];
-      const outcome = await runWatched([...(prefix ?? []), ...vitest], { TRIPLANE_TEST_REPORT: file }, watch);
-      return { outcome, events: VitestEvents.of(file, { selectsByName }) };
-    } finally {
-      rmSync(folder, { recursive: true, force: true });
-    }
-  };
+  const vitest = [process.execPath, inRoot('node_modules/vitest/vitest.mjs'), 'run', ...LOADER];
+  const runWith = (some) =>
+    runReported([...(prefix ?? []), ...vitest], [...some, ...elsewhere(watch)], watch, { selectsByName });
   const first = await runWith(args);
   // Whoever names tests wants to see them fail.
   if (args.length === 0) {
@@ -192,22 +192,8 @@ async function runSanitized(results, watch) {
   const isBuilt = existsSync(inRoot('build-asan/Release/triplane.node'));
   if (process.env.TRIPLANE_TEST_ASAN !== '1' || !isBuilt) return;
   const prefix = privilegedPrefix();
-  const runFiles = async (files) => {
-    const folder = mkdtempSync(path.join(os.tmpdir(), 'triplane-asan-'));
-    try {
-      const file = path.join(folder, 'events');
-      const reporters = ['--reporter=default', `--reporter=${inRoot('scripts/lib/vitest-reporter.mjs')}`];
-      const command = [process.execPath, inRoot('scripts/asan.mjs'), 'run', ...reporters, ...files];
-      const outcome = await runWatched(
-        [...(prefix ?? []), ...command],
-        { TRIPLANE_TEST_REPORT: file },
-        watch,
-      );
-      return { outcome, events: VitestEvents.of(file) };
-    } finally {
-      rmSync(folder, { recursive: true, force: true });
-    }
-  };
+  const command = [...(prefix ?? []), process.execPath, inRoot('scripts/asan.mjs'), 'run'];
+  const runFiles = (files) => runReported(command, files, watch);
   process.stdout.write(`${SANITIZED}\n`);
   await runAndAskAgain(
     SANITIZED,
