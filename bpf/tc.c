@@ -8,6 +8,7 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
+#include "direct.h"
 #include "kernel.h"
 #include "open.h"
 #include "skb.h"
@@ -33,7 +34,7 @@ static __always_inline int refuse(struct __sk_buff *skb, int verdict)
 }
 
 /* A connection that nobody has seen. GO_ON: o->conn is a split connection. */
-TP_RARE int tc_open(const struct packet *p, struct opening *o, __u32 ifindex)
+TP_RARE int tc_open(struct __sk_buff *skb, const struct packet *p, struct opening *o)
 {
 	const struct tp_settings *set = settings();
 	struct tp_frontend *f;
@@ -45,11 +46,16 @@ TP_RARE int tc_open(const struct packet *p, struct opening *o, __u32 ifindex)
 	if (!f)
 		return V_PASS;
 	if (o->origin != FROM_NODE)
-		o->origin = origin_for(set, f, p, ifindex);
+		o->origin = origin_for(set, f, p, skb->ifindex);
 	verdict = answer_new(set, f, p, o->origin, &o->pool);
 	if (verdict != GO_ON)
 		return verdict;
-	return open_pick(o, p) == GO_ON ? open_split(o, p) : V_DROP;
+	if (open_pick(o, p) != GO_ON)
+		return V_DROP;
+	/* One that the client has with the backend directly, which only the kernel has seen. */
+	if (o->origin != FROM_NODE && !o->retake)
+		o->shared = skb_kernel_has_ends(skb, p, o->backend);
+	return open_split(o, p);
 }
 
 TP_RARE int cluster_verdict(const struct packet *p);
@@ -82,7 +88,10 @@ static __always_inline int tc_connection(struct __sk_buff *skb, struct packet *p
 		return V_PASS;
 	if (!o.retake && origin != FROM_NODE && set && asks_kernel(set) && skb_kernel_owns(skb, p))
 		return V_PASS;
-	verdict = tc_open(p, &o, skb->ifindex);
+	verdict = tc_open(skb, p, &o);
+	/* What was over, and is not ours any more: it may not get the rest of the new one. */
+	if (o.retake && verdict != GO_ON && verdict != V_DROP)
+		conn_evict(ref->index);
 	if (verdict == V_GONE)
 		return cluster_verdict(p);
 	if (verdict != GO_ON)
@@ -210,11 +219,28 @@ TP_RARE int cluster_verdict(const struct packet *p)
 	return V_DROP;
 }
 
+/* No frontend, but perhaps a backend, and some client's connection with it. */
+static __always_inline int to_backend_port(struct __sk_buff *skb, struct packet *p)
+{
+	__u32 found = direct_conn(p);
+	struct tp_conn *c;
+
+	if (!found)
+		return TC_ACT_UNSPEC;
+	c = conn_at(found - 1);
+	if (!c) {
+		count(TP_N_DROPPED);
+		return TC_ACT_SHOT;
+	}
+	return set_end(skb, p, SIDE_SRC, &c->client, c->nat_port) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+}
+
 static __always_inline int ingress_flow(struct __sk_buff *skb, struct packet *p, int family)
 {
 	const struct tp_settings *set;
 	struct tp_frontend *f;
 	__u32 frontend = 0;
+	int verdict;
 
 	f = frontend_find(p, family, &frontend);
 	if (f)
@@ -222,9 +248,12 @@ static __always_inline int ingress_flow(struct __sk_buff *skb, struct packet *p,
 	if (is_nat_port(p->dport))
 		return to_nat_port_tc(skb, p, family);
 	set = settings();
-	if (!set || !in_cluster_span(set, &p->dst, family))
-		return TC_ACT_UNSPEC;
-	return refuse(skb, cluster_verdict(p));
+	if (set && in_cluster_span(set, &p->dst, family)) {
+		verdict = cluster_verdict(p);
+		if (verdict != V_PASS)
+			return refuse(skb, verdict);
+	}
+	return is_backend_port(p->dport) ? to_backend_port(skb, p) : TC_ACT_UNSPEC;
 }
 
 /* Protocols that no frontend has: of what comes in, and of what the node's own processes send. */
@@ -297,13 +326,14 @@ static __always_inline int egress_pair(struct __sk_buff *skb, struct packet *p, 
 	if (direction != REPLY)
 		return TC_ACT_UNSPEC;
 	f = frontend_at(ref.conn->frontend);
-	if (!f)
+	if (!f && !(ref.conn->flags & TP_C_DIRECT))
 		return TC_ACT_UNSPEC;
 	conn_saw_reply(ref.conn, p);
-	count_packet(ref.conn->frontend, ref.conn->backend, WAY_OUT, p->l3_len);
+	if (f)
+		count_packet(ref.conn->frontend, ref.conn->backend, WAY_OUT, p->l3_len);
 	if ((ref.conn->flags & TP_C_REMAP) && set_end(skb, p, SIDE_DST, &ref.conn->client, ref.conn->client_port))
 		return TC_ACT_SHOT;
-	return set_end(skb, p, SIDE_SRC, &f->addr, f->port) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	return f && set_end(skb, p, SIDE_SRC, &f->addr, f->port) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 static __always_inline int egress_flow(struct __sk_buff *skb, struct packet *p, int family)

@@ -6,6 +6,7 @@ import { ABI, LAYOUTS, readAddress } from './abi.ts';
 import { TableFull } from './entries.ts';
 import { Indexes } from './indexes.ts';
 import type { TableMaps } from './maps.ts';
+import { notePort } from './tables.ts';
 
 const { bytes: BYTES, members: M } = LAYOUTS.tp_backend;
 export const MEMBER_FLAGS = ABI.B_IN_CLUSTER | ABI.B_IN_LOCAL;
@@ -56,6 +57,7 @@ export class Backends {
     bytes.fill(0, at, at + M.incarnation);
     bytes.set(addressBytes(address), at);
     view.setUint16(at + M.port, port);
+    notePort(this.#maps.backendPorts, port);
     view.setUint32(at + M.hop, 0, true);
     view.setUint32(at + M.hop_gen, 0, true);
     return index;
@@ -88,12 +90,15 @@ export class Backends {
 
   /** For a record that a predecessor's pools name. False: it is out of bounds. */
   adopt(index: number): boolean {
-    return this.records.isUsed(index) || this.records.reserve(index);
+    if (!this.records.isUsed(index) && !this.records.reserve(index)) return false;
+    notePort(this.#maps.backendPorts, this.#read(index).port);
+    return true;
   }
 
   /** For a record that no pool names but a connection does. */
   adoptGone(index: number): void {
     if (!this.records.reserve(index)) return;
+    notePort(this.#maps.backendPorts, this.#read(index).port);
     this.setFlags(index, 0);
     this.gone.set(index, { sinceMs: this.#now(), key: '' });
   }
@@ -133,6 +138,7 @@ export class Backends {
     bytes.fill(0, at, at + 16);
     bytes.set(addressBytes(backend.address), at);
     view.setUint16(at + M.port, backend.port);
+    notePort(this.#maps.backendPorts, backend.port);
     view.setUint16(at + M.flags, flags, true);
   }
 }
