@@ -8,6 +8,7 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
+#include "cluster.h"
 #include "direct.h"
 #include "kernel.h"
 #include "open.h"
@@ -57,8 +58,6 @@ TP_RARE int tc_open(struct __sk_buff *skb, const struct packet *p, struct openin
 		o->shared = skb_kernel_has_ends(skb, p, o->backend);
 	return open_split(o, p);
 }
-
-TP_RARE int cluster_verdict(const struct packet *p);
 
 /* The connection of a packet to a frontend, made if need be; ref->conn is set if GO_ON is returned. */
 static __always_inline int tc_connection(struct __sk_buff *skb, struct packet *p, __u32 frontend,
@@ -175,48 +174,6 @@ static __always_inline int to_nat_port_tc(struct __sk_buff *skb, struct packet *
 			       skb_route(skb, p, &ref.conn->client, &f->addr, &way) == BPF_FIB_LKUP_RET_NOT_FWDED ?
 		       skb_to_self(skb) :
 		       TC_ACT_UNSPEC;
-}
-
-/* Whether an address lies where cluster IPs and service CIDRs are; nearly no packet's does. */
-static __always_inline int in_cluster_span(const struct tp_settings *set, const struct tp_addr *addr, int family)
-{
-	const int f = FAMILY_INDEX(family);
-
-	for (int i = 0; i < (family == 4 ? 1 : 4); i++) {
-		__u32 at = bpf_ntohl(addr->w[i]);
-		__u32 low = bpf_ntohl(set->cluster_low[f].w[i]), high = bpf_ntohl(set->cluster_high[f].w[i]);
-
-		if (at < low || at > high)
-			return 0;
-		/* Words behind the first that differs from both ends say nothing more. */
-		if (low != high)
-			return 1;
-	}
-	return 1;
-}
-
-/* No frontend, but perhaps the address of one (undefined port: reject), or one that no service has (drop). */
-TP_RARE int cluster_verdict(const struct packet *p)
-{
-	const struct tp_settings *set = settings();
-	struct packet address = {};
-	struct tp_frontend *f;
-	__u32 index = 0;
-
-	if (!p || !set || (set->flags & TP_S_DRAIN))
-		return V_PASS;
-	copy_addr(&address.dst, &p->dst);
-	address.family = p->family;
-	f = frontend_find(&address, p->family, &index);
-	if (f && TP_POOL_ANSWER(f->inside) == TP_REJECT)
-		return V_REJECT;
-	if (f)
-		return V_PASS;
-	if (!prefixes_have(set->service_cidrs[FAMILY_INDEX(p->family) & 1],
-			   set->service_cidr_count[FAMILY_INDEX(p->family) & 1], &p->dst, p->family))
-		return V_PASS;
-	count(TP_N_UNALLOCATED);
-	return V_DROP;
 }
 
 /* No frontend, but perhaps a backend, and some client's connection with it. */

@@ -1,5 +1,5 @@
 /** tp_backends: one record for each backend of a service port, and what becomes of those that left. */
-import { addressBytes } from '../../model/address.ts';
+import { addressBytes, putAddress } from '../../model/address.ts';
 import type { Backend } from '../../model/desired.ts';
 import type { Address, Family } from '../../model/records.ts';
 import { ABI, LAYOUTS, readAddress } from './abi.ts';
@@ -36,7 +36,7 @@ export class Backends {
   }
 
   /** A record for a backend that joins a service port: the one it had, if that is still here. Throws TableFull. */
-  join(service: number, key: string, { address, port }: Backend, undo: (() => void)[]): number {
+  join(service: number, key: string, backend: Backend, undo: (() => void)[]): number {
     const known = this.#byKey.size > 0 ? this.#byKey.get(`${service} ${key}`) : undefined;
     if (known !== undefined) {
       const was = this.gone.get(known)!;
@@ -48,14 +48,20 @@ export class Backends {
       });
       return known;
     }
+    const index = this.make(backend);
+    undo.push(() => this.records.release(index));
+    return index;
+  }
+
+  /** A new record; it is in no pool yet. To release it is left to the caller. Throws TableFull. */
+  make({ address, port }: Backend): number {
     const index = this.records.take();
     if (index < 0) throw new TableFull(`the table of ${this.records.limit} backends is full`);
-    undo.push(() => this.records.release(index));
     const at = index * BYTES;
     const { bytes, view } = this.#maps.backends;
     // All but the incarnation, which tells what refers to the record's owner before.
     bytes.fill(0, at, at + M.incarnation);
-    bytes.set(addressBytes(address), at);
+    putAddress(bytes, at, address);
     view.setUint16(at + M.port, port);
     notePort(this.#maps.backendPorts, port);
     view.setUint32(at + M.hop, 0, true);
