@@ -14,6 +14,7 @@ import { Grave } from './grave.ts';
 import { Guards } from './guards.ts';
 import { Indexes } from './indexes.ts';
 import { type TableMaps, writeName } from './maps.ts';
+import { eachMember, flagsOfMembers, membersOf, sameBackends, sameLocality } from './members.ts';
 import { NodePorts } from './node-ports.ts';
 import { Ranges } from './ranges.ts';
 import type { Births } from './traffic.ts';
@@ -363,53 +364,6 @@ export class Compiler {
   }
 }
 
-/** Records of the backends that a port has, by backendKey(). */
-function membersOf(port: PortEntry | undefined): Map<string, number> {
-  const members = new Map<string, number>();
-  if (!port) return members;
-  for (const [pool, backends] of [
-    [port.cluster, port.desired.cluster],
-    [port.local, port.desired.local],
-  ] as const)
-    for (let i = 0; i < backends.length; i++)
-      members.set(backendKey(backends[i]!.address, backends[i]!.port), pool.records[i]!);
-  return members;
-}
-
-/** Calls for each record in each pool of a port, with the flags that it has by that. */
-function eachMember(
-  { cluster, local, desired }: PortEntry,
-  visit: (record: number, flags: number) => void,
-): void {
-  const go = ({ records }: PoolEntry, backends: readonly Backend[], member: number) => {
-    for (let i = 0; i < backends.length; i++)
-      visit(records[i]!, backends[i]!.local ? member | ABI.B_LOCAL : member);
-  };
-  go(cluster, desired.cluster, ABI.B_IN_CLUSTER);
-  go(local, desired.local, ABI.B_IN_LOCAL);
-}
-
-/** The flags that each record of a port is to have. */
-export function flagsOfMembers(port: PortEntry): Map<number, number> {
-  const flags = new Map<number, number>();
-  eachMember(port, (record, more) => flags.set(record, (flags.get(record) ?? 0) | more));
-  return flags;
-}
-
 function presentGuards(port: PortEntry) {
   return port.guards.filter((guard) => guard !== null);
-}
-
-function sameBackends(a: readonly Backend[], b: readonly Backend[]): boolean {
-  if (a === b) return true;
-  if (a.length !== b.length) return false;
-  for (let i = 0; i < a.length; i++)
-    if (a[i]!.address !== b[i]!.address || a[i]!.port !== b[i]!.port) return false;
-  return true;
-}
-
-function sameLocality(old: PortEntry, next: PortEntry): boolean {
-  const same = (a: readonly Backend[], b: readonly Backend[]) =>
-    a === b || a.every(({ local }, i) => local === b[i]!.local);
-  return same(old.desired.cluster, next.desired.cluster) && same(old.desired.local, next.desired.local);
 }
