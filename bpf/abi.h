@@ -12,7 +12,7 @@
 #include "limits.h"
 
 /* Advanced whenever a layout below changes its meaning: maps of another layout are not adopted. */
-#define TP_LAYOUT 3
+#define TP_LAYOUT 4
 
 #ifdef __cplusplus
 #define TP_STATIC_ASSERT static_assert
@@ -393,7 +393,8 @@ struct tp_knobs {
 	/* Records of one part of tp_traffic, and the number of parts less one. */
 	__u32 traffic_stride;
 	__u32 traffic_part_mask;
+	__u8 has_kernel_context, spare[7]; /* bpf_cast_to_kern_ctx (6.2) */
 };
-TP_STATIC_ASSERT(sizeof(struct tp_knobs) == 64, "no holes");
+TP_STATIC_ASSERT(sizeof(struct tp_knobs) == 72, "no holes");
 
 #endif

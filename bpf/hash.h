@@ -114,22 +114,35 @@ TP_INLINE __u64 tp_hash_conn(const volatile __u64 *seed, const struct tp_addr *c
 	return tp_sip_end(&s);
 }
 
-/* Where the two ends of a connection stand in tp_pairs; the same from both directions. The sums are injective
- * in the client for any one backend, so a client gains nothing by choosing its addresses. */
+/* One to one, and not a straight line: see tp_hash_pair(). What differs most, the last byte of an address, is to be in
+ * the middle of the word. */
+TP_INLINE __u64 tp_mix_end(const volatile __u64 *seed, __u32 high, __u64 low)
+{
+	return tp_mix(seed[0], (__u64)high << 32 | low);
+}
+
+/* Where the two ends of a connection stand in tp_pairs; the same from both directions. Each address is mixed
+ * before the two are added: mixing is one to one, so for any one backend the sums tell all clients apart, and a client
+ * gains nothing by choosing its addresses; and addresses that count upward, as pods' do, do not add up to the same
+ * sum as their neighbours'. */
 TP_INLINE __u64 tp_hash_pair(const volatile __u64 *seed, const struct tp_addr *a, __u16 a_port,
 			     const struct tp_addr *b, __u16 b_port, __u8 proto, int family)
 {
 	struct tp_sip s;
-	__u64 ports = (__u64)a_port + b_port;
+	__u64 ends;
 
-	tp_sip_start(&s, seed);
+	/* Before there is a state: stack is short here (conn_pair_hash() ends the longest chain of calls). */
 	if (family == 4) {
-		tp_sip_word(&s, ((__u64)a->w[0] + b->w[0]) | ports << 40 | (__u64)proto << 57);
-	} else {
-		tp_sip_word(&s, tp_addr_low(a) + tp_addr_low(b));
-		tp_sip_word(&s, tp_addr_high(a) + tp_addr_high(b));
-		tp_sip_word(&s, ports << 8 | proto);
+		ends = tp_mix_end(seed, 0, (__u64)a->w[0] << 16 | a_port) +
+		       tp_mix_end(seed, 0, (__u64)b->w[0] << 16 | b_port) + proto;
+		tp_sip_start(&s, seed);
+		tp_sip_word(&s, ends);
+		return tp_sip_end(&s);
 	}
+	tp_sip_start(&s, seed);
+	tp_sip_word(&s, tp_mix_end(seed, a->w[0], a->w[1]) + tp_mix_end(seed, b->w[0], b->w[1]));
+	tp_sip_word(&s, tp_mix_end(seed, a->w[2], a->w[3]) + tp_mix_end(seed, b->w[2], b->w[3]));
+	tp_sip_word(&s, ((__u64)a_port + b_port) << 8 | proto);
 	return tp_sip_end(&s);
 }
 

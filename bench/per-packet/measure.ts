@@ -13,7 +13,7 @@ import path from 'node:path';
 import process from 'node:process';
 import { ATTACH_XDP, XDP_NATIVE } from '../../src/dataplane/ebpf/attach-types.ts';
 import { encodeKnobs, type Knobs, mapEntries } from '../../src/dataplane/ebpf/knobs.ts';
-import { type BpfObject, bpfNative, loadBpf } from '../../src/dataplane/ebpf/native.ts';
+import { type BpfObject, bpfNative, kernelOffersContext, loadBpf } from '../../src/dataplane/ebpf/native.ts';
 import type { TrafficKnobs } from '../../src/dataplane/ebpf/traffic-table.ts';
 import type { Family } from '../../src/model/records.ts';
 import { packageRoot } from '../../src/node/native.ts';
@@ -68,6 +68,7 @@ export async function load(
     netnsCookie: true,
     redirectNeigh: true,
     partialChecksums: true,
+    kernelContext: kernelOffersContext(),
     ...(traffic && { traffic }),
   };
   const maps = { ...mapEntries(knobs.sizes), tp_traffic: traffic ? traffic.stride * traffic.parts : 1 };

@@ -18,7 +18,7 @@ function dateFrom(began, file) {
 }
 
 export function nativeIsStale() {
-  return !existsSync(inRoot(ADDON)) || isStale(NATIVE_STAMP, 'native', 'bench/load', 'binding.gyp');
+  return !existsSync(inRoot(ADDON)) || isStale(NATIVE_STAMP, 'native', 'bpf', 'bench/load', 'binding.gyp');
 }
 
 async function buildNative(say) {

@@ -1,6 +1,8 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { ABI } from '../../src/dataplane/ebpf/abi.ts';
+import type { Place } from '../../src/lab/place.ts';
 import { BALANCER_CIDRS, balancerAddress, serviceAddress } from '../../src/lab/plan.ts';
+import { applySettings } from '../../src/lab/run.ts';
 import type { Family } from '../../src/model/records.ts';
 import { loadWorld, type World } from '../support/bpf-world.ts';
 import { HAS_TCX, NO_PROGRAMS, NO_TCX, TAKES_PROGRAMS } from '../support/kernel-age.ts';
@@ -122,6 +124,26 @@ root.describe('live traffic', () => {
             },
           );
         }
+
+        test('what senders have left to their devices, a device that cannot finish it sends on right', async () => {
+          const devices = ['eth0', 'vetha', 'vethb'];
+          const finish = (state: 'on' | 'off') =>
+            applySettings([
+              `netns /run/netns/${node().namespace}`,
+              ...devices.map((device) => `txcsum ${device} ${state}`),
+            ]);
+          // The node's stack finishes the sums then, and the receivers verify them.
+          await finish('off');
+          try {
+            const ask = (from: Place, address: string) => from.ask(proto, address, 80);
+            for (const host of [IP.local, IP.remote, IP.self])
+              expect(await ask(pod('a'), service(host))).toMatchObject({ outcome: 'ok' });
+            for (const host of [LB.local, LB.remote, LB.kept])
+              expect(await ask(client(), balancerAddress(family, host))).toMatchObject({ outcome: 'ok' });
+          } finally {
+            await finish('on');
+          }
+        });
 
         test("hairpin: a pod reaches itself under the node's address", async () => {
           const result = await pod('a').ask(proto, service(IP.self), 80);

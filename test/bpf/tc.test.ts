@@ -274,6 +274,23 @@ root.describe('tc', () => {
         expect(world.connections()).toHaveLength(0);
       });
 
+      test('clients and backends that count upward have places of their own in tp_pairs', () => {
+        const far = ip('10.97.0.10', 'fd97::10');
+        const near = (n: number) => (family === 4 ? `10.130.0.${n}` : `fd01:130::${n.toString(16)}`);
+        const backends = Array.from({ length: 64 }, (_, i) => [near(i + 1), 8080] as const);
+        const protocol = proto.toUpperCase() as Protocol;
+        world.addService({ address: far[family], port: 80, protocol, backends });
+        const clients = Array.from({ length: 250 }, (_, i) => i + 1);
+        for (const n of clients) {
+          const src = family === 4 ? `10.244.9.${n}` : `fd44:9::${n.toString(16)}`;
+          expect(ingress(packet(to(far, { src, sport: 5000 }))).verdict).toBe(TC.UNSPEC);
+        }
+        const tags = [...world.tables.pairs.longs].filter((word) => word !== 0n).map((word) => word >> 32n);
+        expect(tags).toHaveLength(clients.length);
+        // Sums of plain addresses were alike for one in three.
+        expect(new Set(tags).size).toBeGreaterThan(clients.length * 0.95);
+      });
+
       test('affinity: one client, one backend, until the backend is gone', () => {
         const visit = (sport: number): Address =>
           dissect(ingress(packet(to(STICKY, { sport }))).data).dst as Address;

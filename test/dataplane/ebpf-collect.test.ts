@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
-import { ABI } from '../../src/dataplane/ebpf/abi.ts';
+import { ABI, TOMB } from '../../src/dataplane/ebpf/abi.ts';
 import { TableMaps } from '../../src/dataplane/ebpf/maps.ts';
 import { readTableConnections } from '../../src/dataplane/ebpf/readback.ts';
 import { loadWorld, NET, TestNet, type World } from '../support/bpf-world.ts';
@@ -103,6 +103,26 @@ root.describe('collection', () => {
       if (at % 64 === 0) expect(world.tables.conns.words[at / 4]).toBe(0);
     });
     expect(world.tables.nat.words.every((word) => word === 0)).toBe(true);
+  });
+
+  test('connections that netfilter sees take their places in tp_pairs along', () => {
+    for (const family of [4, 6] as const) {
+      const address = family === 4 ? '10.96.0.10' : 'fd96::10';
+      world.addService({ address, port: 80, backends: [[NET.backend(family, 5), 8080]] });
+      for (let sport = 5000; sport < 5040; sport++)
+        world.tc(
+          'tp_ingress',
+          packet({ src: NET.client[family], dst: address, sport, dport: 80, flags: 'S' }),
+          up,
+        );
+    }
+    const taken = () => world.tables.pairs.longs.filter((word) => word !== 0n && word !== TOMB).length;
+    expect(taken()).toBe(80);
+    age(500);
+    subject.collector.pass();
+    subject.collector.pass();
+    expect(subject.collector.last.live).toBe(0);
+    expect(taken()).toBe(0);
   });
 
   test('nothing that lives is ever taken down, whatever happens in between', () => {

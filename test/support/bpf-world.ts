@@ -21,6 +21,7 @@ import {
   bpfNative,
   bpfObjectPath,
   kernelOffersConntrack,
+  kernelOffersContext,
   loadBpf,
   type MapHandle,
 } from '../../src/dataplane/ebpf/native.ts';
@@ -290,6 +291,7 @@ export async function loadWorld(options: Partial<Knobs> = {}): Promise<World> {
     redirectNeigh: true,
     partialChecksums: true,
     ctLookup: kernelOffersConntrack(),
+    kernelContext: kernelOffersContext(),
     ...options,
   };
   const object = await loadBpf({

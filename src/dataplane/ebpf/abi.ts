@@ -85,7 +85,7 @@ export const LAYOUTS = {
   tp_meta: { bytes: 4096, members: { text: 0 } },
   tp_traffic: { bytes: 40, members: { connections: 0, packets: 8, bytes: 24 } },
   tp_knobs: {
-    bytes: 64,
+    bytes: 72,
     members: {
       seed: 0,
       index_mask: 16,
@@ -105,13 +105,15 @@ export const LAYOUTS = {
       traffic_shared: 55,
       traffic_stride: 56,
       traffic_part_mask: 60,
+      has_kernel_context: 64,
+      spare: 65,
     },
   },
 } as const;
 
 /** Named as in the header, without TP_. */
 export const ABI = {
-  LAYOUT: 3,
+  LAYOUT: 4,
   BUCKET_SLOTS: 8,
   BUCKET_TRIES: 4,
   NAT_SLOTS: 16,

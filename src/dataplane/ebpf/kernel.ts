@@ -16,6 +16,7 @@ import {
   bpfNative,
   bpfObjectPath,
   kernelOffersConntrack,
+  kernelOffersContext,
   loadInto,
   type MapHandle,
   type OpenSpec,
@@ -276,5 +277,6 @@ export function knobsOf(
     redirectNeigh: hasHelper('redirect-neigh'),
     partialChecksums: true,
     ctLookup: ctLookup === 'offered',
+    kernelContext: kernelOffersContext(),
   });
 }

@@ -63,6 +63,8 @@ export interface Knobs {
   readonly partialChecksums: boolean;
   /** The kernel offers its connection tracking to programs (kernelOffersConntrack()). Default: no. */
   readonly ctLookup?: boolean;
+  /** Programs may read the kernel's own struct of a packet (kernelOffersContext()). Default: no. */
+  readonly kernelContext?: boolean;
   /** Default: nothing is counted. */
   readonly traffic?: TrafficKnobs;
 }
@@ -132,6 +134,7 @@ export function encodeKnobs(knobs: Knobs): Uint8Array {
   out[members.has_redirect_neigh] = Number(knobs.redirectNeigh);
   out[members.partial_checksums] = Number(knobs.partialChecksums);
   out[members.has_ct_lookup] = Number(knobs.ctLookup ?? false);
+  out[members.has_kernel_context] = Number(knobs.kernelContext ?? false);
   const { traffic } = knobs;
   if (!traffic) return out;
   out[members.traffic] = traffic.level;

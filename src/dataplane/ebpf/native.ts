@@ -106,6 +106,11 @@ export function kernelOffersConntrack(): boolean {
   );
 }
 
+/** Whether programs may read the kernel's own struct of a packet without a call (Knobs.kernelContext): since 6.2. */
+export function kernelOffersContext(): boolean {
+  return bpfNative().bpfKernelHas('bpf_cast_to_kern_ctx', 'nf_conntrack');
+}
+
 /** The object that `npm run build` makes of bpf/. */
 export function bpfObjectPath(): string {
   return `${packageRoot()}/build/bpf/triplane.o`;
