@@ -149,6 +149,15 @@ void Append(std::vector<uint8_t> *out, const void *data, size_t size) {
 }
 void AppendU32(std::vector<uint8_t> *out, uint32_t value) { Append(out, &value, sizeof(value)); }
 
+// Connections, packets in and out, bytes in and out: 40 bytes; zeros where the kernel says nothing (before 4.1).
+void ReadStats(const nlattr *nest, uint64_t stats[5]) {
+  EachNested(nest, [&](const nlattr *attr) {
+    const uint16_t type = mnl_attr_get_type(attr);
+    if (type >= IPVS_STATS_ATTR_CONNS && type <= IPVS_STATS_ATTR_OUTBYTES && mnl_attr_get_payload_len(attr) >= 8)
+      stats[type - IPVS_STATS_ATTR_CONNS] = mnl_attr_get_u64(attr);
+  });
+}
+
 struct ServiceName {
   uint8_t family;
   uint32_t mark;
@@ -158,6 +167,7 @@ struct ServiceName {
 bool ReadService(const nlmsghdr *nlh, std::vector<uint8_t> *out, ServiceName *name) {
   uint16_t af = 0;
   uint32_t mark = 0, timeout = 0;
+  uint64_t stats[5] = {};
   ip_vs_flags flags = {};
   std::string scheduler;
   EachAttribute(nlh, sizeof(genlmsghdr), [&](const nlattr *outer) {
@@ -167,6 +177,7 @@ bool ReadService(const nlmsghdr *nlh, std::vector<uint8_t> *out, ServiceName *na
         case IPVS_SVC_ATTR_AF: af = mnl_attr_get_u16(attr); break;
         case IPVS_SVC_ATTR_FWMARK: mark = mnl_attr_get_u32(attr); break;
         case IPVS_SVC_ATTR_SCHED_NAME: scheduler = mnl_attr_get_str(attr); break;
+        case IPVS_SVC_ATTR_STATS64: ReadStats(attr, stats); break;
         case IPVS_SVC_ATTR_TIMEOUT: timeout = mnl_attr_get_u32(attr); break;
         case IPVS_SVC_ATTR_FLAGS:
           if (mnl_attr_get_payload_len(attr) >= sizeof(flags)) memcpy(&flags, mnl_attr_get_payload(attr), sizeof(flags));
@@ -183,12 +194,14 @@ bool ReadService(const nlmsghdr *nlh, std::vector<uint8_t> *out, ServiceName *na
   Append(out, scheduler.data(), scheduler.size());
   AppendU32(out, flags.flags);
   AppendU32(out, timeout);
+  Append(out, stats, sizeof(stats));
   return true;
 }
 
 void ReadDestination(const nlmsghdr *nlh, uint8_t family, std::vector<uint8_t> *out) {
   uint8_t address[16] = {};
   uint32_t port = 0, weight = 0, active = 0, inactive = 0;
+  uint64_t stats[5] = {};
   EachAttribute(nlh, sizeof(genlmsghdr), [&](const nlattr *outer) {
     if (mnl_attr_get_type(outer) != IPVS_CMD_ATTR_DEST) return;
     EachNested(outer, [&](const nlattr *attr) {
@@ -200,12 +213,14 @@ void ReadDestination(const nlmsghdr *nlh, uint8_t family, std::vector<uint8_t> *
         case IPVS_DEST_ATTR_WEIGHT: weight = mnl_attr_get_u32(attr); break;
         case IPVS_DEST_ATTR_ACTIVE_CONNS: active = mnl_attr_get_u32(attr); break;
         case IPVS_DEST_ATTR_INACT_CONNS: inactive = mnl_attr_get_u32(attr); break;
+        case IPVS_DEST_ATTR_STATS64: ReadStats(attr, stats); break;
       }
     });
   });
   out->push_back(kIpvsDestinationRow);
   Append(out, address, AddressBytes(family));
   for (uint32_t value : {port, weight, active, inactive}) AppendU32(out, value);
+  Append(out, stats, sizeof(stats));
 }
 
 // Services first, then each one's destinations behind it.
