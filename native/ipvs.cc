@@ -223,37 +223,63 @@ void ReadDestination(const nlmsghdr *nlh, uint8_t family, std::vector<uint8_t> *
   Append(out, stats, sizeof(stats));
 }
 
-// Services first, then each one's destinations behind it.
-int DumpServices(NetlinkSocket *socket, uint16_t genl, std::vector<uint8_t> *rows) {
+// A request about one service, or about all.
+nlmsghdr *PutRequest(char *buffer, NetlinkSocket *socket, uint16_t genl, uint8_t command, const ServiceName *name) {
+  nlmsghdr *nlh = mnl_nlmsg_put_header(buffer);
+  nlh->nlmsg_type = genl;
+  nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+  nlh->nlmsg_seq = socket->NextSeq();
+  PutGeneric(nlh, command);
+  if (!name) return nlh;
+  nlattr *nest = mnl_attr_nest_start(nlh, IPVS_CMD_ATTR_SERVICE);
+  PutServiceName(nlh, name->family, name->mark);
+  mnl_attr_nest_end(nlh, nest);
+  return nlh;
+}
+
+// Services first, then each one's destinations behind it. `names`: those alone; none: all there are.
+int DumpServices(NetlinkSocket *socket, uint16_t genl, const std::vector<ServiceName> &names,
+                 std::vector<uint8_t> *rows) {
   alignas(nlmsghdr) char buffer[kMessageBytesMax];
-  auto request = [&](uint8_t command, const ServiceName *name) {
-    nlmsghdr *nlh = mnl_nlmsg_put_header(buffer);
-    nlh->nlmsg_type = genl;
-    nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-    nlh->nlmsg_seq = socket->NextSeq();
-    PutGeneric(nlh, command);
-    if (!name) return nlh;
-    nlattr *nest = mnl_attr_nest_start(nlh, IPVS_CMD_ATTR_SERVICE);
-    PutServiceName(nlh, name->family, name->mark);
-    mnl_attr_nest_end(nlh, nest);
-    return nlh;
-  };
   std::vector<std::pair<ServiceName, std::vector<uint8_t>>> services;
-  int err = socket->Dump(request(IPVS_CMD_GET_SERVICE, nullptr), [&](const nlmsghdr *nlh) {
+  auto take = [&](const nlmsghdr *nlh) {
     std::vector<uint8_t> row;
     ServiceName name;
     if (ReadService(nlh, &row, &name)) services.emplace_back(name, std::move(row));
-  });
+  };
+  int err = 0;
+  if (names.empty()) err = socket->Dump(PutRequest(buffer, socket, genl, IPVS_CMD_GET_SERVICE, nullptr), take);
+  for (const ServiceName &name : names) {
+    nlmsghdr *nlh = PutRequest(buffer, socket, genl, IPVS_CMD_GET_SERVICE, &name);
+    // One service is told as an answer, which the acknowledgement ends.
+    nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
+    err = socket->Dump(nlh, take);
+    if (err == ESRCH) err = 0;
+    if (err) break;
+  }
   if (err) return err;
   for (auto &[name, row] : services) {
     Append(rows, row.data(), row.size());
     uint8_t family = name.family;
-    err = socket->Dump(request(IPVS_CMD_GET_DEST, &name),
+    err = socket->Dump(PutRequest(buffer, socket, genl, IPVS_CMD_GET_DEST, &name),
                        [&](const nlmsghdr *nlh) { ReadDestination(nlh, family, rows); });
     // Gone since the first dump: its row has no destinations, which is near enough to the truth.
     if (err && err != ESRCH) return err;
   }
   return 0;
+}
+
+// Family and mark of each, one after the other. False: they are not ours.
+bool ReadNames(const std::vector<uint8_t> &bytes, std::vector<ServiceName> *names) {
+  ByteReader in(bytes.data(), bytes.size());
+  while (!in.AtEnd()) {
+    ServiceName name;
+    name.family = in.U8();
+    name.mark = in.U32();
+    if (in.Failed() || (name.family != 4 && name.family != 6) || name.mark == 0) return false;
+    names->push_back(name);
+  }
+  return true;
 }
 
 int FindFamily(NetlinkSocket *socket, uint16_t *id) {
@@ -346,13 +372,17 @@ class IpvsSocket : public Napi::ObjectWrap<IpvsSocket> {
         [refusals](Napi::Env env) { return RefusalsValue(env, *refusals); });
   }
 
+  // (names?): those services alone; default: all.
   Napi::Value Dump(const Napi::CallbackInfo &info) {
     Open(info.Env());
+    std::vector<ServiceName> names;
+    if (!info[0].IsUndefined())
+      AssertArg(info.Env(), ReadNames(CopyBytes(BytesArg(info, 0, "names")), &names) && !names.empty(), "names");
     auto rows = std::make_shared<std::vector<uint8_t>>();
     return AsyncTask::Start(
         info.Env(),
-        [socket = socket_, genl = genl_, rows]() -> TaskError {
-          return {DumpServices(socket.get(), genl, rows.get()), "IPVS dump"};
+        [socket = socket_, genl = genl_, names = std::move(names), rows]() -> TaskError {
+          return {DumpServices(socket.get(), genl, names, rows.get()), "IPVS dump"};
         },
         [rows](Napi::Env env) { return BytesValue(env, std::move(*rows)); });
   }

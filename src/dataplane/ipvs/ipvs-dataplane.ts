@@ -19,14 +19,14 @@ import { NO_TRAFFIC, type TrafficReader } from '../traffic.ts';
 import { affinitiesOf, readTemplates } from './affinities.ts';
 import { LeavingAddresses } from './leaving-addresses.ts';
 import { type IpvsSocket, openIpvsSocket } from './native.ts';
-import { addressesOf, keyOf, nameOf, nothingOf, poolOwners, portsOf, wantedBy } from './owners.ts';
+import { addressesOf, keyOf, nameOf, nothingOf, portsOf, wantedBy } from './owners.ts';
 import type { ServiceName } from './packed-ipvs.ts';
 import { IpvsRemains, type Lingering } from './remains.ts';
 import { schedulingOf } from './scheduling.ts';
 import { IPVS_SCHEME } from './scheme.ts';
 import { type DeviceProblem, ServiceDevice } from './service-device.ts';
 import { applyIpvsSettings, type IpvsOptions, type IpvsSettings } from './settings.ts';
-import { IpvsTraffic } from './traffic.ts';
+import { IpvsTraffic, rowsOf } from './traffic.ts';
 import { type CommitResult, VirtualServices, type WantedPool } from './virtual-services.ts';
 
 const DEFAULT_SCHEDULER = 'rr';
@@ -58,11 +58,14 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
     const netns = options.netns ?? '';
     this.socket = openIpvsSocket(netns);
     this.nftSocket = openNftSocket(netns);
-    this.services = new VirtualServices(this.socket, options.graceMs ?? GRACE_MS);
+    const { onForeignChange, traffic = NO_TRAFFIC } = options;
+    this.counting = new IpvsTraffic(
+      traffic,
+      rowsOf(() => openIpvsSocket(netns)),
+    );
+    this.services = new VirtualServices(this.socket, options.graceMs ?? GRACE_MS, this.counting);
     this.leaving = new LeavingAddresses(netns);
     this.device = new ServiceDevice(netns, this.nftSocket, options.deviceKinds);
-    const { onForeignChange, traffic = NO_TRAFFIC } = options;
-    this.counting = new IpvsTraffic(traffic, netns, () => poolOwners(this.table.tables()));
     this.table = new NftDataplane({
       netns,
       scheme: IPVS_SCHEME,
@@ -216,6 +219,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
                 scheduling,
                 backends: pool.slots,
                 owner,
+                port: port.name,
               },
             ]
           : [],

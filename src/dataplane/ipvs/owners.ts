@@ -1,7 +1,6 @@
 /** What owners in the table mean to IPVS: names of their pools' virtual services, and their addresses. */
 import type { DesiredState } from '../../model/desired.ts';
 import type { Address, Family } from '../../model/records.ts';
-import type { FamilyKernel } from '../nft/family-kernel.ts';
 import type { OwnerState } from '../nft/family-table.ts';
 import type { PortState } from '../nft/service-elements.ts';
 import type { ServiceName } from './packed-ipvs.ts';
@@ -29,17 +28,6 @@ export function portsOf(state: OwnerState | undefined): readonly PortState[] {
 export function addressesOf(state: OwnerState | undefined): Set<Address> {
   const frontends = portsOf(state).flatMap(({ port }) => port.frontends);
   return new Set(frontends.flatMap(({ kind, address }) => (kind === 'NodePort' ? [] : [address])));
-}
-
-/** Names of DesiredPorts by keyOf() of their pools. */
-export function poolOwners(tables: readonly FamilyKernel[]): Map<string, string> {
-  const owners = new Map<string, string>();
-  for (const { family, table } of tables)
-    for (const [, state] of table.states())
-      for (const { port, cluster, local } of portsOf(state))
-        for (const pool of [cluster, local])
-          if (pool) owners.set(keyOf({ family, mark: markOf(pool.number) }), port.name);
-  return owners;
 }
 
 /** Whether a pool is among these. */

@@ -63,6 +63,12 @@ export function writeService(
   out.u32(settings.timeoutSeconds);
 }
 
+/** For a dump of some. */
+export function writeServiceName(out: PackedWriter, { family, mark }: ServiceName): void {
+  out.u8(family);
+  out.u32(mark);
+}
+
 export function writeServiceRemoval(out: PackedWriter, name: ServiceName): void {
   head(out, IPVS_OP.delService, name);
 }
@@ -90,9 +96,11 @@ export function readServices(bytes: Buffer): ServiceRow[] {
   };
   // Below 2^53, as bytes of years are.
   const u64 = () => u32() + u32() * 2 ** 32;
-  const counts = (): TrafficCounts => ({
-    ...{ connections: u64(), packetsIn: u64(), packetsOut: u64(), bytesIn: u64(), bytesOut: u64() },
-  });
+  // IPVS_STATS_ATTR_* in their order, which is that of evaluation here.
+  const counts = (): TrafficCounts => {
+    const [connections, packetsIn, packetsOut, bytesIn, bytesOut] = [u64(), u64(), u64(), u64(), u64()];
+    return { connections, packetsIn, packetsOut, bytesIn, bytesOut };
+  };
   while (at < bytes.length) {
     if (u8() === SERVICE_ROW) {
       const family = u8() as Family;

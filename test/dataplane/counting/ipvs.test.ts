@@ -1,28 +1,97 @@
 import { expect, test } from 'vitest';
 import { IpvsDataplane } from '../../../src/dataplane/ipvs/ipvs-dataplane.ts';
+import type { DesiredService } from '../../../src/model/desired.ts';
+import { ip } from '../../model/world.ts';
 import { ipvs } from '../../support/ipvs.ts';
 import { web } from '../../support/web.ts';
-import { expectConnectionsAlone, FOUR, sumOf, testCounting } from './table.ts';
+import { expectConnectionsAlone, FOUR, sumOf, testCounting, WAIT } from './table.ts';
+
+/** linux/ip_vs.h: IP_VS_SO_SET_FLUSH, and IP_VS_SO_SET_ZERO with an ip_vs_service_user that names none: as ipvsadm -C and -Z. */
+const CONTROL = { flush: '1157, b""', zero: '1167, bytes(44)' } as const;
 
 testCounting(
   { title: 'ipvs', gate: ipvs, open: (netns, traffic) => new IpvsDataplane({ netns, traffic }) },
   (ground) => {
     test('level connections counts no packet', () => expectConnectionsAlone(ground));
 
-    test('what a predecessor has counted is not counted again; a backend that comes back goes on', async () => {
+    const call = (count: number, protocol: 'tcp' | 'udp' = 'tcp', to = '10.200.1.10', port = 9000) =>
+      ground.world.place('pod').call(protocol, to, port, { count });
+    const connections = async (name = 'test/web-10:tcp') => sumOf(await ground.cells(name)).connections;
+    const control = async (what: keyof typeof CONTROL) => {
+      const text = `import socket; socket.socket(2, 3, 255).setsockopt(0, ${CONTROL[what]})`;
+      expect(await ground.world.run('node', ['python3', '-c', text])).toMatchObject({ status: 0 });
+    };
+
+    test('what a predecessor has counted is not counted again; what it makes anew begins at 0', async () => {
       const services = [web(10, FOUR)];
-      const call = (count: number) => ground.world.place('pod').call('tcp', '10.200.1.10', 9000, { count });
-      const connections = async () => sumOf(await ground.cells('test/web-10:tcp')).connections;
       await ground.start({ level: 'traffic', by: 'endpoint' }, services);
       await call(6);
-      expect(await connections()).toBe(6);
-      await ground.start({ level: 'traffic', by: 'endpoint' }, services);
+      await expect.poll(connections, WAIT).toBe(6);
+      const dataplane = await ground.start({ level: 'traffic', by: 'endpoint' }, services);
       expect(await connections()).toBe(0);
       await call(4);
-      expect(await connections()).toBe(4);
+      await expect.poll(connections, WAIT).toBe(4);
+      await control('zero');
+      await call(3);
+      await expect.poll(connections, WAIT).toBe(7);
+      // Other virtual services under the same numbers, which count more than the last that was seen of the old ones.
+      await control('flush');
+      expect((await dataplane.verify(ground.state)).repaired).not.toEqual([]);
+      await call(9);
+      await expect.poll(connections, WAIT).toBe(16);
+      expect(ground.state.services.size).toBe(1);
+    });
+
+    test('a backend of datagrams comes back with or without what it had counted; a service is gone and counted', async () => {
+      const name = 'test/web-10:udp';
+      const services = [web(10, FOUR.slice(0, 1))];
+      await ground.start({ level: 'traffic', by: 'endpoint' }, services);
+      await call(5, 'udp');
+      await expect.poll(() => connections(name), WAIT).toBe(5);
       await ground.apply([web(10, FOUR.slice(1))]);
       await ground.apply(services);
-      expect(await connections()).toBe(4);
+      expect(await connections(name)).toBe(5);
+      await call(3, 'udp');
+      await expect.poll(() => connections(name), WAIT).toBe(8);
+
+      await ground.start({ level: 'connections', by: 'service' }, services);
+      await call(7, 'udp');
+      await ground.apply([]);
+      // Told for the last time once it is gone: whoever reads adds up what moved.
+      let most = 0;
+      const told = async () => {
+        most = Math.max(most, await connections(name));
+        return most;
+      };
+      await expect.poll(told, WAIT).toBe(7);
+    });
+
+    test('a NodePort at every address of the node, for sources inside and outside, is one service port', async () => {
+      const service = nodePorts(web(30, FOUR));
+      await ground.start({ level: 'traffic', by: 'service' }, [service]);
+      const outside = ground.world.place('outside');
+      await outside.call('tcp', '192.0.2.11', 31030, { count: 3 });
+      await call(4, 'tcp', '192.0.2.11', 31030);
+      await call(5, 'tcp', '192.0.2.111', 31030);
+      await expect.poll(() => connections('test/web-30:tcp'), WAIT).toBe(12);
+      expect(await ground.cells('test/web-30:tcp')).toHaveLength(1);
     });
   },
 );
+
+/** With externalTrafficPolicy Local, and at another address of the node as well. */
+function nodePorts(service: DesiredService): DesiredService {
+  const ports = service.ports.map((port) => ({
+    ...port,
+    local: port.cluster.filter(({ local }) => local),
+    frontends: port.frontends.flatMap((frontend) =>
+      frontend.kind === 'NodePort'
+        ? [frontend.address, ip('192.0.2.111')].map((address) => ({
+            ...frontend,
+            ...{ address, outside: 'local' as const, masquerade: 'node' as const },
+          }))
+        : [frontend],
+    ),
+  }));
+  return { ...service, ports };
+}
