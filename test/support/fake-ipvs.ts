@@ -50,8 +50,8 @@ interface FakeService {
 
 export class FakeIpvs implements IpvsSocket {
   readonly services = new Map<string, FakeService>();
-  /** How many of each kind of requests came. */
-  dumps = 0;
+  /** Virtual services that were shown. */
+  shown = 0;
 
   /** One connection by a destination: one packet and 100 bytes in, two and 300 out. */
   connect(service: string, destination: string, held: 'held' | 'ended' = 'ended'): void {
@@ -89,7 +89,7 @@ export class FakeIpvs implements IpvsSocket {
       let errno: string;
       if (op <= IPVS_OP.delService) {
         if (op !== IPVS_OP.delService) {
-          at += operations.readUInt16LE(at) + 2;
+          at += 1 + operations[at]!;
           u32();
           u32();
         }
@@ -152,7 +152,6 @@ export class FakeIpvs implements IpvsSocket {
   }
 
   async dump(names?: Buffer): Promise<Buffer> {
-    this.dumps++;
     const out = new PackedWriter();
     const u64s = (stats: Stats) => {
       for (const value of stats) {
@@ -161,6 +160,7 @@ export class FakeIpvs implements IpvsSocket {
       }
     };
     for (const { family, mark, destinations, counter } of this.#asked(names)) {
+      this.shown++;
       for (const value of [1, family]) out.u8(value);
       out.u32(mark);
       out.u8(2);

@@ -307,7 +307,7 @@ export class NftDataplane implements Switchable {
       repaired.push(...found.map((what) => `IPv${kernel.family}: ${what}`));
     }
     if (repaired.length > 0) await this.start(state);
-    if (this.scheme === NFT_SCHEME) repaired.push(...(await this.counting.repair()));
+    if (this.scheme === NFT_SCHEME) repaired.push(...(await this.counting.repair(state)));
     return { repaired };
   }
 

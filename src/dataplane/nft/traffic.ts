@@ -7,8 +7,9 @@ import { formatSocket } from '../../model/socket.ts';
 import type { TableUse } from '../dataplane.ts';
 import type { TrafficCell, TrafficReader, TrafficSettings } from '../traffic.ts';
 import { writeNamed } from './chains.ts';
+import { staticDigest } from './kernel-image.ts';
 import { addressSize } from './layout.ts';
-import { NFPROTO, type NftSocket, openNftSocket, withNftSocket } from './native.ts';
+import { type NameAnswer, NFPROTO, type NftSocket, openNftSocket, withNftSocket } from './native.ts';
 import { NO_OWNER, OP, PackedWriter } from './packed.ts';
 import { applySkeleton } from './skeleton-loader.ts';
 import {
@@ -34,6 +35,7 @@ interface Counter {
 
 /** What one key counts, in each of the sets. */
 interface Known {
+  readonly cell: string;
   readonly family: Family;
   /** Key bytes as latin1. */
   readonly key: string;
@@ -49,7 +51,11 @@ export class NftTraffic implements TrafficReader {
   readonly #settings: TrafficSettings;
   readonly #netns: string;
   readonly #known = new Map<string, Known>();
-  #begun = false;
+  /** Of each family's table as it was made; none: it has not been. */
+  readonly #digests = new Map<Family, string>();
+  /** What tables that had to be made anew have counted last, until it is read. */
+  #ended: TrafficCell[] = [];
+  #births = 0;
 
   constructor(settings: TrafficSettings, netns: string) {
     this.#settings = settings;
@@ -63,35 +69,56 @@ export class NftTraffic implements TrafficReader {
 
   /** Makes the table anew the first time, so that it counts from now on; later only where it is not as it was made. */
   async bring(): Promise<void> {
-    const begun = this.#begun;
-    const texts = await withNftSocket(this.#netns, async (socket) => {
-      const wanted: string[] = [];
+    await withNftSocket(this.#netns, async (socket) => {
+      const wanted: Family[] = [];
       for (const family of FAMILIES) {
-        if (begun && (await this.#isThere(socket, family))) continue;
+        if (this.#digests.has(family) && (await this.#isAsMade(socket, family))) continue;
         await dropTable(socket, family);
-        wanted.push(trafficText(family, this.#settings));
+        wanted.push(family);
       }
-      return wanted.join('');
+      const texts = wanted.map((family) => trafficText(family, this.#settings)).join('');
+      if (texts === '') return;
+      await applySkeleton(texts, this.#netns);
+      for (const family of wanted) this.#digests.set(family, await digestOf(socket, family));
     });
-    if (texts !== '') await applySkeleton(texts, this.#netns);
-    this.#begun = true;
   }
 
-  /** One line for each family whose table had to be made anew. */
-  async repair(): Promise<string[]> {
+  /** One line for each family whose table had to be made anew. `state`: what the services are now. */
+  async repair(state: DesiredState): Promise<string[]> {
     if (this.reader === null) return [];
     const broken = await withNftSocket(this.#netns, async (socket) => {
       const found: Family[] = [];
-      for (const family of FAMILIES) if (!(await this.#isThere(socket, family))) found.push(family);
+      for (const family of FAMILIES) if (!(await this.#isAsMade(socket, family))) found.push(family);
+      // What can be read of it is read for the last time.
+      for (const family of found) await this.#readFamily(socket, family).catch(() => {});
       return found;
     });
-    if (broken.length > 0) await this.bring();
+    if (broken.length === 0) return [];
+    this.#end(broken, portsByFrontend(state));
+    await this.bring();
     return broken.map((family) => `IPv${family}: the table that counts traffic was gone or another one`);
   }
 
-  async #isThere(socket: NftSocket, family: Family): Promise<boolean> {
+  /** With every rule that it was made with, and no other. */
+  async #isAsMade(socket: NftSocket, family: Family): Promise<boolean> {
     const names = await socket.dumpNames(NFPROTO[family], TRAFFIC_TABLE);
-    return names.tableFlags === 0 && names.chains.includes(trafficMarker(family, this.#settings));
+    if (names.tableFlags !== 0 || !names.chains.includes(trafficMarker(family, this.#settings))) return false;
+    return (await digestOf(socket, family, names)) === this.#digests.get(family);
+  }
+
+  /** Counters that are made anew are others: they may soon stand higher than these did. */
+  #end(families: readonly Family[], ports: ReadonlyMap<string, string>): void {
+    for (const [key, known] of this.#known) {
+      if (!families.includes(known.family)) continue;
+      this.#known.delete(key);
+      if (this.#isNamed(known, ports)) this.#ended.push(cellOf(known));
+    }
+  }
+
+  /** Connections to a frontend that is gone go on counting for the service that it was. */
+  #isNamed(known: Known, ports: ReadonlyMap<string, string>): boolean {
+    known.port = ports.get(frontendOf(known)) ?? known.port;
+    return known.port !== '';
   }
 
   /** Takes the table away. */
@@ -105,13 +132,9 @@ export class NftTraffic implements TrafficReader {
       for (const family of FAMILIES) await this.#readFamily(socket, family);
     });
     const ports = portsByFrontend(state);
-    const cells: TrafficCell[] = [];
-    for (const [cell, known] of this.#known) {
-      const port = ports.get(frontendOf(known));
-      // Connections to a frontend that is gone go on counting for the service that it was.
-      if (port !== undefined) known.port = port;
-      if (known.port !== '') cells.push(cellOf(cell, known));
-    }
+    const cells = this.#ended;
+    this.#ended = [];
+    for (const known of this.#known.values()) if (this.#isNamed(known, ports)) cells.push(cellOf(known));
     await this.#clean(new Set(ports.keys()));
     return cells;
   }
@@ -131,16 +154,16 @@ export class NftTraffic implements TrafficReader {
   }
 
   #knownOf(family: Family, key: string): Known {
-    const cell = `${family}${key}`;
-    const known = this.#known.get(cell);
+    const name = `${family}${key}`;
+    const known = this.#known.get(name);
     if (known) return known;
     const none = (): Counter => ({ packets: 0, bytes: 0 });
     const made: Known = {
-      ...{ family, key, port: '', moved: true },
+      ...{ cell: `${this.#births++}`, family, key, port: '', moved: true },
       counters: { connections: none(), in: none(), out: none() },
       endpoint: this.#settings.by === 'endpoint' ? endpointOf(family, key) : '',
     };
-    this.#known.set(cell, made);
+    this.#known.set(name, made);
     return made;
   }
 
@@ -214,6 +237,12 @@ async function dropTable(socket: NftSocket, family: Family): Promise<boolean> {
   throw new TriplaneError('TP_KERNEL_REFUSED', `the kernel refused to remove ${TRAFFIC_TABLE} (${errno})`);
 }
 
+/** Of the rules of a family's table. `names`: asked for already. */
+async function digestOf(socket: NftSocket, family: Family, names?: NameAnswer): Promise<string> {
+  const chains = names ?? (await socket.dumpNames(NFPROTO[family], TRAFFIC_TABLE));
+  return staticDigest(chains, await socket.dumpRules(NFPROTO[family], TRAFFIC_TABLE));
+}
+
 interface Element extends Counter {
   readonly key: string;
 }
@@ -259,7 +288,7 @@ function portsByFrontend({ services }: DesiredState): Map<string, string> {
   return ports;
 }
 
-function cellOf(cell: string, { port, endpoint, counters }: Known): TrafficCell {
+function cellOf({ cell, port, endpoint, counters }: Known): TrafficCell {
   return {
     ...{ cell, port, endpoint },
     connections: counters.connections.packets,

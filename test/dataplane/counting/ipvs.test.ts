@@ -4,7 +4,7 @@ import type { DesiredService } from '../../../src/model/desired.ts';
 import { ip } from '../../model/world.ts';
 import { ipvs } from '../../support/ipvs.ts';
 import { web } from '../../support/web.ts';
-import { expectConnectionsAlone, FOUR, sumOf, testCounting, WAIT } from './table.ts';
+import { expectConnectionsAlone, FOUR, testCounting, WAIT } from './table.ts';
 
 /** linux/ip_vs.h: IP_VS_SO_SET_FLUSH, and IP_VS_SO_SET_ZERO with an ip_vs_service_user that names none: as ipvsadm -C and -Z. */
 const CONTROL = { flush: '1157, b""', zero: '1167, bytes(44)' } as const;
@@ -16,7 +16,7 @@ testCounting(
 
     const call = (count: number, protocol: 'tcp' | 'udp' = 'tcp', to = '10.200.1.10', port = 9000) =>
       ground.world.place('pod').call(protocol, to, port, { count });
-    const connections = async (name = 'test/web-10:tcp') => sumOf(await ground.cells(name)).connections;
+    const connections = () => ground.connections('test/web-10');
     const control = async (what: keyof typeof CONTROL) => {
       const text = `import socket; socket.socket(2, 3, 255).setsockopt(0, ${CONTROL[what]})`;
       expect(await ground.world.run('node', ['python3', '-c', text])).toMatchObject({ status: 0 });
@@ -43,27 +43,20 @@ testCounting(
     });
 
     test('a backend of datagrams comes back with or without what it had counted; a service is gone and counted', async () => {
-      const name = 'test/web-10:udp';
       const services = [web(10, FOUR.slice(0, 1))];
       await ground.start({ level: 'traffic', by: 'endpoint' }, services);
       await call(5, 'udp');
-      await expect.poll(() => connections(name), WAIT).toBe(5);
+      await expect.poll(connections, WAIT).toBe(5);
       await ground.apply([web(10, FOUR.slice(1))]);
       await ground.apply(services);
-      expect(await connections(name)).toBe(5);
+      expect(await connections()).toBe(5);
       await call(3, 'udp');
-      await expect.poll(() => connections(name), WAIT).toBe(8);
+      await expect.poll(connections, WAIT).toBe(8);
 
       await ground.start({ level: 'connections', by: 'service' }, services);
       await call(7, 'udp');
       await ground.apply([]);
-      // Told for the last time once it is gone: whoever reads adds up what moved.
-      let most = 0;
-      const told = async () => {
-        most = Math.max(most, await connections(name));
-        return most;
-      };
-      await expect.poll(told, WAIT).toBe(7);
+      await expect.poll(connections, WAIT).toBe(7);
     });
 
     test('a NodePort at every address of the node, for sources inside and outside, is one service port', async () => {
@@ -73,7 +66,7 @@ testCounting(
       await outside.call('tcp', '192.0.2.11', 31030, { count: 3 });
       await call(4, 'tcp', '192.0.2.11', 31030);
       await call(5, 'tcp', '192.0.2.111', 31030);
-      await expect.poll(() => connections('test/web-30:tcp'), WAIT).toBe(12);
+      await expect.poll(() => ground.connections('test/web-30'), WAIT).toBe(12);
       expect(await ground.cells('test/web-30:tcp')).toHaveLength(1);
     });
   },
