@@ -52,6 +52,8 @@ export class FakeIpvs implements IpvsSocket {
   readonly services = new Map<string, FakeService>();
   /** Virtual services that were shown. */
   shown = 0;
+  /** What is shown arrives after this. */
+  late: Promise<void> = Promise.resolve();
 
   /** One connection by a destination: one packet and 100 bytes in, two and 300 out. */
   connect(service: string, destination: string, held: 'held' | 'ended' = 'ended'): void {
@@ -174,6 +176,7 @@ export class FakeIpvs implements IpvsSocket {
         u64s(to.counter.shown);
       }
     }
+    await this.late;
     return Buffer.from(out.take());
   }
 

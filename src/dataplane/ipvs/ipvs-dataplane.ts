@@ -208,21 +208,11 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
         refuse(
           `this kernel has no IPVS scheduler ${wanted.scheduler}; ${this.usable(wanted.scheduler)} stays`,
         );
+      const { protocol } = port;
       const scheduling = { ...wanted, scheduler: this.usable(wanted.scheduler) };
+      const own = { family, protocol, scheduling, owner, port: port.name };
       return [cluster, local].flatMap((pool) =>
-        pool
-          ? [
-              {
-                family,
-                number: pool.number,
-                protocol: port.protocol,
-                scheduling,
-                backends: pool.slots,
-                owner,
-                port: port.name,
-              },
-            ]
-          : [],
+        pool ? [{ ...own, number: pool.number, backends: pool.slots }] : [],
       );
     });
   }

@@ -1,4 +1,5 @@
 /** Sums of what the kernel counts for virtual services that come, go and come back, against a kernel that is made up. */
+import { setImmediate } from 'node:timers/promises';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { markOf } from '../../../src/dataplane/ipvs/scheme.ts';
@@ -291,6 +292,28 @@ describe('counters of virtual services', () => {
     await agent.set(pool(3, [A]));
     expect(kernel.services.get(`4 ${markOf(3)}`)!.destinations.size).toBe(1);
     await expect(agent.counting.read()).rejects.toThrow('no');
+  });
+
+  test('a reading that arrives after a change is not of what came since', async () => {
+    const kernel = new FakeIpvs();
+    const agent = new Agent(kernel);
+    await agent.start(pool(1, [A]));
+    connect(kernel, 1, A, 5);
+    let arrive = () => {};
+    kernel.late = new Promise((resolve) => {
+      arrive = resolve;
+    });
+    const reading = agent.cells();
+    await setImmediate();
+    kernel.late = Promise.resolve();
+    connect(kernel, 1, A, 4);
+    await agent.end(1);
+    const removed = agent.sweep().then(() => agent.set(pool(1, [A])));
+    await setImmediate();
+    arrive();
+    await Promise.all([reading, removed]);
+    connect(kernel, 1, A, 3);
+    expect(await agent.cells()).toEqual({ [PORT]: 12 });
   });
 
   test('whatever happens in whatever order, sums are what happened', async () => {
