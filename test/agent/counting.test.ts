@@ -43,7 +43,8 @@ root.describe('metrics of traffic', () => {
       }
     };
     await call();
-    for (const mode of ['nft', ...(hasIpvs() ? ['ipvs'] : []), 'ebpf', 'nft']) {
+    const ipvs = hasIpvs() ? (['ipvs'] as const) : [];
+    for (const mode of ['nft', ...ipvs, 'ebpf', 'nft'] as const) {
       expect(await world.switchTo(mode)).toMatchObject({ to: mode });
       await call();
     }
