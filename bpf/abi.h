@@ -9,16 +9,12 @@
 
 #include <linux/types.h>
 
+#include "counters.h"
 #include "limits.h"
+#include "static_assert.h"
 
 /* Advanced whenever a layout below changes its meaning: maps of another layout are not adopted. */
-#define TP_LAYOUT 4
-
-#ifdef __cplusplus
-#define TP_STATIC_ASSERT static_assert
-#else
-#define TP_STATIC_ASSERT _Static_assert
-#endif
+#define TP_LAYOUT 5
 
 struct tp_addr {
 	__u32 w[4];
@@ -122,6 +118,8 @@ enum tp_conn_state {
 #define TP_STATE_MASK 15u
 /* tp_conn.frontend of an entry that is nobody's and waits for the collector. */
 #define TP_NOBODY 0xffffffffu
+/* tp_conn.frontend of TP_C_DIRECT: no frontend's number, with that of the backend, which is part of the key. */
+#define TP_TO_BACKEND(backend) (0x80000000u | (backend))
 
 enum tp_conn_flag {
 	/* The source is replaced at egress (split) or at once (whole). */
@@ -135,6 +133,9 @@ enum tp_conn_flag {
 	/* Another connection has the same client, client port and backend: this one goes to the backend from nat_port,
 	 * from ingress on, so that nothing behind it takes the two for one. */
 	TP_C_REMAP = 1 << 4,
+	/* To no frontend: a client's own connection with a backend that has the two ends of one of ours. Always remapped,
+	 * and in tp_pairs under the ends that the client knows as well. */
+	TP_C_DIRECT = 1 << 5,
 };
 
 /* What one direction has shown: tp_conn.seen_forward, seen_reply. */
@@ -326,42 +327,6 @@ struct tp_meta {
 };
 TP_STATIC_ASSERT(sizeof(struct tp_name) == 192 && sizeof(struct tp_meta) == 4096, "no holes");
 
-/* Per-CPU counters, one u64 each. */
-enum tp_counter {
-	TP_N_NEW = 0,
-	TP_N_REPICKED,
-	TP_N_CONNS_FULL,
-	TP_N_PAIRS_FULL,
-	TP_N_NAT_FULL,
-	TP_N_TUPLE_TAKEN,
-	TP_N_BUSY,
-	TP_N_REJECTED,
-	TP_N_DROPPED,
-	TP_N_GUARDED,
-	TP_N_UNALLOCATED,
-	TP_N_FRAGMENT_LOST,
-	TP_N_AFFINITY_FULL,
-	TP_N_NO_ROUTE,
-	TP_N_XDP_FORWARDED,
-	TP_N_ICMP_TRANSLATED,
-	/* Passed untouched because the kernel translates it. */
-	TP_N_KERNEL_OWNED,
-	/* Packets of whole connections that were answered with "time exceeded" or "too big". */
-	TP_N_ICMP_ANSWERED,
-	TP_COUNTERS,
-};
-
-/* What one service port, or one endpoint, has had on some processors: [0] toward the service, [1] back. */
-struct tp_traffic {
-	__u64 connections;
-	__u64 packets[2];
-	__u64 bytes[2];
-};
-TP_STATIC_ASSERT(sizeof(struct tp_traffic) == 40, "no holes");
-
-/* tp_knobs.traffic */
-enum tp_traffic_level { TP_TRAFFIC_OFF = 0, TP_TRAFFIC_CONNECTIONS = 1, TP_TRAFFIC_PACKETS = 2, };
-
 /* .rodata of the programs: set before loading, constant folded by the verifier. */
 struct tp_knobs {
 	__u64 seed[2];
@@ -393,7 +358,9 @@ struct tp_knobs {
 	/* Records of one part of tp_traffic, and the number of parts less one. */
 	__u32 traffic_stride;
 	__u32 traffic_part_mask;
-	__u8 has_kernel_context, spare[7]; /* bpf_cast_to_kern_ctx (6.2) */
+	/* bpf_cast_to_kern_ctx (6.2) */
+	__u8 has_kernel_context;
+	__u8 spare[7];
 };
 TP_STATIC_ASSERT(sizeof(struct tp_knobs) == 72, "no holes");
 

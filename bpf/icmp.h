@@ -187,7 +187,8 @@ static __always_inline int icmp_to_nat(struct __sk_buff *skb, struct packet *p, 
 	return c->flags & TP_C_NODE ? TC_ACT_UNSPEC : send_error(skb, p);
 }
 
-/* About an answer that we sent to a client from a frontend: it comes to the frontend's address. */
+/* About an answer that we sent to a client from a frontend: it comes to the frontend's address. Or from the backend
+ * itself, whose answer went to another port. */
 static __always_inline int icmp_to_frontend(struct __sk_buff *skb, struct packet *p, struct packet *q,
 					    struct conn_ref *ref)
 {
@@ -196,8 +197,10 @@ static __always_inline int icmp_to_frontend(struct __sk_buff *skb, struct packet
 
 	if (!b)
 		return TC_ACT_UNSPEC;
-	set_quoted(skb, p, q, SIDE_SRC, &b->addr, b->port);
-	set_outer(skb, p, SIDE_DST, &b->addr);
+	if (!(c->flags & TP_C_DIRECT)) {
+		set_quoted(skb, p, q, SIDE_SRC, &b->addr, b->port);
+		set_outer(skb, p, SIDE_DST, &b->addr);
+	}
 	if (c->flags & TP_C_REMAP)
 		set_quoted(skb, p, q, SIDE_DST, &c->client, c->nat_port);
 	if (!(c->flags & TP_C_WHOLE))
@@ -208,7 +211,7 @@ static __always_inline int icmp_to_frontend(struct __sk_buff *skb, struct packet
 	return send_error(skb, p);
 }
 
-/* The connection to a frontend whose answer is quoted: the quoted packet turned round is its forward key. */
+/* The connection to a frontend, or with a backend directly, whose answer is quoted: the quoted packet turned round is its forward key. */
 static __always_inline void icmp_forward_key(struct packet *turned, const struct packet *q)
 {
 	copy_addr(&turned->src, &q->dst);
@@ -229,7 +232,7 @@ TP_RARE __u32 icmp_find_forward(const struct packet *q)
 		return 0;
 	icmp_forward_key(&turned, q);
 	if (!frontend_find(&turned, turned.family, &frontend))
-		return 0;
+		return direct_own(&turned);
 	conn_find(&ref, &turned, tp_hash_conn(tp_knobs.seed, &turned.src, turned.sport, frontend, turned.family),
 		  frontend, turned.family);
 	return ref.conn ? ref.index + 1 : 0;
@@ -271,11 +274,12 @@ int tp_out_icmp(struct __sk_buff *skb)
 	if (direction == FORWARD) {
 		/* On its way to the client, which knows the frontend only. */
 		f = frontend_at(ref.conn->frontend);
-		if (!f)
+		if (!f && !(ref.conn->flags & TP_C_DIRECT))
 			return TC_ACT_UNSPEC;
-		if (reported_by(&p, &q.dst))
+		if (f && reported_by(&p, &q.dst))
 			set_outer(skb, &p, SIDE_SRC, &f->addr);
-		set_quoted(skb, &p, &q, SIDE_DST, &f->addr, f->port);
+		if (f)
+			set_quoted(skb, &p, &q, SIDE_DST, &f->addr, f->port);
 		if (ref.conn->flags & TP_C_REMAP)
 			set_quoted(skb, &p, &q, SIDE_SRC, &ref.conn->client, ref.conn->client_port);
 		count(TP_N_ICMP_TRANSLATED);

@@ -131,12 +131,19 @@ static __always_inline int kernel_translates(struct nf_conn *conn, const struct 
 KERNEL_OWNS(skb_kernel_owns, struct __sk_buff, bpf_skb_ct_lookup)
 KERNEL_OWNS(xdp_kernel_owns, struct xdp_md, bpf_xdp_ct_lookup)
 
-/* Whether the kernel has any connection between the two ends, in either direction. */
-TP_RARE int skb_kernel_has(struct __sk_buff *skb, const struct packet *p)
+enum kernel_wish {
+	KERNEL_ANY = 0,
+	/* Not one that is over. */
+	KERNEL_ALIVE,
+};
+
+/* Whether the kernel has a connection between the two ends, in either direction. */
+TP_RARE int skb_kernel_has(struct __sk_buff *skb, const struct packet *p, __u32 wish)
 {
 	struct bpf_ct_opts___tp opts = {};
 	struct bpf_sock_tuple tuple = {};
 	struct nf_conn *conn;
+	__u8 state = 0;
 
 	if (!p || !tp_knobs.has_ct_lookup || p->proto == IPPROTO_SCTP)
 		return 0;
@@ -148,8 +155,27 @@ TP_RARE int skb_kernel_has(struct __sk_buff *skb, const struct packet *p)
 		conn = bpf_skb_ct_lookup(skb, &tuple, sizeof(tuple.ipv6), &opts, sizeof(opts));
 	if (!conn)
 		return 0;
+	if (wish == KERNEL_ALIVE && p->proto == IPPROTO_TCP)
+		bpf_probe_read_kernel(&state, sizeof(state), &conn->proto.tcp.state);
 	bpf_ct_release(conn);
-	return 1;
+	return state != KERNEL_TCP_TIME_WAIT && state != KERNEL_TCP_CLOSE;
+}
+
+/* Whether the kernel has seen a connection, not over yet, between the client and the backend. */
+TP_RARE int skb_kernel_has_ends(struct __sk_buff *skb, const struct packet *p, __u32 backend)
+{
+	struct tp_backend *b = backend_at(backend);
+	struct packet answer = {};
+
+	if (!b || !p)
+		return 0;
+	answer.proto = p->proto;
+	answer.family = p->family;
+	copy_addr(&answer.src, &b->addr);
+	copy_addr(&answer.dst, &p->src);
+	answer.sport = b->port;
+	answer.dport = p->sport;
+	return skb_kernel_has(skb, &answer, KERNEL_ALIVE);
 }
 
 /* Gives a connection that has its NAT address another port while the kernel's own NAT has one toward the same backend
@@ -172,7 +198,7 @@ TP_RARE int skb_avoid_kernel_port(struct __sk_buff *skb, __u32 conn)
 		copy_addr(&answer.dst, &c->nat_addr);
 		answer.sport = b->port;
 		answer.dport = c->nat_port;
-		if (!skb_kernel_has(skb, &answer))
+		if (!skb_kernel_has(skb, &answer, KERNEL_ANY))
 			return 0;
 		port = nat_claim_any(conn, tp_hash_nat(tp_knobs.seed, &b->addr, b->port, c->proto, c->family));
 		if (!port)

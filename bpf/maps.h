@@ -122,6 +122,16 @@ struct {
 	__type(value, __u64);
 } tp_nodeports SEC(".maps");
 
+/* Ports that backends have, a bit each: what goes to another one is between no client and backend of ours. So small that
+ * it stays in the nearest cache. Written by user space; a bit once set stays. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 65536 / 64);
+	__type(key, __u32);
+	__type(value, __u64);
+} tp_backendports SEC(".maps");
+
 /* Names by tp_frontend.service. Of user space alone. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);

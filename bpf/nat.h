@@ -289,6 +289,20 @@ TP_RARE __u64 conn_pair_hash(__u32 index)
 	return tp_hash_pair(tp_knobs.seed, &c->client, conn_inner_port(c), &b->addr, b->port, c->proto, c->family);
 }
 
+/* Where a TP_C_DIRECT stands in tp_pairs besides: under the ends that its client knows. */
+TP_RARE __u64 conn_outer_hash(__u32 index)
+{
+	struct tp_conn *c = conn_at(index);
+	struct tp_backend *b;
+
+	if (!c)
+		return 0;
+	b = backend_at(c->backend);
+	if (!b)
+		return 0;
+	return tp_hash_pair(tp_knobs.seed, &c->client, c->client_port, &b->addr, b->port, c->proto, c->family);
+}
+
 /* Takes the connection's keys out of both indexes, before its backend or its entry changes. */
 static __always_inline void conn_unlink(const struct tp_conn *c, __u32 index)
 {

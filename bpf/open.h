@@ -22,7 +22,7 @@ struct opening {
 	__u32 hop;
 	/* An entry of the same client and frontend that is to be used again, as index + 1. */
 	__u32 retake;
-	/* Another connection has the same two ends toward the backend. */
+	/* Another connection has the same two ends toward the backend: of ours, or one that the kernel has seen passing. */
 	__u32 shared;
 	struct nat_wish nat;
 };
@@ -172,6 +172,8 @@ TP_RARE int conn_evict(__u32 index)
 	nat_drop(index);
 	if (c->flags & TP_C_PAIR)
 		pair_drop(conn_pair_hash(index), index);
+	if (c->flags & TP_C_DIRECT)
+		pair_drop(conn_outer_hash(index), index);
 	conn_park(c);
 	return 1;
 }
@@ -247,7 +249,8 @@ TP_RARE int open_split(struct opening *o, const struct packet *p)
 	if (!f || !b)
 		return V_DROP;
 	masquerade = masquerades(set, f, o->pool, b, p, o->origin);
-	o->shared = o->origin != FROM_NODE && open_shares(o, p);
+	if (!o->shared)
+		o->shared = o->origin != FROM_NODE && open_shares(o, p);
 	if (masquerade || o->shared || o->origin == FROM_NODE)
 		nat_wish(&o->nat, b, o->shared ? 0 : p->sport, p->proto, p->family);
 	c = open_entry(o, p);

@@ -8,6 +8,8 @@
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
+#include "cluster.h"
+#include "direct.h"
 #include "kernel.h"
 #include "open.h"
 #include "skb.h"
@@ -33,7 +35,7 @@ static __always_inline int refuse(struct __sk_buff *skb, int verdict)
 }
 
 /* A connection that nobody has seen. GO_ON: o->conn is a split connection. */
-TP_RARE int tc_open(const struct packet *p, struct opening *o, __u32 ifindex)
+TP_RARE int tc_open(struct __sk_buff *skb, const struct packet *p, struct opening *o)
 {
 	const struct tp_settings *set = settings();
 	struct tp_frontend *f;
@@ -45,14 +47,17 @@ TP_RARE int tc_open(const struct packet *p, struct opening *o, __u32 ifindex)
 	if (!f)
 		return V_PASS;
 	if (o->origin != FROM_NODE)
-		o->origin = origin_for(set, f, p, ifindex);
+		o->origin = origin_for(set, f, p, skb->ifindex);
 	verdict = answer_new(set, f, p, o->origin, &o->pool);
 	if (verdict != GO_ON)
 		return verdict;
-	return open_pick(o, p) == GO_ON ? open_split(o, p) : V_DROP;
+	if (open_pick(o, p) != GO_ON)
+		return V_DROP;
+	/* One that the client has with the backend directly, which only the kernel has seen. */
+	if (o->origin != FROM_NODE && !o->retake)
+		o->shared = skb_kernel_has_ends(skb, p, o->backend);
+	return open_split(o, p);
 }
-
-TP_RARE int cluster_verdict(const struct packet *p);
 
 /* The connection of a packet to a frontend, made if need be; ref->conn is set if GO_ON is returned. */
 static __always_inline int tc_connection(struct __sk_buff *skb, struct packet *p, __u32 frontend,
@@ -82,7 +87,10 @@ static __always_inline int tc_connection(struct __sk_buff *skb, struct packet *p
 		return V_PASS;
 	if (!o.retake && origin != FROM_NODE && set && asks_kernel(set) && skb_kernel_owns(skb, p))
 		return V_PASS;
-	verdict = tc_open(p, &o, skb->ifindex);
+	verdict = tc_open(skb, p, &o);
+	/* What was over, and is not ours any more: it may not get the rest of the new one. */
+	if (o.retake && verdict != GO_ON && verdict != V_DROP)
+		conn_evict(ref->index);
 	if (verdict == V_GONE)
 		return cluster_verdict(p);
 	if (verdict != GO_ON)
@@ -168,46 +176,20 @@ static __always_inline int to_nat_port_tc(struct __sk_buff *skb, struct packet *
 		       TC_ACT_UNSPEC;
 }
 
-/* Whether an address lies where cluster IPs and service CIDRs are; nearly no packet's does. */
-static __always_inline int in_cluster_span(const struct tp_settings *set, const struct tp_addr *addr, int family)
+/* No frontend, but perhaps a backend, and some client's connection with it. */
+static __always_inline int to_backend_port(struct __sk_buff *skb, struct packet *p)
 {
-	const int f = FAMILY_INDEX(family);
+	__u32 found = direct_conn(p);
+	struct tp_conn *c;
 
-	for (int i = 0; i < (family == 4 ? 1 : 4); i++) {
-		__u32 at = bpf_ntohl(addr->w[i]);
-		__u32 low = bpf_ntohl(set->cluster_low[f].w[i]), high = bpf_ntohl(set->cluster_high[f].w[i]);
-
-		if (at < low || at > high)
-			return 0;
-		/* Words behind the first that differs from both ends say nothing more. */
-		if (low != high)
-			return 1;
+	if (!found)
+		return TC_ACT_UNSPEC;
+	c = conn_at(found - 1);
+	if (!c) {
+		count(TP_N_DROPPED);
+		return TC_ACT_SHOT;
 	}
-	return 1;
-}
-
-/* No frontend, but perhaps the address of one (undefined port: reject), or one that no service has (drop). */
-TP_RARE int cluster_verdict(const struct packet *p)
-{
-	const struct tp_settings *set = settings();
-	struct packet address = {};
-	struct tp_frontend *f;
-	__u32 index = 0;
-
-	if (!p || !set || (set->flags & TP_S_DRAIN))
-		return V_PASS;
-	copy_addr(&address.dst, &p->dst);
-	address.family = p->family;
-	f = frontend_find(&address, p->family, &index);
-	if (f && TP_POOL_ANSWER(f->inside) == TP_REJECT)
-		return V_REJECT;
-	if (f)
-		return V_PASS;
-	if (!prefixes_have(set->service_cidrs[FAMILY_INDEX(p->family) & 1],
-			   set->service_cidr_count[FAMILY_INDEX(p->family) & 1], &p->dst, p->family))
-		return V_PASS;
-	count(TP_N_UNALLOCATED);
-	return V_DROP;
+	return set_end(skb, p, SIDE_SRC, &c->client, c->nat_port) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 static __always_inline int ingress_flow(struct __sk_buff *skb, struct packet *p, int family)
@@ -215,6 +197,7 @@ static __always_inline int ingress_flow(struct __sk_buff *skb, struct packet *p,
 	const struct tp_settings *set;
 	struct tp_frontend *f;
 	__u32 frontend = 0;
+	int verdict;
 
 	f = frontend_find(p, family, &frontend);
 	if (f)
@@ -222,9 +205,12 @@ static __always_inline int ingress_flow(struct __sk_buff *skb, struct packet *p,
 	if (is_nat_port(p->dport))
 		return to_nat_port_tc(skb, p, family);
 	set = settings();
-	if (!set || !in_cluster_span(set, &p->dst, family))
-		return TC_ACT_UNSPEC;
-	return refuse(skb, cluster_verdict(p));
+	if (set && in_cluster_span(set, &p->dst, family)) {
+		verdict = cluster_verdict(p);
+		if (verdict != V_PASS)
+			return refuse(skb, verdict);
+	}
+	return is_backend_port(p->dport) ? to_backend_port(skb, p) : TC_ACT_UNSPEC;
 }
 
 /* Protocols that no frontend has: of what comes in, and of what the node's own processes send. */
@@ -297,13 +283,14 @@ static __always_inline int egress_pair(struct __sk_buff *skb, struct packet *p, 
 	if (direction != REPLY)
 		return TC_ACT_UNSPEC;
 	f = frontend_at(ref.conn->frontend);
-	if (!f)
+	if (!f && !(ref.conn->flags & TP_C_DIRECT))
 		return TC_ACT_UNSPEC;
 	conn_saw_reply(ref.conn, p);
-	count_packet(ref.conn->frontend, ref.conn->backend, WAY_OUT, p->l3_len);
+	if (f)
+		count_packet(ref.conn->frontend, ref.conn->backend, WAY_OUT, p->l3_len);
 	if ((ref.conn->flags & TP_C_REMAP) && set_end(skb, p, SIDE_DST, &ref.conn->client, ref.conn->client_port))
 		return TC_ACT_SHOT;
-	return set_end(skb, p, SIDE_SRC, &f->addr, f->port) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	return f && set_end(skb, p, SIDE_SRC, &f->addr, f->port) ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 static __always_inline int egress_flow(struct __sk_buff *skb, struct packet *p, int family)

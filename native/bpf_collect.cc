@@ -67,7 +67,7 @@ Timeout TimeoutOf(const tp_conn &c) {
 
 bool IsOver(const Tables &t, const tp_conn &c) {
   // A datagram flow whose backend is gone is picked anew by its next packet: it is of no more use.
-  if (c.proto == IPPROTO_UDP && c.backend < t.backend_count &&
+  if (c.proto == IPPROTO_UDP && !(c.flags & TP_C_DIRECT) && c.backend < t.backend_count &&
       !(t.backends[c.backend].flags & (TP_B_IN_CLUSTER | TP_B_IN_LOCAL)))
     return true;
   // Programs may be a tick ahead of us.
@@ -75,7 +75,18 @@ bool IsOver(const Tables &t, const tp_conn &c) {
   return idle > static_cast<int32_t>(t.timeouts[TimeoutOf(c)]);
 }
 
-// conn_unlink() of bpf/nat.h.
+// pair_drop() of bpf/nat.h, by the port (as in packets) under which the client stands there.
+void Unpair(const Tables &t, const tp_conn &c, uint32_t index, uint16_t client_port) {
+  const tp_backend &b = t.backends[c.backend];
+  const uint64_t hash = tp_hash_pair(t.seed, &c.client, client_port, &b.addr, b.port, c.proto, c.family);
+  const uint64_t word = SlotWord(static_cast<uint32_t>(hash >> 32), index);
+  for (uint32_t i = 0; i < TP_BUCKET_TRIES * TP_BUCKET_SLOTS; i++) {
+    const uint32_t bucket = (static_cast<uint32_t>(hash) + i / TP_BUCKET_SLOTS) & t.pair_mask;
+    if (Swap64(&t.pairs[bucket * TP_BUCKET_SLOTS + i % TP_BUCKET_SLOTS], word, TP_TOMB)) return;
+  }
+}
+
+// conn_unlink() of bpf/nat.h, and conn_evict()'s of what is direct.
 void Unlink(const Tables &t, const tp_conn &c, uint32_t index) {
   if (c.backend >= t.backend_count) return;
   const tp_backend &b = t.backends[c.backend];
@@ -85,14 +96,8 @@ void Unlink(const Tables &t, const tp_conn &c, uint32_t index) {
     const uint32_t tag = (static_cast<uint32_t>(hash >> 32) ^ port) & 255;
     Swap32(&t.nat[(static_cast<uint32_t>(hash) + port) & t.nat_mask], tag << 24 | (index + 1), 0);
   }
-  if (!(c.flags & TP_C_PAIR)) return;
-  const uint16_t inner_port = c.flags & TP_C_REMAP ? c.nat_port : c.client_port;
-  const uint64_t hash = tp_hash_pair(t.seed, &c.client, inner_port, &b.addr, b.port, c.proto, c.family);
-  const uint64_t word = SlotWord(static_cast<uint32_t>(hash >> 32), index);
-  for (uint32_t i = 0; i < TP_BUCKET_TRIES * TP_BUCKET_SLOTS; i++) {
-    const uint32_t bucket = (static_cast<uint32_t>(hash) + i / TP_BUCKET_SLOTS) & t.pair_mask;
-    if (Swap64(&t.pairs[bucket * TP_BUCKET_SLOTS + i % TP_BUCKET_SLOTS], word, TP_TOMB)) return;
-  }
+  if (c.flags & TP_C_PAIR) Unpair(t, c, index, c.flags & TP_C_REMAP ? c.nat_port : c.client_port);
+  if (c.flags & TP_C_DIRECT) Unpair(t, c, index, c.client_port);
 }
 
 void Refer(const Tables &t, const tp_conn &c, uint32_t set) {

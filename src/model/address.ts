@@ -227,6 +227,22 @@ function bytesOf(value: number): Uint8Array {
   return bytes;
 }
 
+/** Writes the address in network byte order, 4 or 16 bytes, from `at` on: for 100,000 of them, without an array each. */
+export function putAddress(into: Uint8Array, at: number, address: Address): void {
+  const value = readCanonical(address, address.length);
+  if (value >= 0) {
+    into[at] = value >>> 24;
+    into[at + 1] = value >>> 16;
+    into[at + 2] = value >>> 8;
+    into[at + 3] = value;
+    return;
+  }
+  for (let i = 0; i < 8; i++) {
+    into[at + 2 * i] = groups[i]! >>> 8;
+    into[at + 2 * i + 1] = groups[i]!;
+  }
+}
+
 /** The address in network byte order: 4 or 16 bytes. */
 export function addressBytes(address: Address): Uint8Array {
   return bytesOf(readCanonical(address, address.length));

@@ -7,7 +7,7 @@ import type { Address, Family } from '../../src/model/records.ts';
 import { readText } from '../support/checkout.ts';
 
 const structs = bpfNative().bpfStructs(bpfObjectPath());
-const header = `${readText('bpf/abi.h')}\n${readText('bpf/limits.h')}`;
+const header = ['abi.h', 'counters.h', 'limits.h'].map((name) => readText(`bpf/${name}`)).join('\n');
 
 describe('the codec agrees with the object', () => {
   test.each(Object.entries(LAYOUTS))('%s', (name, layout) => {

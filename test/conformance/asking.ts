@@ -75,6 +75,7 @@ export class Asker {
     if (borrowed)
       await this.#world.ip('node', [`addr add ${borrowed}/${bits} dev lo${bits === 128 ? ' nodad' : ''}`]);
     try {
+      if (borrowed) await this.#isHere(borrowed);
       if (typeof row.expect === 'object') await this.#expectForward(row, row.expect);
       else if (row.expect === 'drop') await this.#expectSilence(row);
       else if (row.expect === 'pass') await this.#expectPass(row);
@@ -82,6 +83,12 @@ export class Asker {
     } finally {
       if (borrowed) await this.#world.ip('node', [`addr del ${borrowed}/${bits} dev lo`]);
     }
+  }
+
+  /** The kernel adds the route to an IPv6 address of its own some time after the address (addrconf_dad_work). */
+  async #isHere(address: string): Promise<void> {
+    const get = async () => (await this.#world.run('node', ['ip', 'route', 'get', address])).stdout;
+    await expect.poll(get, { timeout: 10_000 }).toMatch(/^local /);
   }
 
   #ask(row: ConformanceRow, count: number, timeoutMs: number) {

@@ -79,21 +79,6 @@ export function testConformance({ mode, way, gate, cgroup, open, close, otherwis
       await deleteFlows(datagramsTo(row), world.netns);
     }
 
-    /**
-     * In three of nine runs of ebpf with socket programs one row came out otherwise, never the same one twice, and why is
-     * not known (docs/testing.md). So one row of a run is asked again, and said.
-     */
-    let again = 0;
-    async function ask(row: ConformanceRow): Promise<void> {
-      try {
-        await asker.expectOutcome(row);
-      } catch (error) {
-        if (++again > 1) throw error;
-        console.warn(`${row.name}: asked again, since ${(error as Error).message.split('\n')[0]}`);
-        await asker.expectOutcome(row);
-      }
-    }
-
     describe('rows', () => {
       for (const original of CONFORMANCE) {
         const row = { ...original, expect: otherwise[original.name] ?? original.expect };
@@ -101,7 +86,7 @@ export function testConformance({ mode, way, gate, cgroup, open, close, otherwis
           await bring(row);
           if (row.packet.protocol === 'SCTP' && !existsSync(SCTP_SENDER))
             context.skip('needs python3 to make an SCTP packet');
-          await ask(row);
+          await asker.expectOutcome(row);
           answered.set(row.name, original.name in otherwise ? 'otherwise' : 'table');
         });
       }

@@ -54,6 +54,8 @@ export interface HostFlow extends Omit<FlowSpec, 'ns' | 'sport'> {
   readonly from: HostName;
   /** 'socket': the client lives in the cgroup that socket programs are attached to. */
   readonly via: 'packet' | 'socket';
+  /** Default: one that has not been used for long. */
+  readonly sport?: number;
 }
 
 let worlds = 0;
@@ -186,7 +188,7 @@ export class FlowWorld {
         const specs = mine.map(({ flow: { from, via: _, ...rest } }) => ({
           ...rest,
           ns: this.file(from),
-          sport: this.#port(from),
+          sport: rest.sport ?? this.#port(from),
         }));
         const done = await engine.run(specs);
         for (const [i, { at }] of mine.entries()) outcomes[at] = done[i]!;

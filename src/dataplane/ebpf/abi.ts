@@ -113,7 +113,7 @@ export const LAYOUTS = {
 
 /** Named as in the header, without TP_. */
 export const ABI = {
-  LAYOUT: 4,
+  LAYOUT: 5,
   BUCKET_SLOTS: 8,
   BUCKET_TRIES: 4,
   NAT_SLOTS: 16,
@@ -145,6 +145,7 @@ export const ABI = {
   C_NODE: 4,
   C_PAIR: 8,
   C_REMAP: 16,
+  C_DIRECT: 32,
   D_PODS: 1,
   D_XDP_SEND: 2,
   TAIL_IN_RARE: 0,

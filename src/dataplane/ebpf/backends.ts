@@ -1,11 +1,12 @@
 /** tp_backends: one record for each backend of a service port, and what becomes of those that left. */
-import { addressBytes } from '../../model/address.ts';
+import { addressBytes, putAddress } from '../../model/address.ts';
 import type { Backend } from '../../model/desired.ts';
 import type { Address, Family } from '../../model/records.ts';
 import { ABI, LAYOUTS, readAddress } from './abi.ts';
 import { TableFull } from './entries.ts';
 import { Indexes } from './indexes.ts';
 import type { TableMaps } from './maps.ts';
+import { notePort } from './tables.ts';
 
 const { bytes: BYTES, members: M } = LAYOUTS.tp_backend;
 export const MEMBER_FLAGS = ABI.B_IN_CLUSTER | ABI.B_IN_LOCAL;
@@ -35,7 +36,7 @@ export class Backends {
   }
 
   /** A record for a backend that joins a service port: the one it had, if that is still here. Throws TableFull. */
-  join(service: number, key: string, { address, port }: Backend, undo: (() => void)[]): number {
+  join(service: number, key: string, backend: Backend, undo: (() => void)[]): number {
     const known = this.#byKey.size > 0 ? this.#byKey.get(`${service} ${key}`) : undefined;
     if (known !== undefined) {
       const was = this.gone.get(known)!;
@@ -47,15 +48,22 @@ export class Backends {
       });
       return known;
     }
+    const index = this.make(backend);
+    undo.push(() => this.records.release(index));
+    return index;
+  }
+
+  /** A new record; it is in no pool yet. To release it is left to the caller. Throws TableFull. */
+  make({ address, port }: Backend): number {
     const index = this.records.take();
     if (index < 0) throw new TableFull(`the table of ${this.records.limit} backends is full`);
-    undo.push(() => this.records.release(index));
     const at = index * BYTES;
     const { bytes, view } = this.#maps.backends;
     // All but the incarnation, which tells what refers to the record's owner before.
     bytes.fill(0, at, at + M.incarnation);
-    bytes.set(addressBytes(address), at);
+    putAddress(bytes, at, address);
     view.setUint16(at + M.port, port);
+    notePort(this.#maps.backendPorts, port);
     view.setUint32(at + M.hop, 0, true);
     view.setUint32(at + M.hop_gen, 0, true);
     return index;
@@ -88,12 +96,15 @@ export class Backends {
 
   /** For a record that a predecessor's pools name. False: it is out of bounds. */
   adopt(index: number): boolean {
-    return this.records.isUsed(index) || this.records.reserve(index);
+    if (!this.records.isUsed(index) && !this.records.reserve(index)) return false;
+    notePort(this.#maps.backendPorts, this.#read(index).port);
+    return true;
   }
 
   /** For a record that no pool names but a connection does. */
   adoptGone(index: number): void {
     if (!this.records.reserve(index)) return;
+    notePort(this.#maps.backendPorts, this.#read(index).port);
     this.setFlags(index, 0);
     this.gone.set(index, { sinceMs: this.#now(), key: '' });
   }
@@ -133,6 +144,7 @@ export class Backends {
     bytes.fill(0, at, at + 16);
     bytes.set(addressBytes(backend.address), at);
     view.setUint16(at + M.port, backend.port);
+    notePort(this.#maps.backendPorts, backend.port);
     view.setUint16(at + M.flags, flags, true);
   }
 }

@@ -14,6 +14,7 @@ import { Grave } from './grave.ts';
 import { Guards } from './guards.ts';
 import { Indexes } from './indexes.ts';
 import { type TableMaps, writeName } from './maps.ts';
+import { eachMember, flagsOfMembers, membersOf, sameBackends, sameLocality } from './members.ts';
 import { NodePorts } from './node-ports.ts';
 import { Ranges } from './ranges.ts';
 import type { Births } from './traffic.ts';
@@ -127,8 +128,13 @@ export class Compiler {
       known ??= membersOf(old);
       return known;
     };
-    const pool = (backends: readonly Backend[], was: PoolEntry | undefined, had: readonly Backend[]) =>
-      was && sameBackends(backends, had) ? was : this.#planPool({ id, desired }, backends, members(), undo);
+    // A new port with one pool alone shares no record with anything.
+    const single = !old && (desired.cluster.length === 0 || desired.local.length === 0);
+    const pool = (backends: readonly Backend[], was: PoolEntry | undefined, had: readonly Backend[]) => {
+      if (was && sameBackends(backends, had)) return was;
+      if (single) return this.#newPool(desired, backends, undo);
+      return this.#planPool({ id, desired }, backends, members(), undo);
+    };
     const cluster = pool(desired.cluster, old?.cluster, old?.desired.cluster ?? []);
     const local = pool(desired.local, old?.local, old?.desired.local ?? []);
     const proto = protoOf(desired);
@@ -156,6 +162,21 @@ export class Compiler {
     return id;
   }
 
+  /** As #planPool() where no backend has a record yet: at a start nearly all, so with one step of undoing. */
+  #newPool(desired: DesiredPort, backends: readonly Backend[], undo: Undo): PoolEntry {
+    if (backends.length === 0) return NO_POOL;
+    const records: number[] = [];
+    undo.push(() => {
+      for (const record of records) this.backends.records.release(record);
+    });
+    for (const backend of backends) {
+      const record = this.backends.make(backend);
+      records.push(record);
+      this.births?.backend(record, desired, backend);
+    }
+    return this.#slotsFor(records, undo);
+  }
+
   #planPool(
     { id, desired }: Pick<PortEntry, 'id' | 'desired'>,
     backends: readonly Backend[],
@@ -174,6 +195,10 @@ export class Compiler {
       }
       records.push(record);
     }
+    return this.#slotsFor(records, undo);
+  }
+
+  #slotsFor(records: readonly number[], undo: Undo): PoolEntry {
     const base = this.pools.take(records.length);
     if (base < 0)
       throw new TableFull(`no room for a pool of ${records.length} among ${this.pools.limit} slots`);
@@ -213,8 +238,9 @@ export class Compiler {
       const known = new Set(before.map(({ id }) => id));
       for (const port of after) {
         if (!known.has(port.id)) names.push(port);
-        for (const [record, flags] of flagsOfMembers(port))
+        eachMember(port, (record, flags) => {
           operations += this.backends.setFlags(record, this.backends.flags(record) | flags);
+        });
       }
     }
     operations += this.guards.write(plans.flatMap(({ after }) => after.flatMap(presentGuards)));
@@ -338,47 +364,6 @@ export class Compiler {
   }
 }
 
-/** Records of the backends that a port has, by backendKey(). */
-function membersOf(port: PortEntry | undefined): Map<string, number> {
-  const members = new Map<string, number>();
-  if (!port) return members;
-  for (const [pool, backends] of [
-    [port.cluster, port.desired.cluster],
-    [port.local, port.desired.local],
-  ] as const)
-    for (let i = 0; i < backends.length; i++)
-      members.set(backendKey(backends[i]!.address, backends[i]!.port), pool.records[i]!);
-  return members;
-}
-
-/** The flags that each record of a port is to have. */
-export function flagsOfMembers({ cluster, local, desired }: PortEntry): Map<number, number> {
-  const flags = new Map<number, number>();
-  const add = (pool: PoolEntry, backends: readonly Backend[], member: number) => {
-    for (let i = 0; i < backends.length; i++) {
-      const record = pool.records[i]!;
-      flags.set(record, (flags.get(record) ?? 0) | member | (backends[i]!.local ? ABI.B_LOCAL : 0));
-    }
-  };
-  add(cluster, desired.cluster, ABI.B_IN_CLUSTER);
-  add(local, desired.local, ABI.B_IN_LOCAL);
-  return flags;
-}
-
 function presentGuards(port: PortEntry) {
   return port.guards.filter((guard) => guard !== null);
-}
-
-function sameBackends(a: readonly Backend[], b: readonly Backend[]): boolean {
-  if (a === b) return true;
-  if (a.length !== b.length) return false;
-  for (let i = 0; i < a.length; i++)
-    if (a[i]!.address !== b[i]!.address || a[i]!.port !== b[i]!.port) return false;
-  return true;
-}
-
-function sameLocality(old: PortEntry, next: PortEntry): boolean {
-  const same = (a: readonly Backend[], b: readonly Backend[]) =>
-    a === b || a.every(({ local }, i) => local === b[i]!.local);
-  return same(old.desired.cluster, next.desired.cluster) && same(old.desired.local, next.desired.local);
 }

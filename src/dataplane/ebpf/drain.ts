@@ -23,6 +23,7 @@ const MAP_NAMES = [
   'tp_pool_slots',
   'tp_backends',
   'tp_nodeports',
+  'tp_backendports',
   'tp_conns',
   'tp_pairs',
   'tp_nat',

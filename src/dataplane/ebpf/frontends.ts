@@ -1,5 +1,5 @@
 /** tp_frontends and tp_index: which records there are, and the order of the stores in which they change. */
-import { addressBytes } from '../../model/address.ts';
+import { addressBytes, putAddress } from '../../model/address.ts';
 import type { DesiredPort, Frontend, FrontendKind } from '../../model/desired.ts';
 import type { Address, Family } from '../../model/records.ts';
 import { ABI, LAYOUTS, PROTOCOL_NUMBERS, poolWord } from './abi.ts';
@@ -95,10 +95,11 @@ export function contentOf(
 ): FrontendContent {
   const { affinitySeconds } = port.desired;
   const flags = flagsOf(frontend, port.desired, rules);
+  const inside = wordOf(frontend.inside, port, flags);
   return {
     flags,
-    inside: wordOf(frontend.inside, port, flags),
-    outside: wordOf(frontend.outside, port, flags),
+    inside,
+    outside: frontend.outside === frontend.inside ? inside : wordOf(frontend.outside, port, flags),
     service: port.id,
     affinity: affinitySeconds > 0 ? rules.ticks(affinitySeconds) : 0,
     affinitySeconds,
@@ -151,7 +152,7 @@ export class Frontends {
     const at = index * BYTES;
     const { bytes, view } = this.#maps.frontends;
     bytes.fill(0, at, at + BYTES);
-    bytes.set(addressBytes(address), at);
+    putAddress(bytes, at, address);
     view.setUint16(at + M.port, port);
     bytes[at + M.proto] = proto;
     bytes[at + M.family] = family;

@@ -57,6 +57,7 @@ export class TableMaps {
   readonly poolSlots: Mapped;
   readonly backends: Mapped;
   readonly nodePorts: Mapped;
+  readonly backendPorts: Mapped;
   readonly conns: Mapped;
   readonly pairs: Mapped;
   readonly nat: Mapped;
@@ -79,6 +80,7 @@ export class TableMaps {
     this.poolSlots = array('tp_pool_slots');
     this.backends = array('tp_backends');
     this.nodePorts = array('tp_nodeports');
+    this.backendPorts = array('tp_backendports');
     this.conns = array('tp_conns');
     this.pairs = array('tp_pairs');
     this.nat = array('tp_nat');

@@ -1,5 +1,5 @@
 /** DesiredNode and the agent's options -> struct tp_settings. */
-import { addressBytes, cidrParts, familyOf } from '../../model/address.ts';
+import { cidrParts, familyOf, putAddress } from '../../model/address.ts';
 import type { DesiredNode } from '../../model/desired.ts';
 import type { Address, Cidr, Family } from '../../model/records.ts';
 import type { Refusal } from '../dataplane.ts';
@@ -124,19 +124,28 @@ export class ClusterSpan {
   #write(start: Span, addresses: Iterable<Address>, cidrs: readonly Cidr[]): void {
     let [low, high] = start;
     const include = ([first, last]: Span) => {
-      if (Buffer.compare(first, low) < 0) low = first;
-      if (Buffer.compare(last, high) > 0) high = last;
+      if (compareAddresses(first, low) < 0) low = first.slice();
+      if (compareAddresses(last, high) > 0) high = last.slice();
     };
+    // One for all of them: nearly every address lies within what is known already.
+    const bytes = new Uint8Array(16);
+    const one: Span = [bytes, bytes];
     for (const address of addresses) {
       if (familyOf(address) !== this.family) continue;
-      const bytes = padded(addressBytes(address));
-      include([bytes, bytes]);
+      putAddress(bytes, 0, address);
+      include(one);
     }
     for (const cidr of cidrs) if (familyOf(cidr) === this.family) include(endsOf(cidr));
     if (Buffer.compare(low, this.#low) === 0 && Buffer.compare(high, this.#high) === 0) return;
     [this.#low, this.#high] = [low, high];
     this.#settings.setClusterSpan(this.family, low, high);
   }
+}
+
+/** As memcmp() of 16 bytes. */
+function compareAddresses(a: Uint8Array, b: Uint8Array): number {
+  for (let i = 0; i < 16; i++) if (a[i] !== b[i]) return a[i]! - b[i]!;
+  return 0;
 }
 
 function padded(bytes: Uint8Array): Uint8Array {

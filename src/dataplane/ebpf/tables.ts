@@ -60,6 +60,11 @@ export function mapArray(handle: MapHandle): Mapped {
   };
 }
 
+/** tp_backendports: says that a backend has the port. The bit stays, since connections may outlive the backend. */
+export function notePort({ words }: Mapped, port: number): void {
+  words[port >> 5] = words[port >> 5]! | (1 << (port & 31));
+}
+
 const FRONTEND = LAYOUTS.tp_frontend;
 const BACKEND = LAYOUTS.tp_backend;
 
@@ -80,6 +85,7 @@ export class Tables {
   /** Each slot takes 8 bytes, of which the first 4 count. */
   readonly poolSlots: Mapped;
   readonly backends: Mapped;
+  readonly backendPorts: Mapped;
   readonly conns: Mapped;
   readonly pairs: Mapped;
   readonly nat: Mapped;
@@ -94,6 +100,7 @@ export class Tables {
     this.frontends = mapArray(maps.tp_frontends!);
     this.poolSlots = mapArray(maps.tp_pool_slots!);
     this.backends = mapArray(maps.tp_backends!);
+    this.backendPorts = mapArray(maps.tp_backendports!);
     this.conns = mapArray(maps.tp_conns!);
     this.pairs = mapArray(maps.tp_pairs!);
     this.nat = mapArray(maps.tp_nat!);
@@ -169,6 +176,7 @@ export class Tables {
     const m = BACKEND.members;
     writeAddress(this.backends.bytes, at + m.addr, record.address);
     this.backends.view.setUint16(at + m.port, record.port);
+    notePort(this.backendPorts, record.port);
     this.backends.view.setUint16(at + m.flags, record.flags, true);
     this.backends.view.setUint32(at + m.incarnation, record.incarnation, true);
     this.backends.view.setUint32(at + m.hop, 0, true);
