@@ -56,6 +56,7 @@ export class NftTraffic implements TrafficReader {
   /** What tables that had to be made anew have counted last, until it is read. */
   #ended: TrafficCell[] = [];
   #births = 0;
+  #turn: Promise<unknown> = Promise.resolve();
 
   constructor(settings: TrafficSettings, netns: string) {
     this.#settings = settings;
@@ -67,35 +68,38 @@ export class NftTraffic implements TrafficReader {
     return this.#settings.level === 'off' ? null : this;
   }
 
-  /** Makes the table anew the first time, so that it counts from now on; later only where it is not as it was made. */
-  async bring(): Promise<void> {
-    await withNftSocket(this.#netns, async (socket) => {
+  /**
+   * Makes the table anew the first time, so that it counts from now on; later only where it is not as it was made.
+   * @param state what the services are now
+   * @returns the families whose table somebody else had changed
+   */
+  bring(state: DesiredState): Promise<Family[]> {
+    return this.#inTurn(async (socket) => {
       const wanted: Family[] = [];
+      const broken: Family[] = [];
       for (const family of FAMILIES) {
-        if (this.#digests.has(family) && (await this.#isAsMade(socket, family))) continue;
+        if (this.#digests.has(family)) {
+          if (await this.#isAsMade(socket, family)) continue;
+          broken.push(family);
+          // What can be read of it is read for the last time.
+          await this.#readFamily(socket, family).catch(() => {});
+        }
         await dropTable(socket, family);
         wanted.push(family);
       }
+      if (broken.length > 0) this.#end(broken, portsByFrontend(state));
       const texts = wanted.map((family) => trafficText(family, this.#settings)).join('');
-      if (texts === '') return;
+      if (texts === '') return broken;
       await applySkeleton(texts, this.#netns);
       for (const family of wanted) this.#digests.set(family, await digestOf(socket, family));
+      return broken;
     });
   }
 
   /** One line for each family whose table had to be made anew. `state`: what the services are now. */
   async repair(state: DesiredState): Promise<string[]> {
     if (this.reader === null) return [];
-    const broken = await withNftSocket(this.#netns, async (socket) => {
-      const found: Family[] = [];
-      for (const family of FAMILIES) if (!(await this.#isAsMade(socket, family))) found.push(family);
-      // What can be read of it is read for the last time.
-      for (const family of found) await this.#readFamily(socket, family).catch(() => {});
-      return found;
-    });
-    if (broken.length === 0) return [];
-    this.#end(broken, portsByFrontend(state));
-    await this.bring();
+    const broken = await this.bring(state);
     return broken.map((family) => `IPv${family}: the table that counts traffic was gone or another one`);
   }
 
@@ -126,17 +130,24 @@ export class NftTraffic implements TrafficReader {
     await removeTraffic(this.#netns);
   }
 
-  async read(state: DesiredState): Promise<readonly TrafficCell[]> {
-    for (const known of this.#known.values()) known.moved = false;
-    await withNftSocket(this.#netns, async (socket) => {
+  read(state: DesiredState): Promise<readonly TrafficCell[]> {
+    return this.#inTurn(async (socket) => {
+      for (const known of this.#known.values()) known.moved = false;
       for (const family of FAMILIES) await this.#readFamily(socket, family);
+      const ports = portsByFrontend(state);
+      const cells = this.#ended;
+      this.#ended = [];
+      for (const known of this.#known.values()) if (this.#isNamed(known, ports)) cells.push(cellOf(known));
+      await this.#clean(socket, new Set(ports.keys()));
+      return cells;
     });
-    const ports = portsByFrontend(state);
-    const cells = this.#ended;
-    this.#ended = [];
-    for (const known of this.#known.values()) if (this.#isNamed(known, ports)) cells.push(cellOf(known));
-    await this.#clean(new Set(ports.keys()));
-    return cells;
+  }
+
+  /** One at a time: what a table had counted that is made anew meanwhile is nothing that the new one counts. */
+  #inTurn<T>(work: (socket: NftSocket) => Promise<T>): Promise<T> {
+    const next = this.#turn.then(() => withNftSocket(this.#netns, work));
+    this.#turn = next.catch(() => {});
+    return next;
   }
 
   async #readFamily(socket: NftSocket, family: Family): Promise<void> {
@@ -168,15 +179,13 @@ export class NftTraffic implements TrafficReader {
   }
 
   /** Counters of frontends that nobody has any more are kept until the room is wanted. */
-  async #clean(frontends: ReadonlySet<string>): Promise<void> {
+  async #clean(socket: NftSocket, frontends: ReadonlySet<string>): Promise<void> {
     for (const family of FAMILIES) {
       const own = [...this.#known].filter(([, known]) => known.family === family);
       if (own.length <= CELLS_MAX[this.#settings.by] * CLEAN_ABOVE) continue;
       const idle = own.filter(([, known]) => !known.moved && !frontends.has(frontendOf(known)));
-      for (let from = 0; from < idle.length; from += ELEMENTS_PER_BATCH) {
-        const batch = idle.slice(from, from + ELEMENTS_PER_BATCH);
-        await withNftSocket(this.#netns, (socket) => this.#forget(socket, family, batch));
-      }
+      for (let from = 0; from < idle.length; from += ELEMENTS_PER_BATCH)
+        await this.#forget(socket, family, idle.slice(from, from + ELEMENTS_PER_BATCH));
     }
   }
 
