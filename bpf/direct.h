@@ -90,7 +90,8 @@ TP_RARE __u32 direct_open(const struct packet *p, __u32 holder)
 	if (!c)
 		return 0;
 	c->flags = TP_C_DIRECT | TP_C_REMAP;
-	if (open_nat_port(c, &o) != GO_ON || open_pair(c, &o) != GO_ON || !pair_put(conn_outer_hash(o.conn), o.conn)) {
+	if (open_nat_port(c, &o) != GO_ON || open_pair(c, &o) != GO_ON ||
+	    !pair_put(conn_pair_hash(o.conn, c->client_port), o.conn)) {
 		conn_unlink(c, o.conn);
 		conn_free(c);
 		return 0;

@@ -275,8 +275,9 @@ TP_RARE int pair_drop(__u64 hash, __u32 conn)
 	return 0;
 }
 
-/* Where a connection stands in tp_pairs. */
-TP_RARE __u64 conn_pair_hash(__u32 index)
+/* Where a connection stands in tp_pairs by the client's port that is given: conn_inner_port(), and that of a
+ * TP_C_DIRECT as the client knows it as well. */
+TP_RARE __u64 conn_pair_hash(__u32 index, __u32 client_port)
 {
 	struct tp_conn *c = conn_at(index);
 	struct tp_backend *b;
@@ -286,21 +287,7 @@ TP_RARE __u64 conn_pair_hash(__u32 index)
 	b = backend_at(c->backend);
 	if (!b)
 		return 0;
-	return tp_hash_pair(tp_knobs.seed, &c->client, conn_inner_port(c), &b->addr, b->port, c->proto, c->family);
-}
-
-/* Where a TP_C_DIRECT stands in tp_pairs besides: under the ends that its client knows. */
-TP_RARE __u64 conn_outer_hash(__u32 index)
-{
-	struct tp_conn *c = conn_at(index);
-	struct tp_backend *b;
-
-	if (!c)
-		return 0;
-	b = backend_at(c->backend);
-	if (!b)
-		return 0;
-	return tp_hash_pair(tp_knobs.seed, &c->client, c->client_port, &b->addr, b->port, c->proto, c->family);
+	return tp_hash_pair(tp_knobs.seed, &c->client, client_port, &b->addr, b->port, c->proto, c->family);
 }
 
 /* Takes the connection's keys out of both indexes, before its backend or its entry changes. */
@@ -313,7 +300,7 @@ static __always_inline void conn_unlink(const struct tp_conn *c, __u32 index)
 	if (c->nat_port)
 		nat_release(c, index, b, c->family);
 	if (c->flags & TP_C_PAIR)
-		pair_drop(conn_pair_hash(index), index);
+		pair_drop(conn_pair_hash(index, conn_inner_port(c)), index);
 }
 
 #endif

@@ -110,7 +110,7 @@ static __always_inline int open_nat_port(struct tp_conn *c, const struct opening
 
 static __always_inline int open_pair(struct tp_conn *c, const struct opening *o)
 {
-	if (!pair_put(conn_pair_hash(o->conn), o->conn)) {
+	if (!pair_put(conn_pair_hash(o->conn, conn_inner_port(c)), o->conn)) {
 		count(TP_N_PAIRS_FULL);
 		return V_DROP;
 	}
@@ -171,9 +171,9 @@ TP_RARE int conn_evict(__u32 index)
 		return 0;
 	nat_drop(index);
 	if (c->flags & TP_C_PAIR)
-		pair_drop(conn_pair_hash(index), index);
+		pair_drop(conn_pair_hash(index, conn_inner_port(c)), index);
 	if (c->flags & TP_C_DIRECT)
-		pair_drop(conn_outer_hash(index), index);
+		pair_drop(conn_pair_hash(index, c->client_port), index);
 	conn_park(c);
 	return 1;
 }

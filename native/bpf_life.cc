@@ -106,7 +106,9 @@ Napi::Value ClockOpen(const Napi::CallbackInfo &info) {
   code[1].code = BPF_ALU64 | BPF_RSH | BPF_K;
   code[1].imm = shift;
   code[2].code = BPF_JMP | BPF_EXIT;
-  int fd = bpf_prog_load(BPF_PROG_TYPE_SOCKET_FILTER, "tp_clock", "GPL", code, 3, nullptr);
+  // Without a name: for one, libbpf asks the kernel whether it takes names, remembers a refusal for lack of memory as a no,
+  // and makes maps without names from then on, which no later agent finds.
+  int fd = bpf_prog_load(BPF_PROG_TYPE_SOCKET_FILTER, nullptr, "GPL", code, 3, nullptr);
   if (fd < 0) ThrowErrno(info.Env(), errno, "bpf_prog_load");
   return Napi::Number::New(info.Env(), fd);
 }

@@ -1,7 +1,7 @@
 // `npm run test:kernels [-- KERNEL|MODE...]`: every mode on a set of kernels, and a table of what came out.
 import process from 'node:process';
 import { KERNELS } from './kernels/catalog.mjs';
-import { prepareKernel, runTestsInKernel, TESTS } from './kernels/suite.mjs';
+import { environmentOf, prepareKernel, runTestsInKernel, TESTS } from './kernels/suite.mjs';
 import { requireNode } from './lib/node-version.mjs';
 import { Results } from './lib/results.mjs';
 import { say, setup } from './lib/setup.mjs';
@@ -45,7 +45,8 @@ async function main(names) {
   for (const name of chosen.kernels) {
     const { kernel, skipped } = await prepareKernel(name, say);
     for (const mode of chosen.modes) {
-      const result = skipped ? {} : await runTestsInKernel(kernel, TESTS[mode], { timeoutMs: TIME_BOUND_MS });
+      const options = { timeoutMs: TIME_BOUND_MS, environment: environmentOf(mode) };
+      const result = skipped ? {} : await runTestsInKernel(kernel, TESTS[mode], options);
       const cell = skipped ? `not run: ${skipped}` : summary(result);
       rows.push(`| ${name} | ${kernel?.version ?? '-'} | ${mode} | ${cell} |`);
       process.stdout.write(`${rows.at(-1)}\n`);

@@ -8,7 +8,7 @@ import { bundleTests } from './bundle.mjs';
 import { ensureKernel, KERNELS } from './catalog.mjs';
 import { runInKernel } from './machine.mjs';
 
-/** What runs in a booted kernel, by mode; the first of them within `npm test`. */
+/** What runs in a booted kernel, by mode or subject; the first of them within `npm test`. */
 export const TESTS = {
   ipvs: ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs', 'test/agent/ipvs.test.ts'],
   nft: ['test/conformance/nft.test.ts', 'test/dataplane/nft/traffic.test.ts'],
@@ -19,14 +19,23 @@ export const TESTS = {
     'test/dataplane/counting/nft.test.ts',
     'test/agent/counting.test.ts',
   ],
+  takeover: ['test/agent/ipvs-takeover.test.ts'],
+  faults: ['test/agent/ipvs-faults.test.ts'],
 };
-/** Those that a kernel without IPVS skips whole. */
+/** Whoever runs one of these by name has the time for them (test/support/long.ts). */
+const LONG = ['takeover', 'faults'];
+/** Those that a kernel without IPVS skips whole, of what `npm test` boots one for. */
 export const ONLY_THERE = [
   'test/conformance/ipvs.test.ts',
   'test/dataplane/ipvs/**',
   'test/agent/ipvs.test.ts',
-  'test/agent/ipvs-takeover.test.ts',
 ];
+
+/** What the tests of a mode or subject are to find in their environment. */
+export function environmentOf(mode) {
+  return LONG.includes(mode) ? { TRIPLANE_TEST_LONG: '1' } : {};
+}
+
 const EVENTS = 'events';
 
 function quoted(text) {

@@ -18,6 +18,8 @@ export interface AgentOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** 'ready' (default): resolves once /healthz says 200; 'started': at once. */
   readonly wait?: 'ready' | 'started';
+  /** How long it may take until it is ready; default: 30,000. */
+  readonly readyMs?: number;
 }
 
 export interface AgentPlace {
@@ -76,13 +78,13 @@ export class Agent {
   }
 
   /** Throws with the end of the log if the agent ends or is not ready in time. */
-  async ready(): Promise<void> {
-    const end = Date.now() + READY_MS_MAX;
+  async ready(timeoutMs = READY_MS_MAX): Promise<void> {
+    const end = Date.now() + timeoutMs;
     while (!(await this.healthy())) {
       const tail = () => this.log().trimEnd().split('\n').slice(-5).join('\n');
       if (!this.alive()) throw new Error(`the agent on ${this.node} ended:\n${tail()}`);
       if (Date.now() > end)
-        throw new Error(`the agent on ${this.node} is not ready after ${READY_MS_MAX} ms:\n${tail()}`);
+        throw new Error(`the agent on ${this.node} is not ready after ${timeoutMs} ms:\n${tail()}`);
       await sleep(POLL_MS);
     }
   }

@@ -225,7 +225,7 @@ export class Lab {
     });
     this.#record({ ...agent.id, role: 'agent', name: node });
     this.agents.set(node, agent);
-    if (options.wait !== 'started') await agent.ready();
+    if (options.wait !== 'started') await agent.ready(options.readyMs);
     return agent;
   }
 

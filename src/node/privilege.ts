@@ -67,6 +67,19 @@ const NOT_THERE = new Set([
   'ENOPROTOOPT',
 ]);
 
+/** What there may be enough of at another time: no word about what this kernel can do. */
+const SHORT = new Set(['ENOMEM', 'ENOBUFS', 'EAGAIN', 'EMFILE', 'ENFILE']);
+
+/** The code for a refusal of what a mode cannot do without, by its errno's name; a shortage is tried again. */
+export function refusalCode(code: unknown): 'TP_NO_PRIVILEGE' | 'TP_KERNEL_REFUSED' | 'TP_NO_FEATURE' {
+  if (typeof code === 'string' && NOT_ALLOWED.has(code)) return 'TP_NO_PRIVILEGE';
+  return isShortage(code) ? 'TP_KERNEL_REFUSED' : 'TP_NO_FEATURE';
+}
+
+export function isShortage(code: unknown): boolean {
+  return typeof code === 'string' && SHORT.has(code);
+}
+
 /**
  * The error of a system call as a TriplaneError with one sentence that says what to do. A TriplaneError comes
  * back as it is.

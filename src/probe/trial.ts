@@ -2,6 +2,7 @@
 import type { Dataplane, Mode } from '../dataplane/dataplane.ts';
 import type { DesiredState } from '../model/desired.ts';
 import { TriplaneError } from '../model/errors.ts';
+import { isShortage } from '../node/privilege.ts';
 import { type Feature, isSwitchedOff, SWITCH } from '../node/switches.ts';
 import type { ProbeRow } from './report.ts';
 
@@ -38,12 +39,16 @@ function rowOf({ mode, need, weight }: Need, answer: ProbeRow['answer'], remedy:
   return { mode, need, weight, answer, remedy };
 }
 
-/** null: it worked. Lack of privilege is no answer. */
+/** null: it worked. Lack of privilege, or of memory at this moment, is no answer. */
 export function answerOf(need: Need, error: unknown): ProbeRow {
   if (error === null) return rowOf(need, 'yes', '');
   const code = error instanceof TriplaneError ? error.code : (error as { code?: string }).code;
   if (error instanceof Untried) return rowOf(need, 'unknown', error.message);
   if (code !== undefined && NOT_ALLOWED.has(code)) return rowOf(need, 'unknown', AS_ROOT);
+  // By the errno. Who tries whether there is room has an error of its own, without one.
+  const cause = error instanceof TriplaneError ? error.cause : error;
+  if (isShortage((cause as { code?: unknown } | undefined)?.code))
+    return rowOf(need, 'unknown', `too little to try it: ${oneLine(error)}`);
   return rowOf(need, 'no', `${need.remedy}: ${oneLine(error)}`);
 }
 

@@ -6,20 +6,18 @@ import path from 'node:path';
 import process from 'node:process';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { askAgent } from '../../src/cli/admin-client.ts';
-import type { Mode } from '../../src/dataplane/dataplane.ts';
 import { bpfNative } from '../../src/dataplane/ebpf/native.ts';
 import { faultEnvironment } from '../support/fault-point.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
 import { SwitchWorld } from '../support/switch-world.ts';
 import { buildProgram, eventually, logged, OwnAgent, statusOf, triplane } from './support/node.ts';
+import { expectSound, NO_CLOCK } from './support/sound.ts';
 
 const root = skipUnless(privilege() === 'root', 'needs root');
 /** Traffic of a moment: nothing is waited for. */
 const flow = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-/** No comparison with the kernel by the clock: what is repaired was noticed. */
-const NO_CLOCK = ['--sync-period', '1h'];
 /** As a node's CNI has them: connection tracking and NAT do not hang on our tables. */
 const CNI = `table ip cni {
   chain post { type nat hook postrouting priority 90; policy accept; ct state new counter; }
@@ -54,19 +52,6 @@ root.describe('faults under open connections', () => {
     const name = readdirSync('/sys/fs/bpf').find((one) => one.includes(world.lab.name));
     return name === undefined ? '' : `/sys/fs/bpf/${name}`;
   };
-
-  /** The next agent finds nothing that it would have made otherwise. */
-  async function expectSound(mode: Mode, args: readonly string[] = NO_CLOCK): Promise<void> {
-    await world.agent.stop('SIGKILL');
-    await world.startAgent(mode, args);
-    const [{ operations, refusals } = {}] = logged(
-      world.agent.log(),
-      'the kernel holds the full state',
-    ).slice(-1);
-    expect(refusals).toBe(0);
-    // ebpf: the settings say which generation it is.
-    expect(operations).toBeLessThanOrEqual(mode === 'ebpf' ? 1 : 0);
-  }
 
   /** How many messages the agent's sockets of a netlink protocol have lost. */
   function lost(protocol: number): number {
@@ -114,7 +99,7 @@ root.describe('faults under open connections', () => {
       await flow(300);
     }
     expect((await world.stop()).join('\n')).toBe('');
-    await expectSound('nft');
+    await expectSound(world, 'nft');
     await nft('delete table ip cni');
   });
 
@@ -131,7 +116,7 @@ root.describe('faults under open connections', () => {
     await eventually(asked).toBe('ok');
     expect(repairs()).toBeGreaterThan(0);
     expect((await world.stop()).join('\n')).toBe('');
-    await expectSound('nft');
+    await expectSound(world, 'nft');
   });
 
   for (const mode of ['nft', 'ebpf'] as const) {
@@ -150,7 +135,7 @@ root.describe('faults under open connections', () => {
       await world.lab.ip('n1', [`addr del ${EXTRA}/32 dev eth0`]);
       await eventually(there).not.toBe('ok');
       expect((await world.stop()).join('\n')).toBe('');
-      await expectSound(mode, [...NO_CLOCK, '--nodeport-addresses', 'all']);
+      await expectSound(world, mode, [...NO_CLOCK, '--nodeport-addresses', 'all']);
     });
 
     test(`${mode}: the device of a pod goes`, async () => {
@@ -176,7 +161,7 @@ root.describe('faults under open connections', () => {
       // The kernel has taken the routes along.
       const back = routes.map((route) => `route replace ${route.trim()} dev ${dev}`);
       await world.lab.ip('n1', [`link set ${dev} up`, ...back]);
-      await expectSound(mode);
+      await expectSound(world, mode);
     });
   }
 
@@ -199,7 +184,7 @@ root.describe('faults under open connections', () => {
       await eventually(repairs).toBeGreaterThanOrEqual(n);
     }
     expect((await world.stop()).join('\n')).toBe('');
-    await expectSound('ebpf');
+    await expectSound(world, 'ebpf');
   });
 
   test('ebpf: the table of connections is full; those in it go on', async () => {
@@ -238,7 +223,7 @@ root.describe('faults under open connections', () => {
     await eventually(() => world.tables()).toEqual([]);
     expect(await world.switchTo('nft')).toMatchObject({ to: 'nft' });
     expect((await world.stop()).join('\n')).toBe('');
-    await expectSound('nft');
+    await expectSound(world, 'nft');
   });
 
   test('ebpf: the BPF file system is read-only for a while', async () => {

@@ -1,18 +1,17 @@
 /** A node on which kube-proxy in ipvs mode has carried traffic until now. Runs in a booted kernel. */
 import { spawnSync } from 'node:child_process';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-import { clusterCidrFlag } from '../../src/lab/wiring.ts';
+import { beforeAll, expect, test } from 'vitest';
 import type { Family } from '../../src/model/records.ts';
 import { hasIpvs } from '../support/ipvs.ts';
 import { ipvsRules } from '../support/kube-proxy-ipvs.ts';
+import { isLong } from '../support/long.ts';
 import { skipUnless } from '../support/skip.ts';
-import { SwitchWorld } from '../support/switch-world.ts';
-import { buildProgram, logged, PROGRAM, triplane } from './support/node.ts';
+import { expectSound } from './support/sound.ts';
+import { IPTABLES, nodeOfKubeProxy } from './support/takeover.ts';
 
 const TOOLS = ['iptables-save', 'ipset', 'ipvsadm'];
 const hasTools = TOOLS.every((tool) => spawnSync(tool, ['--version']).error === undefined);
 const FAMILIES: readonly Family[] = [4];
-const IPTABLES = { 4: 'iptables', 6: 'ip6tables' } as const;
 /** pkg/proxy/ipvs/proxier.go, NewProxier(). */
 const SYSCTLS = ['conntrack', 'conn_reuse_mode', 'expire_nodest_conn', 'expire_quiescent_template'];
 
@@ -33,32 +32,24 @@ const BESIDE = {
 -A INPUT -j KUBE-FIREWALL
 -A FORWARD -m set --match-set KUBE-MINE src -j MINE
 COMMIT
+*nat
+:CNI-HOSTPORT-DNAT - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
+COMMIT
 `,
 };
 
 skipUnless(
-  hasIpvs() && hasTools,
-  'needs a kernel with IPVS, and ipvsadm; npm run test:kernels has both',
+  isLong && hasIpvs() && hasTools,
+  'needs a kernel with IPVS, and ipvsadm, and takes minutes: npm run test:kernels -- 6.1 takeover',
 ).describe('taking over from kube-proxy in ipvs mode', () => {
-  let world: SwitchWorld;
-  beforeAll(async () => {
-    buildProgram();
-    world = await SwitchWorld.create({ label: 'swv', families: [...FAMILIES] });
-    await world.sysctl(SYSCTLS.map((one) => `net/ipv4/vs/${one}=1`));
-  });
-  afterEach(async () => {
-    await world.stop();
-    await world.agent?.stop('SIGKILL');
-    await triplane(world.node, 'cleanup');
-  });
-  afterAll(() => world?.remove());
-
-  const inside = async (command: string[], input = '') => {
-    const { status, stdout, stderr } = await world.node.exec(command, input);
-    if (status !== 0) expect(`${command.join(' ')}: ${stderr}`).toBe('');
-    return stdout;
-  };
-  const cleanup = (...more: string[]) => inside([...PROGRAM, 'cleanup', '--kube-proxy', ...more]);
+  const {
+    world: worldOf,
+    inside,
+    cleanup,
+    clusterCIDR,
+  } = nodeOfKubeProxy({ label: 'swv', families: FAMILIES });
+  beforeAll(() => worldOf().sysctl(SYSCTLS.map((one) => `net/ipv4/vs/${one}=1`)));
 
   async function makeForeign(): Promise<void> {
     await inside(['ipvsadm', '--restore'], BESIDE.servers);
@@ -69,11 +60,11 @@ skipUnless(
   }
 
   async function makeKubeProxys(): Promise<void> {
-    const cidrs = clusterCidrFlag(world.lab.plan).split(',');
+    const world = worldOf();
     await inside(['ip', 'link', 'add', 'kube-ipvs0', 'type', 'dummy']);
     for (const family of FAMILIES) {
       const made = ipvsRules(family, world.kubeProxyPorts(family), {
-        clusterCIDR: cidrs.find((one) => one.includes(':') === (family === 6))!,
+        clusterCIDR: clusterCIDR(family),
         nodeAddress: world.lab.node('n1').addresses[family]!,
       });
       await inside(['ipset', 'restore'], made.sets);
@@ -102,7 +93,7 @@ skipUnless(
   /** Over every way, some new connections. */
   async function expectServed(): Promise<void> {
     for (const family of FAMILIES)
-      for (const { title, from, address, port } of world.ways(family)) {
+      for (const { title, from, address, port } of worldOf().ways(family)) {
         const { outcomes } = await from.call('tcp', address, port, { count: 3, timeoutMs: 8000 });
         expect([title, outcomes.ok]).toEqual([title, 3]);
       }
@@ -110,11 +101,12 @@ skipUnless(
 
   for (const mode of ['nft', 'ebpf', 'ipvs'] as const) {
     test(`${mode} after ipvs: nothing is lost, and only what was kube-proxy's goes`, async () => {
+      const world = worldOf();
       await makeForeign();
       const before = await rest();
       try {
         await makeKubeProxys();
-        await world.open(1, { intervalMs: 400 });
+        await world.open(1, { intervalMs: 400, durationMs: 900_000 });
         await world.startAgent(mode);
         await expectServed();
         const first = await cleanup();
@@ -130,15 +122,12 @@ skipUnless(
         expect(await rest()).toBe(before);
         expect(await cleanup()).toBe('there was nothing to remove\n');
         await expectServed();
-        await world.agent.stop('SIGKILL');
-        await world.startAgent(mode);
-        const [{ operations } = {}] = logged(world.agent.log(), 'the kernel holds the full state').slice(-1);
-        expect(operations).toBeLessThanOrEqual(mode === 'ebpf' ? 1 : 0);
+        await expectSound(world, mode, []);
       } finally {
         await cleanup('--now').catch(() => {});
         for (const one of ['mine-ipvs0', 'kube-ipvs0']) await world.node.exec(['ip', 'link', 'del', one]);
-        await inside(['iptables', '-F']);
-        await inside(['iptables', '-X']);
+        for (const table of ['filter', 'nat'])
+          for (const how of ['-F', '-X']) await inside(['iptables', '-t', table, how]);
         await inside(['ipset', 'destroy']);
         await inside(['ipvsadm', '-C']);
       }

@@ -1,6 +1,5 @@
 /** A kernel that refuses changes for a while, under open connections and new ones: the agent says so and comes after. */
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-import type { Mode } from '../../src/dataplane/dataplane.ts';
 import { serviceObject, sliceObjects } from '../../src/lab/manifests.ts';
 import { serviceAddress } from '../../src/lab/plan.ts';
 import { LONG } from '../support/long.ts';
@@ -9,9 +8,9 @@ import { Refusal } from '../support/refusal.ts';
 import { skipUnless } from '../support/skip.ts';
 import { SwitchWorld } from '../support/switch-world.ts';
 import { buildProgram, eventually, logged } from './support/node.ts';
+import { expectSound, NO_CLOCK } from './support/sound.ts';
 
 const root = skipUnless(privilege() === 'root', 'needs root');
-const NO_CLOCK = ['--sync-period', '1h'];
 const FAILED = 'could not be brought up to date';
 
 root.describe('a kernel that refuses', () => {
@@ -42,15 +41,6 @@ root.describe('a kernel that refuses', () => {
       .call('tcp', world.ways(4)[0]!.address, 9000, { count: 30, timeoutMs: 3000 });
     return Object.keys(pods);
   };
-
-  /** The next agent finds nothing that it would have made otherwise. */
-  async function expectSound(mode: Mode, args: readonly string[] = NO_CLOCK): Promise<void> {
-    await world.agent.stop('SIGKILL');
-    const before = world.agent.log().length;
-    await world.startAgent(mode, args);
-    const [{ operations } = {}] = logged(world.agent.log().slice(before), 'the kernel holds the full state');
-    expect(operations).toBeLessThanOrEqual(mode === 'ebpf' ? 1 : 0);
-  }
 
   const CASES = [
     ['nft', 'nft', 'ENOBUFS', test],
@@ -87,7 +77,7 @@ root.describe('a kernel that refuses', () => {
       await eventually(more).toBe('ok');
       await eventually(async () => (await world.status()).problems).toEqual([]);
       expect((await world.stop()).join('\n')).toBe('');
-      await expectSound(mode);
+      await expectSound(world, mode);
     });
 
   for (const [mode, of] of [
@@ -103,6 +93,6 @@ root.describe('a kernel that refuses', () => {
       await world.agent.ready();
       await world.open(1);
       expect((await world.stop()).join('\n')).toBe('');
-      await expectSound(mode);
+      await expectSound(world, mode);
     });
 });

@@ -80,21 +80,37 @@ root.describe('an agent killed along its start', () => {
   const asked = async () =>
     (await world.lab.pod('a').ask('tcp', world.ways(4)[0]!.address, 9000, { timeoutMs: 2000 })).outcome;
 
+  /**
+   * Kills an agent of `mode` at each of these calls of its start. The next agent, of the mode `next`, makes of it what a
+   * fresh start would make.
+   */
+  async function killAtEach(
+    mode: Mode,
+    calls: readonly number[],
+    {
+      next = mode,
+      before = async () => {},
+      wanted,
+    }: { next?: Mode; before?: (n: number) => Promise<unknown>; wanted: (n: number) => unknown },
+  ): Promise<void> {
+    let died = 0;
+    for (const [n, call] of calls.entries()) {
+      await world.agent.stop('SIGKILL');
+      await before(n);
+      if (await killedAt(mode, call)) died++;
+      await start(next);
+      expect(await kernelImage(world, next)).toEqual(wanted(n));
+      expect(await asked()).toBe('ok');
+    }
+    expect(died).toBeGreaterThan(0);
+  }
+
   for (const mode of MODES) {
     test(`${mode}: on a fresh node`, async () => {
       world.writeServices();
       const calls = await callsOfStart(mode);
       const wanted = await kernelImage(world, mode);
-      let died = 0;
-      for (const call of calls) {
-        await world.agent.stop('SIGKILL');
-        await triplane(world.node, 'cleanup');
-        if (await killedAt(mode, call)) died++;
-        await start(mode);
-        expect(await kernelImage(world, mode)).toEqual(wanted);
-        expect(await asked()).toBe('ok');
-      }
-      expect(died).toBeGreaterThan(0);
+      await killAtEach(mode, calls, { before: () => triplane(world.node, 'cleanup'), wanted: () => wanted });
     }, 600_000);
 
     test(`${mode}: over what another agent left, the cluster having moved on`, async () => {
@@ -109,16 +125,9 @@ root.describe('an agent killed along its start', () => {
       const calls = await callsOfStart(mode);
       await world.open(1);
       await world.load(2);
-      let died = 0;
-      for (const [n, call] of calls.entries()) {
-        const now = (n + 1) % 2;
-        await world.agent.stop('SIGKILL');
-        world.writeServices(states[now]);
-        if (await killedAt(mode, call)) died++;
-        await start(mode);
-        expect(await kernelImage(world, mode)).toEqual(wanted[now]);
-      }
-      expect(died).toBeGreaterThan(0);
+      const now = (n: number) => (n + 1) % 2;
+      const before = async (n: number) => world.writeServices(states[now(n)]);
+      await killAtEach(mode, calls, { before, wanted: (n) => wanted[now(n)] });
       expect((await world.stop()).join('\n')).toBe('');
     }, 600_000);
 
@@ -131,13 +140,7 @@ root.describe('an agent killed along its start', () => {
       await start(other);
       await world.open(1);
       await world.load(2);
-      let died = 0;
-      for (const call of calls) {
-        if (await killedAt(mode, call)) died++;
-        await start(other);
-        expect(await kernelImage(world, other)).toEqual(wanted);
-      }
-      expect(died).toBeGreaterThan(0);
+      await killAtEach(mode, calls, { next: other, wanted: () => wanted });
       await start(mode);
       await new Promise((resolve) => setTimeout(resolve, 1000));
       expect((await world.stop()).join('\n')).toBe('');
@@ -153,17 +156,8 @@ root.describe('an agent killed along its start', () => {
       await world.open(2);
       const calls = await callsOfStart(mode);
       const wanted = await kernelImage(world, mode);
-      let died = 0;
-      for (const call of calls) {
-        // As before: kube-proxy alone, but for the connections that it has had all the time.
-        await world.agent.stop('SIGKILL');
-        await triplane(world.node, 'cleanup');
-        if (await killedAt(mode, call)) died++;
-        await start(mode);
-        expect(await kernelImage(world, mode)).toEqual(wanted);
-        expect(await asked()).toBe('ok');
-      }
-      expect(died).toBeGreaterThan(0);
+      // As before: kube-proxy alone, but for the connections that it has had all the time.
+      await killAtEach(mode, calls, { before: () => triplane(world.node, 'cleanup'), wanted: () => wanted });
       expect((await triplane(world.node, 'cleanup', '--kube-proxy')).stdout).toContain(
         'removed iptables-nft',
       );

@@ -1,14 +1,14 @@
 /** A node on which kube-proxy (nftables or iptables mode) has carried traffic until now. */
 import { spawnSync } from 'node:child_process';
-import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { expect, test } from 'vitest';
 import type { Mode } from '../../src/dataplane/dataplane.ts';
-import { clusterCidrFlag } from '../../src/lab/wiring.ts';
 import { iptablesRules } from '../support/kube-proxy-rules.ts';
 import { LONG } from '../support/long.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
-import { SwitchWorld } from '../support/switch-world.ts';
-import { buildProgram, eventually, logged, PROGRAM, triplane } from './support/node.ts';
+import { eventually } from './support/node.ts';
+import { expectSound } from './support/sound.ts';
+import { IPTABLES, nodeOfKubeProxy } from './support/takeover.ts';
 
 const root = skipUnless(privilege() === 'root', 'needs root');
 /** Traffic of a moment: nothing is waited for. */
@@ -49,30 +49,24 @@ add element ip kube-proxy service-nodeports { tcp . ${nodePort} : goto service-5
 }
 
 root.describe('taking over from kube-proxy', () => {
-  let world: SwitchWorld;
-  beforeAll(async () => {
-    buildProgram();
-    world = await SwitchWorld.create({ label: 'swk', families: [4] });
-  });
-  afterAll(() => world?.remove());
+  const { world: worldOf, inside, cleanup } = nodeOfKubeProxy({ label: 'swk', families: [4] });
 
   for (const mode of ['ebpf', 'nft'] as const) {
     root.test(`its connections live on under ${mode}, also when its rules are cleaned up`, async () => {
+      const world = worldOf();
       const ways = world
         .ways(4)
         .filter(({ title }) => /pod to a cluster IP|client to a NodePort/.test(title));
       const [{ address, port }, { port: nodePort }] = ways as [(typeof ways)[0], (typeof ways)[0]];
       const backend = world.lab.pod('c').addresses[4]!;
       const rules = kubeProxyRules(address, port, nodePort, backend);
-      expect((await world.node.exec(['nft', '-f', '-'], rules)).stderr).toBe('');
+      await inside(['nft', '-f', '-'], rules);
       const holds = await Promise.all(
         ways.map((way) => way.from.hold('tcp', way.address, way.port, { connections: 3, intervalMs: 50 })),
       );
       for (const hold of holds) expect((await hold.established).pods).toEqual({ c: 3 });
       await world.startAgent(mode);
-      const { status, stdout } = await triplane(world.node, 'cleanup', '--kube-proxy');
-      expect(status).toBe(0);
-      expect(stdout).toContain('nftables table ip kube-proxy');
+      expect(await cleanup()).toContain('nftables table ip kube-proxy');
       // New ones go to all backends, by our rules.
       for (const way of ways) {
         const { outcomes, pods } = await way.from.call('tcp', way.address, way.port, { count: 40 });
@@ -85,8 +79,6 @@ root.describe('taking over from kube-proxy', () => {
       }
       await eventually(async () => (await world.status()).mode.draining).toEqual([]);
       expect(world.tables()).toEqual(mode === 'nft' ? ['table ip triplane', 'table ip6 triplane'] : []);
-      await world.agent.stop();
-      await triplane(world.node, 'cleanup');
     });
   }
 });
@@ -122,34 +114,16 @@ const FIREWALL = `table inet firewall {
 }
 `;
 const BACKENDS = ['nft', 'legacy'] as const;
-const TOOLS = { 4: 'iptables', 6: 'ip6tables' } as const;
 const hasBackends = BACKENDS.every((one) => spawnSync(`iptables-${one}-save`).status === 0);
 
 skipUnless(privilege() === 'root' && hasBackends, 'needs root, and iptables of both kinds').describe(
   'taking over from kube-proxy in iptables mode',
   () => {
-    let world: SwitchWorld;
-    beforeAll(async () => {
-      buildProgram();
-      world = await SwitchWorld.create({ label: 'swi' });
-    });
-    afterEach(async () => {
-      await world.stop();
-      await world.agent?.stop('SIGKILL');
-      await triplane(world.node, 'cleanup');
-    });
-    afterAll(() => world?.remove());
-
-    const inside = async (command: string[], input = '') => {
-      const { status, stdout, stderr } = await world.node.exec(command, input);
-      // One kind says on stderr that the other one has tables, too.
-      if (status !== 0) expect(`${command.join(' ')}: ${stderr}`).toBe('');
-      return stdout;
-    };
+    const { world: worldOf, inside, cleanup, clusterCIDR } = nodeOfKubeProxy({ label: 'swi' });
     const FAMILIES = [4, 6] as const;
     /** All rules of everybody, but for counters and dates. */
     const rules = async () => {
-      const saves = BACKENDS.flatMap((one) => FAMILIES.map((family) => `${TOOLS[family]}-${one}-save`));
+      const saves = BACKENDS.flatMap((one) => FAMILIES.map((family) => `${IPTABLES[family]}-${one}-save`));
       const texts = await Promise.all(saves.map((save) => inside([save])));
       const firewall = await inside(['nft', 'list', 'table', 'inet', 'firewall']);
       return [...texts, firewall]
@@ -173,47 +147,32 @@ skipUnless(privilege() === 'root' && hasBackends, 'needs root, and iptables of b
       one(
         `${mode} after iptables (${backend}): nothing is lost, and only what was kube-proxy's goes`,
         async () => {
-          const cidrs = clusterCidrFlag(world.lab.plan).split(',');
+          const world = worldOf();
           const restore = (family: 4 | 6, text: string) =>
-            inside([`${TOOLS[family]}-${backend}-restore`, '--noflush'], text);
+            inside([`${IPTABLES[family]}-${backend}-restore`, '--noflush'], text);
           await inside(['nft', '-f', '-'], FIREWALL);
           await restore(4, BESIDE);
           await restore(6, BESIDE.replaceAll('198.51.100.0/24', '2001:db8:51::/48'));
           const before = await rules();
           try {
             for (const family of FAMILIES)
-              await restore(
-                family,
-                iptablesRules(
-                  family,
-                  world.kubeProxyPorts(family),
-                  cidrs.find((one) => one.includes(':') === (family === 6))!,
-                ),
-              );
+              await restore(family, iptablesRules(family, world.kubeProxyPorts(family), clusterCIDR(family)));
             await world.open(2);
             await world.load(3);
             await world.startAgent(mode);
-            const cleaned = await inside([...PROGRAM, 'cleanup', '--kube-proxy']);
-            expect(cleaned.trim().split('\n')).toHaveLength(2);
+            expect((await cleanup()).trim().split('\n')).toHaveLength(2);
             expect(await rules()).toBe(before);
-            expect(await inside([...PROGRAM, 'cleanup', '--kube-proxy'])).toBe(
-              'there was nothing to remove\n',
-            );
+            expect(await cleanup()).toBe('there was nothing to remove\n');
             await flow(1500);
             expect((await world.stop()).join('\n')).toBe('');
             await eventually(async () => (await world.status()).mode.draining).toEqual([]);
-            await world.agent.stop('SIGKILL');
-            await world.startAgent(mode);
-            const [{ operations } = {}] = logged(world.agent.log(), 'the kernel holds the full state').slice(
-              -1,
-            );
-            expect(operations).toBeLessThanOrEqual(mode === 'ebpf' ? 1 : 0);
+            await expectSound(world, mode, []);
           } finally {
             await inside(['nft', 'delete', 'table', 'inet', 'firewall']);
             for (const family of FAMILIES)
               for (const table of ['nat', 'filter', 'mangle'])
                 for (const how of ['-F', '-X'])
-                  await inside([`${TOOLS[family]}-${backend}`, '-t', table, how]);
+                  await inside([`${IPTABLES[family]}-${backend}`, '-t', table, how]);
           }
         },
       );

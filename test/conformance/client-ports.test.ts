@@ -1,11 +1,9 @@
 /**
  * One client port used at a time toward a service and toward the backend that it gets there: in one order and in the
- * other, each connection goes to its own end and nothing is taken for a part of the other. Beside a firewall that drops
- * what connection tracking calls invalid.
+ * other, each connection goes to its own end and nothing is taken for a part of the other.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { kernelOffersConntrack } from '../../src/dataplane/ebpf/native.ts';
-import { runProgram } from '../../src/lab/run.ts';
 import { ip, modelOf, NODE_ADDRESSES, service, slice } from '../model/world.ts';
 import { snapshot } from '../support/desired.ts';
 import { missingForFlows } from '../support/flow-engine.ts';
@@ -18,9 +16,6 @@ const root = skipUnless(
   privilege() === 'root' && missingForFlows === null,
   missingForFlows ?? "needs the machine's root",
 );
-const FIREWALL = `table inet foreign {
-  chain forward { type filter hook forward priority 0; ct state invalid drop; }
-}`;
 const ONE_FAMILY = {
   4: { clusterIPs: ['10.200.1.10'], backend: '10.10.2.2', node: '192.0.2.11', pod: '10.10.1.99' },
   6: {
@@ -50,8 +45,6 @@ for (const [mode, create] of Object.entries(MODES))
 
     beforeAll(async () => {
       subject = await create();
-      const place = [`--net=${subject.world.file('node')}`, 'nft', '-f', '-'];
-      expect((await runProgram('nsenter', place, FIREWALL)).status).toBe(0);
       const records = ([4, 6] as const).flatMap((family) => {
         const { clusterIPs, backend } = ONE_FAMILY[family];
         const name = `web${family}`;

@@ -30,6 +30,9 @@ const SEED = 20_260_101;
 const SHORT = { runs: 4, flows: 24 };
 const LONG = { runs: Math.ceil(25 / SLOWNESS), flows: 60 };
 
+/** One case of a long run, played again. */
+const PATH_MS = 1_800_000;
+
 const root = skipUnless(
   privilege() === 'root' && missingForFlows === null,
   missingForFlows ?? "needs the machine's root",
@@ -50,7 +53,8 @@ root.describe('random clusters, changes and flows', () => {
   });
 
   if (minutes === 0) {
-    test('every dataplane does what decide() says, and ends as after a fresh start', async () => {
+    const options = path ? { timeout: PATH_MS * SLOWNESS } : {};
+    test('every dataplane does what decide() says, and ends as after a fresh start', options, async () => {
       // A path names a case among those of the long run, which has other flows.
       const size = path ? { ...LONG, path } : SHORT;
       const report = await fuzzer.run({ ...size, seed: wish.seed ?? SEED });

@@ -1,6 +1,12 @@
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, test } from 'vitest';
 import { TriplaneError } from '../../src/model/errors.ts';
-import { explainErrno, parsePrivilege, readPrivilege, requireCapability } from '../../src/node/privilege.ts';
+import {
+  explainErrno,
+  parsePrivilege,
+  readPrivilege,
+  refusalCode,
+  requireCapability,
+} from '../../src/node/privilege.ts';
 
 const status = (hex: string) => `Name:\tnode\nCapPrm:\tffffffffffffffff\nCapEff:\t${hex}\nCapBnd:\t0\n`;
 const INITIAL = '         0          0 4294967295\n';
@@ -47,6 +53,15 @@ describe('parsePrivilege', () => {
     );
     requireCapability('CAP_BPF', 'load programs', parsePrivilege(status('0000008000000000'), INITIAL));
   });
+});
+
+test.each([
+  ['EPERM', 'TP_NO_PRIVILEGE'],
+  ['EINVAL', 'TP_NO_FEATURE'],
+  ['ENOMEM', 'TP_KERNEL_REFUSED'],
+  [undefined, 'TP_NO_FEATURE'],
+])('a kernel that answers %s to what a mode cannot do without: %s', (code, expected) => {
+  expect(refusalCode(code)).toBe(expected);
 });
 
 describe('explainErrno', () => {

@@ -19,6 +19,19 @@ describe('a trial', () => {
       'run as root to try it',
     ],
     ['lacks the feature', new TriplaneError('TP_NO_FEATURE', 'no such thing'), 'no', 'get it: no such thing'],
+    ['meets a shortage', withCode('ENOMEM'), 'unknown', 'too little to try it: refused'],
+    [
+      'meets a shortage that we have a word for',
+      new TriplaneError('TP_KERNEL_REFUSED', 'no programs', { cause: withCode('ENOMEM') }),
+      'unknown',
+      'too little to try it: no programs',
+    ],
+    [
+      'asks for room that is not there',
+      new Error('512 MiB: no memory', { cause: withCode('ENOMEM') }),
+      'no',
+      'get it: 512 MiB: no memory',
+    ],
     ['fails with what is no error', 'odd', 'no', 'get it: odd'],
   ] as const)('that %s', (_title, error, answer, remedy) => {
     expect(answerOf(NEED, error)).toEqual({

@@ -56,6 +56,8 @@ export interface HostFlow extends Omit<FlowSpec, 'ns' | 'sport'> {
   readonly via: 'packet' | 'socket';
   /** Default: one that has not been used for long. */
   readonly sport?: number;
+  /** From the client port of a flow before it in the same run, if one has the same source and another destination. */
+  readonly twin?: boolean;
 }
 
 let worlds = 0;
@@ -181,20 +183,40 @@ export class FlowWorld {
   /** All at once; outcomes in the order of the flows. */
   async run(flows: readonly HostFlow[]): Promise<FlowOutcome[]> {
     const outcomes: FlowOutcome[] = new Array(flows.length);
+    const ports = this.#portsOf(flows);
     const engineOf = ({ via }: HostFlow) => (via === 'socket' && this.cgroup !== null ? 1 : 0);
     await Promise.all(
       this.#engines.map(async (engine, number) => {
         const mine = flows.map((flow, at) => ({ flow, at })).filter(({ flow }) => engineOf(flow) === number);
-        const specs = mine.map(({ flow: { from, via: _, ...rest } }) => ({
+        const specs = mine.map(({ flow: { from, via: _, twin: __, ...rest }, at }) => ({
           ...rest,
           ns: this.file(from),
-          sport: rest.sport ?? this.#port(from),
+          sport: ports[at]!,
         }));
         const done = await engine.run(specs);
         for (const [i, { at }] of mine.entries()) outcomes[at] = done[i]!;
       }),
     );
     return outcomes;
+  }
+
+  #portsOf(flows: readonly HostFlow[]): number[] {
+    const lines = new Map<string, { readonly port: number; readonly targets: Set<string> }>();
+    return flows.map(({ from, proto, src, dst, dport, connected, sport, twin }) => {
+      if (sport !== undefined) return sport;
+      // Two sockets of one port that are not connected would get one another's datagrams.
+      const mayShare = src !== '' && (proto === 'tcp' || connected);
+      const key = `${from} ${proto} ${src}`;
+      const target = `${dst} ${dport}`;
+      const line = lines.get(key);
+      if (twin && mayShare && line && !line.targets.has(target)) {
+        line.targets.add(target);
+        return line.port;
+      }
+      const port = this.#port(from);
+      if (mayShare) lines.set(key, { port, targets: new Set([target]) });
+      return port;
+    });
   }
 
   /** A client port that has not been used for long, whatever the protocol and the family. */

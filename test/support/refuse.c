@@ -1,5 +1,5 @@
-// Preloaded into a program (refusal.ts): while a file has an error's number in it, the kernel's nftables, or its BPF maps,
-// refuse what is sent to them with that error. Everything else is the real thing.
+// Preloaded into a program (refusal.ts): while a file has an error's number in it, the kernel's nftables, its IPVS, or its
+// BPF maps refuse what is sent to them with that error. Everything else is the real thing.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -24,16 +24,19 @@ static int wanted(const char *what) {
   return got && strncmp(line, what, length) == 0 ? atoi(line + length) : 0;
 }
 
-static int is_netfilter(int fd) {
-  int domain = 0, protocol = 0;
+// NETLINK_NETFILTER, or NETLINK_GENERIC, by which IPVS is spoken to; -1: no netlink.
+static int protocol_of(int fd) {
+  int domain = 0, protocol = -1;
   socklen_t size = sizeof domain;
-  if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) || domain != AF_NETLINK) return 0;
+  if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &size) || domain != AF_NETLINK) return -1;
   size = sizeof protocol;
-  return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) == 0 && protocol == NETLINK_NETFILTER;
+  return getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) ? -1 : protocol;
 }
 
 static int refuses(int fd) {
-  int saved = errno, error = is_netfilter(fd) ? wanted("nft ") : 0;
+  int saved = errno, protocol = protocol_of(fd), error = 0;
+  if (protocol == NETLINK_NETFILTER) error = wanted("nft ");
+  if (protocol == NETLINK_GENERIC) error = wanted("ipvs ");
   errno = error ? error : saved;
   return error;
 }

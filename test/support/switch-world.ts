@@ -17,7 +17,10 @@ import type { Family } from '../../src/model/records.ts';
 import type { AdminStatus } from '../../src/observe/admin.ts';
 import type { KubeProxyPort } from './kube-proxy-rules.ts';
 import { Neighbour } from './neighbour.ts';
+import { SLOWNESS } from './slowness.ts';
 
+/** An emulated processor takes minutes to verify the programs of ebpf mode. */
+const READY_MS = 60_000 * SLOWNESS;
 const PORT = 9000;
 const NODE_PORT = 30900;
 const KEPT_NODE_PORT = 30901;
@@ -185,7 +188,7 @@ export class SwitchWorld {
 
   startAgent(mode: Mode, args: readonly string[] = [], options: AgentOptions = {}): Promise<Agent> {
     const all = ['--proxy-mode', mode, ...(this.#spec.args ?? []), ...args];
-    return this.lab.startAgent('n1', { ...options, args: all });
+    return this.lab.startAgent('n1', { readyMs: READY_MS, ...options, args: all });
   }
 
   switchTo(mode: Mode): Promise<SwitchResult> {

@@ -41,8 +41,12 @@ export class EbpfDataplane implements Switchable {
 
   constructor(options: EbpfOptions) {
     this.#options = withDefaults(options);
-    // What is missing is said at once, so that `auto` can go on to the next mode.
-    requireBpf();
+    // What is missing is said at once, so that `auto` can go on to the next mode; what is short is met by start() again.
+    try {
+      requireBpf();
+    } catch (error) {
+      if ((error as { code?: string }).code !== 'TP_KERNEL_REFUSED') throw error;
+    }
     prepareRoot(this.#options.root);
   }
 

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import path from 'node:path';
 import { TriplaneError } from '../../model/errors.ts';
-import { type Capability, requireCapability } from '../../node/privilege.ts';
+import { type Capability, refusalCode, requireCapability } from '../../node/privilege.ts';
 import { isSwitchedOff } from '../../node/switches.ts';
 import type { TrafficSettings } from '../traffic.ts';
 import { ABI, LAYOUTS } from './abi.ts';
@@ -61,7 +61,7 @@ export interface Loaded {
   readonly older: readonly number[];
   /**
    * Settled when the programs are loaded, which takes longer than all else: the parts of them that this kernel does
-   * not take, with the reason. Rejects with TP_NO_FEATURE or TP_NO_PRIVILEGE.
+   * not take, with the reason. Rejects with TP_NO_FEATURE, TP_NO_PRIVILEGE or, for lack of memory, TP_KERNEL_REFUSED.
    */
   readonly omitted: Promise<ReadonlyMap<Part, string>>;
   /** Whether the programs can ask the kernel's connection tracking. */
@@ -148,7 +148,7 @@ function refuseForeign(root: string): void {
   }
 }
 
-/** The maps, with the programs on their way. Throws TP_NO_FEATURE, TP_NO_PRIVILEGE or TP_LOCKED. */
+/** The maps, with the programs on their way. Throws TP_NO_FEATURE, TP_NO_PRIVILEGE, TP_KERNEL_REFUSED or TP_LOCKED. */
 export async function loadKernel(options: LoadOptions): Promise<Loaded> {
   refuseForeign(options.root);
   const found = adoptable(options);
@@ -173,8 +173,19 @@ export async function loadKernel(options: LoadOptions): Promise<Loaded> {
     maps: { ...mapEntries(meta.sizes), tp_traffic: traffic ? traffic.stride * traffic.parts : 1 },
     rodata: knobsOf(meta, ctLookup, traffic),
   };
-  const object = await openBpf(spec);
+  const object = await openBpf(spec).catch((error: unknown) => {
+    if (!found) generation.remove();
+    throw error;
+  });
   const maps = TableMaps.of(object, seedOf(meta));
+  if (!found && isNameless(maps)) {
+    object.close();
+    generation.remove();
+    throw new TriplaneError(
+      'TP_NO_FEATURE',
+      'libbpf gives maps no names since memory was short: start again',
+    );
+  }
   // Not yet complete, but from now on it says whose it is.
   if (!found) writeMeta(maps.meta, meta);
   const omitted = loadPrograms(
@@ -187,6 +198,14 @@ export async function loadKernel(options: LoadOptions): Promise<Loaded> {
   const counting = traffic && new TrafficTable(mapArray(object.maps().tp_traffic!).bytes, traffic);
   const origin = found ? 'adopted' : 'new';
   return { generation, object, maps, meta, origin, older, omitted, ctLookup, counting };
+}
+
+/**
+ * libbpf asks once in a process's life whether the kernel takes names, and a moment without memory is a no to it. Maps
+ * without names are found by nobody later: only a new process helps.
+ */
+function isNameless({ handles }: TableMaps): boolean {
+  return lifeNative().bpfMapInfo(handles.tp_meta!.fd).name === '';
 }
 
 /**
@@ -239,7 +258,7 @@ function newMeta({ root, sizes, natPorts }: LoadOptions, before: Meta | null): M
   };
 }
 
-/** Throws TP_NO_FEATURE or TP_NO_PRIVILEGE where no program of any kind can be loaded. */
+/** Throws TP_NO_FEATURE or TP_NO_PRIVILEGE where no program of any kind can be loaded, TP_KERNEL_REFUSED where not now. */
 export function requireBpf(): void {
   for (const capability of CAPABILITIES) requireCapability(capability, 'load BPF programs');
   readHz();
@@ -250,8 +269,7 @@ function readHz(): number {
     return kernelHz();
   } catch (error) {
     const { code, message } = error as NodeJS.ErrnoException;
-    const kind = code === 'EPERM' || code === 'EACCES' ? 'TP_NO_PRIVILEGE' : 'TP_NO_FEATURE';
-    throw new TriplaneError(kind, `BPF programs cannot be used: ${message}`, { cause: error });
+    throw new TriplaneError(refusalCode(code), `BPF programs cannot be used: ${message}`, { cause: error });
   }
 }
 

@@ -35,6 +35,7 @@ export interface LifeNative {
     keyBytes: number;
     valueBytes: number;
     entries: number;
+    name: string;
   };
   bpfMapsNamed(name: string): number[];
   bpfMapById(id: number): number;

@@ -1,6 +1,7 @@
 /** The addon's BPF functions. File descriptors are plain numbers; who gets one closes it. */
 import { TriplaneError } from '../../model/errors.ts';
 import { loadNative, packageRoot } from '../../node/native.ts';
+import { refusalCode } from '../../node/privilege.ts';
 import { isSwitchedOff } from '../../node/switches.ts';
 import { groupsOf, TAILS } from './program-groups.ts';
 
@@ -123,8 +124,8 @@ export function verifierSummary(log: string, lines = 12): string {
 }
 
 /**
- * An object's maps, and no programs yet. A refusal is TP_NO_FEATURE (the kernel does not take them) or
- * TP_NO_PRIVILEGE, with what libbpf said in the message's `cause`.
+ * An object's maps, and no programs yet. A refusal is TP_NO_FEATURE (the kernel does not take them), TP_NO_PRIVILEGE or
+ * TP_KERNEL_REFUSED (for lack of memory), with what libbpf said in the message's `cause`.
  */
 export function openBpf(spec: OpenSpec): Promise<BpfObject> {
   return bpfNative().bpfOpen(spec).catch(refuse);
@@ -132,8 +133,8 @@ export function openBpf(spec: OpenSpec): Promise<BpfObject> {
 
 /**
  * The programs of an object that openBpf() gave, but for some. All are loaded or none, which may be asked for again
- * with fewer. A refusal is TP_NO_FEATURE (the verifier or the kernel does not take a program) or TP_NO_PRIVILEGE, with
- * the end of the verifier's log in the message's `cause`.
+ * with fewer. A refusal is TP_NO_FEATURE (the verifier or the kernel does not take a program), TP_NO_PRIVILEGE or
+ * TP_KERNEL_REFUSED (for lack of memory), with the end of the verifier's log in the message's `cause`.
  */
 export async function loadInto(object: BpfObject, { path, without }: LoadSpec): Promise<void> {
   const wanted = bpfNative()
@@ -174,7 +175,7 @@ function refuse(error: unknown): never {
   const { code, said, log, message } = error as Error & { code?: string; said?: string; log?: string };
   const refused = `the kernel does not take the BPF programs (${message})`;
   const detail = [said ?? '', verifierSummary(log ?? '')].join('\n').trim();
-  const cause = new Error(detail === '' ? message : detail);
-  if (code === 'EPERM') throw new TriplaneError('TP_NO_PRIVILEGE', refused, { cause });
-  throw new TriplaneError('TP_NO_FEATURE', refused, { cause });
+  const cause = Object.assign(new Error(detail === '' ? message : detail), { code });
+  // The verifier's EACCES is a word about the program.
+  throw new TriplaneError(code === 'EACCES' ? 'TP_NO_FEATURE' : refusalCode(code), refused, { cause });
 }

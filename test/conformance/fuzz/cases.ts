@@ -27,6 +27,8 @@ export interface FlowDraft {
   readonly close: 'fin' | 'rst';
   /** Of the node: with an address of its choice, or with the kernel's. */
   readonly bound: boolean;
+  /** From the client port of the flow before it (HostFlow.twin). */
+  readonly twin: boolean;
   /** Which frontend, modulo how many there are. */
   readonly aim: number;
   readonly twist: 'none' | 'port' | 'protocol' | 'unallocated' | 'backend';
@@ -240,6 +242,7 @@ const flow: fc.Arbitrary<FlowDraft> = fc.record({
   family: fc.constantFrom<(4 | 6)[]>(4, 4, 6),
   proto: fc.constantFrom('tcp', 'udp'),
   via: fc.constantFrom('packet', 'socket'),
+  twin: fc.constantFrom(false, false, true),
   connected: fc.boolean(),
   close: fc.constantFrom('fin', 'rst'),
   bound: fc.boolean(),

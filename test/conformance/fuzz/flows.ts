@@ -81,11 +81,11 @@ export function planFlow(draft: FlowDraft, state: DesiredState): PlannedFlow | n
   };
   const verdict = decide(state, packet);
   const bound = draft.from !== 'node' || draft.bound;
-  const { from, connected, close } = draft;
+  const { from, connected, close, twin } = draft;
   // Only what runs on this node can be in its tree of cgroups.
   const via = from in PODS || from === 'node' ? draft.via : 'packet';
   const flow: HostFlow = {
-    ...{ from, via, connected, close, proto },
+    ...{ from, via, connected, close, proto, twin },
     src: bound ? packet.source : '',
     dst: address,
     dport: port,

@@ -128,7 +128,9 @@ export class Fuzzer {
     this.steps++;
     this.flows += planned.length;
     await this.#each(what, async (subject) => {
-      const outcomes = await subject.world.run(planned.map(({ flow }) => flow));
+      const outcomes = await subject.world.run(
+        planned.map(({ flow }) => ({ ...flow, twin: subject.twins && flow.twin === true })),
+      );
       const loyal = this.#memories.get(subject)!.judge(planned, outcomes);
       return planned.flatMap((flow, i) => {
         const wrong = judge(flow, outcomes[i]!) ?? loyal[i];

@@ -8,6 +8,7 @@ import { familiesOf, podsKnownIn } from '../../../src/dataplane/ebpf/node-settin
 import { Generation, generations } from '../../../src/dataplane/ebpf/pins.ts';
 import { cleanupNft } from '../../../src/dataplane/nft/cleanup.ts';
 import { NftDataplane } from '../../../src/dataplane/nft/nft-dataplane.ts';
+import { runProgram } from '../../../src/lab/run.ts';
 import type { DesiredChange, DesiredState } from '../../../src/model/desired.ts';
 import { loadNative } from '../../../src/node/native.ts';
 import { SMALL } from '../../support/bpf-world.ts';
@@ -37,6 +38,9 @@ export abstract class Subject {
     state: DesiredState,
   ): Promise<{ readonly lived: unknown; readonly fresh: unknown }>;
   abstract remove(): Promise<void>;
+
+  /** Whether a client port used toward two destinations at a time is told apart. */
+  readonly twins: boolean = true;
 
   /** Outcomes that are right in this mode beside what decide() says; its page in docs/ says why. */
   accepts(_flow: PlannedFlow): readonly string[] {
@@ -81,6 +85,22 @@ export abstract class Subject {
         return [...complaints, `not what a fresh start makes:\n${firstDifference(left, right)}`];
     }
   }
+}
+
+/** The node's own, so that connection tracking is at work and what goes past its mind is seen. */
+const FIREWALL = `table inet foreign {
+  chain forward { type filter hook forward priority 0; ct state invalid drop; }
+}`;
+
+async function guardedWorld(cgroup: 'cgroup' | 'none'): Promise<FlowWorld> {
+  const world = await FlowWorld.create(cgroup);
+  const { status, stderr } = await runProgram(
+    'nsenter',
+    [`--net=${world.file('node')}`, 'nft', '-f', '-'],
+    FIREWALL,
+  );
+  if (status !== 0) throw new Error(stderr);
+  return world;
 }
 
 function firstDifference(lived: string, fresh: string): string {
@@ -133,7 +153,7 @@ export class NftSubject extends NamespaceSubject {
   protected readonly image = tableLines;
 
   static async create(): Promise<NftSubject> {
-    return new NftSubject(await FlowWorld.create('none'), await bareNamespaces(1));
+    return new NftSubject(await guardedWorld('none'), await bareNamespaces(1));
   }
 
   protected openIn(netns: string): Dataplane {
@@ -160,7 +180,7 @@ export class EbpfSubject extends Subject {
   }
 
   static async create(socketLb: 'all' | 'host' | 'off'): Promise<EbpfSubject> {
-    const subject = new EbpfSubject(await FlowWorld.create('cgroup'), await openBench(), socketLb);
+    const subject = new EbpfSubject(await guardedWorld('cgroup'), await openBench(), socketLb);
     enter(subject.world.file('node'));
     return subject;
   }

@@ -1,10 +1,9 @@
 import { WEB_PORT, webService } from '../../examples.ts';
 import type { Place } from '../../place.ts';
 import { table } from '../picture.ts';
-import { type Chapter, type Stage, verdict } from '../stage.ts';
+import { type Chapter, PATIENCE_MS, PROBES, type Stage, verdict } from '../stage.ts';
 
 const CALLS = 60;
-const PROBES = 20;
 
 function sources(stage: Stage): Place[] {
   const { lab } = stage;
@@ -22,7 +21,7 @@ async function answersBySource(
   const address = stage.clusterIp(10);
   return Promise.all(
     sources(stage).map(async (place) => {
-      const result = await place.call('tcp', address, WEB_PORT, { count, timeoutMs: 3000 });
+      const result = await place.call('tcp', address, WEB_PORT, { count, timeoutMs: PATIENCE_MS });
       return {
         name: place.name,
         pods: Object.keys(result.pods).sort(),

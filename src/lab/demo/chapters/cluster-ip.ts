@@ -1,7 +1,7 @@
 import type { Family } from '../../../model/records.ts';
 import { WEB_PORT, webService, webSlices } from '../../examples.ts';
 import { addCounts, shareBars } from '../picture.ts';
-import { type Chapter, type Stage, verdict } from '../stage.ts';
+import { type Chapter, PATIENCE_MS, type Stage, verdict } from '../stage.ts';
 
 const CALLS = 1000;
 const PORTION = 40;
@@ -14,7 +14,7 @@ async function callsWithBars(stage: Stage, family: Family) {
   let done = 0;
   let failed = 0;
   while (done < CALLS) {
-    const options = { count: PORTION, concurrency: 4, timeoutMs: 3000 };
+    const options = { count: PORTION, concurrency: 4, timeoutMs: PATIENCE_MS };
     const result = await stage.lab.pod('net-pod').call('tcp', stage.clusterIp(10, family), WEB_PORT, options);
     addCounts(pods, result.pods);
     done += result.total;

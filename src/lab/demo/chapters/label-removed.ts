@@ -1,5 +1,5 @@
 import { WEB_PORT, webSlices } from '../../examples.ts';
-import { type Chapter, failures, verdict } from '../stage.ts';
+import { type Chapter, failures, PATIENCE_MS, verdict } from '../stage.ts';
 
 const RATE = 400;
 const POD = 'webpod3';
@@ -25,27 +25,17 @@ export const labelRemoved: Chapter = {
     stage.apply('web-endpoints', webSlices(lab, without));
     timeline.mark('L');
     await stage.pause(0.35);
-    await stage.until(`new connections avoid ${POD}`, async () => {
-      const probe = await lab
-        .pod('net-pod')
-        .call('tcp', stage.clusterIp(10), WEB_PORT, { count: 20, timeoutMs: 3000 });
-      return !probe.pods[POD];
-    });
+    await stage.until(`new connections avoid ${POD}`, async () => !(await stage.answering()).has(POD));
     const between = await lab.pod('net-pod').call('tcp', stage.clusterIp(10), WEB_PORT, {
       count: 200,
       concurrency: 4,
-      timeoutMs: 3000,
+      timeoutMs: PATIENCE_MS,
     });
     const returnedMs = stage.apply('web-endpoints', webSlices(lab));
     timeline.mark('B');
     await stage.pause(0.3);
     // A busy machine takes longer than that now and then; the picture is to show it in any case.
-    await stage.until(`${POD} answers again`, async () => {
-      const probe = await lab
-        .pod('net-pod')
-        .call('tcp', stage.clusterIp(10), WEB_PORT, { count: 20, timeoutMs: 3000 });
-      return probe.pods[POD] !== undefined;
-    });
+    await stage.until(`${POD} answers again`, async () => (await stage.answering()).has(POD));
     await stage.pause(0.1);
     const summary = await load.stop();
     const held = await hold.stop();

@@ -1,5 +1,5 @@
-import { webSlices } from '../../examples.ts';
-import { type Chapter, failures, verdict } from '../stage.ts';
+import { WEB_PORT, webSlices } from '../../examples.ts';
+import { type Chapter, failures, PATIENCE_MS, verdict } from '../stage.ts';
 
 const RATE = 400;
 const VICTIM = 'webpod2';
@@ -26,12 +26,7 @@ export const podDeleted: Chapter = {
     timeline.mark('R');
     await stage.pause(0.3);
     // A busy machine takes longer than that now and then; the picture is to show it in any case.
-    await stage.until(`${VICTIM} answers again`, async () => {
-      const probe = await lab
-        .pod('net-pod')
-        .call('tcp', stage.clusterIp(10), 9000, { count: 20, timeoutMs: 3000 });
-      return probe.pods[VICTIM] !== undefined;
-    });
+    await stage.until(`${VICTIM} answers again`, async () => (await stage.answering()).has(VICTIM));
     await stage.pause(0.1);
     const summary = await load.stop();
     terminal.lines(timeline.lines());
@@ -40,7 +35,7 @@ export const podDeleted: Chapter = {
     const movedMs = lastFailedMs - deletedMs;
     const check = await lab
       .pod('net-pod')
-      .call('tcp', stage.clusterIp(10), 9000, { count: 200, concurrency: 4, timeoutMs: 3000 });
+      .call('tcp', stage.clusterIp(10), WEB_PORT, { count: 200, concurrency: 4, timeoutMs: PATIENCE_MS });
     const problems: string[] = [];
     if (movedMs > MOVE_MS_MAX)
       problems.push(`requests failed until ${movedMs.toFixed(0)} ms after the deletion`);

@@ -1,0 +1,25 @@
+/** After a fault: the kernel as a fresh start would make it. */
+import { expect } from 'vitest';
+import type { Mode } from '../../../src/dataplane/dataplane.ts';
+import type { SwitchWorld } from '../../support/switch-world.ts';
+import { logged } from './node.ts';
+
+/** No comparison with the kernel by the clock: what is repaired was noticed. */
+export const NO_CLOCK = ['--sync-period', '1h'];
+
+/** The next agent, in the place of the one there was, finds nothing that it would have made otherwise. */
+export async function expectSound(
+  world: SwitchWorld,
+  mode: Mode,
+  args: readonly string[] = NO_CLOCK,
+): Promise<void> {
+  await world.agent.stop('SIGKILL');
+  // The log goes on from one agent to the next.
+  const before = world.agent.log().length;
+  await world.startAgent(mode, args);
+  const started = logged(world.agent.log().slice(before), 'the kernel holds the full state');
+  const [{ operations, refusals } = {}] = started;
+  expect(refusals).toBe(0);
+  // ebpf: the settings say which generation it is.
+  expect(operations).toBeLessThanOrEqual(mode === 'ebpf' ? 1 : 0);
+}
