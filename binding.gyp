@@ -16,6 +16,7 @@
         "native/flow.cc",
         "native/lock.cc",
         "native/ipvs.cc",
+        "native/ipvs_dump.cc",
         "native/ipvs_link.cc",
         "native/rt_row.cc",
         "native/rtnetlink.cc",

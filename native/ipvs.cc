@@ -15,12 +15,12 @@
 #include "async_task.h"
 #include "byte_reader.h"
 #include "ipvs.h"
+#include "ipvs_request.h"
 #include "netlink_socket.h"
 
 namespace {
 // Requests are sent in runs of so many bytes: the answers to one run fit the receive buffer many times.
 constexpr size_t kRunBytes = 64 << 10;
-constexpr size_t kMessageBytesMax = 512;
 constexpr uint32_t kFullMask = 0xffffffff;
 
 struct Refusal {
@@ -72,20 +72,6 @@ class Run {
   uint32_t first_seq_ = 0;
   int err_ = 0;
 };
-
-size_t AddressBytes(uint8_t family) { return family == 4 ? 4 : 16; }
-uint16_t AddressFamily(uint8_t family) { return family == 4 ? AF_INET : AF_INET6; }
-
-void PutGeneric(nlmsghdr *nlh, uint8_t command) {
-  genlmsghdr *header = static_cast<genlmsghdr *>(mnl_nlmsg_put_extra_header(nlh, sizeof(genlmsghdr)));
-  header->cmd = command;
-  header->version = IPVS_GENL_VERSION;
-}
-
-void PutServiceName(nlmsghdr *nlh, uint8_t family, uint32_t mark) {
-  mnl_attr_put_u16(nlh, IPVS_SVC_ATTR_AF, AddressFamily(family));
-  mnl_attr_put_u32(nlh, IPVS_SVC_ATTR_FWMARK, mark);
-}
 
 void PutService(nlmsghdr *nlh, uint8_t op, uint8_t family, uint32_t mark, ByteReader *in) {
   nlattr *nest = mnl_attr_nest_start(nlh, IPVS_CMD_ATTR_SERVICE);
@@ -141,104 +127,6 @@ int CommitServices(NetlinkSocket *socket, uint16_t genl, const std::vector<uint8
     run.End(nlh);
   }
   return run.Flush();
-}
-
-void Append(std::vector<uint8_t> *out, const void *data, size_t size) {
-  const uint8_t *bytes = static_cast<const uint8_t *>(data);
-  out->insert(out->end(), bytes, bytes + size);
-}
-void AppendU32(std::vector<uint8_t> *out, uint32_t value) { Append(out, &value, sizeof(value)); }
-
-struct ServiceName {
-  uint8_t family;
-  uint32_t mark;
-};
-
-// One row for each of the message's firewall-mark service: see packed-ipvs.ts.
-bool ReadService(const nlmsghdr *nlh, std::vector<uint8_t> *out, ServiceName *name) {
-  uint16_t af = 0;
-  uint32_t mark = 0, timeout = 0;
-  ip_vs_flags flags = {};
-  std::string scheduler;
-  EachAttribute(nlh, sizeof(genlmsghdr), [&](const nlattr *outer) {
-    if (mnl_attr_get_type(outer) != IPVS_CMD_ATTR_SERVICE) return;
-    EachNested(outer, [&](const nlattr *attr) {
-      switch (mnl_attr_get_type(attr)) {
-        case IPVS_SVC_ATTR_AF: af = mnl_attr_get_u16(attr); break;
-        case IPVS_SVC_ATTR_FWMARK: mark = mnl_attr_get_u32(attr); break;
-        case IPVS_SVC_ATTR_SCHED_NAME: scheduler = mnl_attr_get_str(attr); break;
-        case IPVS_SVC_ATTR_TIMEOUT: timeout = mnl_attr_get_u32(attr); break;
-        case IPVS_SVC_ATTR_FLAGS:
-          if (mnl_attr_get_payload_len(attr) >= sizeof(flags)) memcpy(&flags, mnl_attr_get_payload(attr), sizeof(flags));
-          break;
-      }
-    });
-  });
-  if (mark == 0 || (af != AF_INET && af != AF_INET6)) return false;
-  *name = {static_cast<uint8_t>(af == AF_INET ? 4 : 6), mark};
-  out->push_back(kIpvsServiceRow);
-  out->push_back(name->family);
-  AppendU32(out, mark);
-  out->push_back(static_cast<uint8_t>(scheduler.size()));
-  Append(out, scheduler.data(), scheduler.size());
-  AppendU32(out, flags.flags);
-  AppendU32(out, timeout);
-  return true;
-}
-
-void ReadDestination(const nlmsghdr *nlh, uint8_t family, std::vector<uint8_t> *out) {
-  uint8_t address[16] = {};
-  uint32_t port = 0, weight = 0, active = 0, inactive = 0;
-  EachAttribute(nlh, sizeof(genlmsghdr), [&](const nlattr *outer) {
-    if (mnl_attr_get_type(outer) != IPVS_CMD_ATTR_DEST) return;
-    EachNested(outer, [&](const nlattr *attr) {
-      switch (mnl_attr_get_type(attr)) {
-        case IPVS_DEST_ATTR_ADDR:
-          memcpy(address, mnl_attr_get_payload(attr), std::min<size_t>(16, mnl_attr_get_payload_len(attr)));
-          break;
-        case IPVS_DEST_ATTR_PORT: port = ntohs(mnl_attr_get_u16(attr)); break;
-        case IPVS_DEST_ATTR_WEIGHT: weight = mnl_attr_get_u32(attr); break;
-        case IPVS_DEST_ATTR_ACTIVE_CONNS: active = mnl_attr_get_u32(attr); break;
-        case IPVS_DEST_ATTR_INACT_CONNS: inactive = mnl_attr_get_u32(attr); break;
-      }
-    });
-  });
-  out->push_back(kIpvsDestinationRow);
-  Append(out, address, AddressBytes(family));
-  for (uint32_t value : {port, weight, active, inactive}) AppendU32(out, value);
-}
-
-// Services first, then each one's destinations behind it.
-int DumpServices(NetlinkSocket *socket, uint16_t genl, std::vector<uint8_t> *rows) {
-  alignas(nlmsghdr) char buffer[kMessageBytesMax];
-  auto request = [&](uint8_t command, const ServiceName *name) {
-    nlmsghdr *nlh = mnl_nlmsg_put_header(buffer);
-    nlh->nlmsg_type = genl;
-    nlh->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-    nlh->nlmsg_seq = socket->NextSeq();
-    PutGeneric(nlh, command);
-    if (!name) return nlh;
-    nlattr *nest = mnl_attr_nest_start(nlh, IPVS_CMD_ATTR_SERVICE);
-    PutServiceName(nlh, name->family, name->mark);
-    mnl_attr_nest_end(nlh, nest);
-    return nlh;
-  };
-  std::vector<std::pair<ServiceName, std::vector<uint8_t>>> services;
-  int err = socket->Dump(request(IPVS_CMD_GET_SERVICE, nullptr), [&](const nlmsghdr *nlh) {
-    std::vector<uint8_t> row;
-    ServiceName name;
-    if (ReadService(nlh, &row, &name)) services.emplace_back(name, std::move(row));
-  });
-  if (err) return err;
-  for (auto &[name, row] : services) {
-    Append(rows, row.data(), row.size());
-    uint8_t family = name.family;
-    err = socket->Dump(request(IPVS_CMD_GET_DEST, &name),
-                       [&](const nlmsghdr *nlh) { ReadDestination(nlh, family, rows); });
-    // Gone since the first dump: its row has no destinations, which is near enough to the truth.
-    if (err && err != ESRCH) return err;
-  }
-  return 0;
 }
 
 int FindFamily(NetlinkSocket *socket, uint16_t *id) {
@@ -331,13 +219,17 @@ class IpvsSocket : public Napi::ObjectWrap<IpvsSocket> {
         [refusals](Napi::Env env) { return RefusalsValue(env, *refusals); });
   }
 
+  // (names?): those services alone; default: all.
   Napi::Value Dump(const Napi::CallbackInfo &info) {
     Open(info.Env());
+    std::vector<ServiceName> names;
+    if (!info[0].IsUndefined())
+      AssertArg(info.Env(), ReadNames(CopyBytes(BytesArg(info, 0, "names")), &names) && !names.empty(), "names");
     auto rows = std::make_shared<std::vector<uint8_t>>();
     return AsyncTask::Start(
         info.Env(),
-        [socket = socket_, genl = genl_, rows]() -> TaskError {
-          return {DumpServices(socket.get(), genl, rows.get()), "IPVS dump"};
+        [socket = socket_, genl = genl_, names = std::move(names), rows]() -> TaskError {
+          return {DumpServices(socket.get(), genl, names, rows.get()), "IPVS dump"};
         },
         [rows](Napi::Env env) { return BytesValue(env, std::move(*rows)); });
   }

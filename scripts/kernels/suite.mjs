@@ -14,6 +14,11 @@ export const TESTS = {
   nft: ['test/conformance/nft.test.ts', 'test/dataplane/nft/traffic.test.ts'],
   ebpf: ['test/bpf/live.test.ts', 'test/dataplane/ebpf-forward.test.ts'],
   probe: ['test/probe'],
+  counting: [
+    'test/dataplane/counting/ipvs.test.ts',
+    'test/dataplane/counting/nft.test.ts',
+    'test/agent/counting.test.ts',
+  ],
   takeover: ['test/agent/ipvs-takeover.test.ts'],
   faults: ['test/agent/ipvs-faults.test.ts'],
 };

@@ -1,5 +1,6 @@
-/** A running agent's metrics of traffic: through two modes and back, each connection once. */
+/** A running agent's metrics of traffic: through all modes that this kernel has and back, each connection once. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { hasIpvs } from '../support/ipvs.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
 import { SwitchWorld } from '../support/switch-world.ts';
@@ -42,7 +43,8 @@ root.describe('metrics of traffic', () => {
       }
     };
     await call();
-    for (const mode of ['nft', 'ebpf', 'nft'] as const) {
+    const ipvs = hasIpvs() ? (['ipvs'] as const) : [];
+    for (const mode of ['nft', ...ipvs, 'ebpf', 'nft'] as const) {
       expect(await world.switchTo(mode)).toMatchObject({ to: mode });
       await call();
     }

@@ -4,15 +4,18 @@ import path from 'node:path';
 import process from 'node:process';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { AffinityView } from '../../src/dataplane/dataplane.ts';
+import { ABI } from '../../src/dataplane/ebpf/abi.ts';
 import { cleanupEbpf, cleanupOrphan } from '../../src/dataplane/ebpf/cleanup.ts';
 import { EbpfDataplane } from '../../src/dataplane/ebpf/ebpf-dataplane.ts';
-import { findOrphans, findRoots, generationMeta } from '../../src/dataplane/ebpf/kernel.ts';
+import { findOrphans, findRoots, generationMeta, openMap } from '../../src/dataplane/ebpf/kernel.ts';
+import { readMeta, writeMeta } from '../../src/dataplane/ebpf/meta.ts';
 import { bpfNative } from '../../src/dataplane/ebpf/native.ts';
 import { lifeNative } from '../../src/dataplane/ebpf/native-life.ts';
 import type { EbpfOptions } from '../../src/dataplane/ebpf/options.ts';
 import { isOrphaned } from '../../src/dataplane/ebpf/orphans.ts';
 import { Generation, generations } from '../../src/dataplane/ebpf/pins.ts';
 import { readEbpf } from '../../src/dataplane/ebpf/readback.ts';
+import { mapArray } from '../../src/dataplane/ebpf/tables.ts';
 import { cgroupMount } from '../../src/lab/cgroups.ts';
 import type { DesiredService, DesiredState } from '../../src/model/desired.ts';
 import { net as cidr, ip } from '../model/world.ts';
@@ -163,6 +166,56 @@ root.describe('the ebpf dataplane', () => {
     await second.dataplane.close();
     cleanupEbpf(ROOT);
     expect(readFileSync(PORTS, 'utf8').trim()).toBe('');
+  });
+
+  /** As if an older version had made the newest maps: of another layout, and without a map that came later. */
+  function makeOlder(): void {
+    const generation = new Generation(ROOT, generations(ROOT).at(-1)!);
+    const handle = openMap(generation, 'tp_meta')!;
+    const map = mapArray(handle);
+    writeMeta(map, { ...readMeta(map)!, layout: ABI.LAYOUT - 1 });
+    bpfNative().bpfClose(handle.fd);
+    rmSync(path.join(generation.maps, 'tp_backendports'));
+  }
+
+  test('maps of another layout go on with what they carry, beside new ones', async () => {
+    const first = await start(stateOf(A));
+    await first.dataplane.close();
+    const before = attached();
+    makeOlder();
+    expect(findRoots()).toContain(ROOT);
+    const second = await start(stateOf(A, B));
+    expect(second.result.refusals).toEqual([]);
+    // Nobody can tell what their connections are, so they stay for an hour; nothing new is picked by them.
+    expect(generations(ROOT)).toEqual([1, 2]);
+    const names = attached().map(({ link }) => link);
+    expect(before.every(({ link }) => names.includes(link))).toBe(true);
+    const settings = openMap(new Generation(ROOT, 1), 'tp_settings')!;
+    expect(mapArray(settings).words[0]! & ABI.S_DRAIN).toBe(ABI.S_DRAIN);
+    bpfNative().bpfClose(settings.fd);
+    expect(readEbpf(ROOT)!.services).toHaveLength(2);
+    expect(await second.dataplane.verify(stateOf(A, B))).toEqual({ repaired: [] });
+    await second.dataplane.close();
+    cleanupEbpf(ROOT);
+    expect(attached()).toEqual([]);
+    expect(readFileSync(PORTS, 'utf8').trim()).toBe('');
+  });
+
+  test('cleanup of maps of another layout puts back what was changed for them, and another node keeps away', async () => {
+    const { dataplane } = await start(stateOf(A));
+    await dataplane.close();
+    makeOlder();
+    expect(readEbpf(ROOT)).toBe(null);
+    const elsewhere = new TestNet('e');
+    try {
+      await expect(start(stateOf(A))).rejects.toThrow(/serve another network namespace/);
+    } finally {
+      elsewhere.leave();
+    }
+    expect(readFileSync(PORTS, 'utf8').trim()).toBe('61000-65535');
+    expect(cleanupEbpf(ROOT).length).toBeGreaterThan(0);
+    expect(readFileSync(PORTS, 'utf8').trim()).toBe('');
+    expect(existsSync(ROOT)).toBe(false);
   });
 
   test('what somebody detached is attached again', async () => {

@@ -13,7 +13,10 @@ export interface Truth {
 
 const TABLE = 'tptruth';
 
-/** Counts what comes to and leaves from `ports` of one place, from now on. */
+/**
+ * Counts what comes to and leaves from `ports` of one place, from now on: behind all that translates on its way in, and
+ * before all that does on its way out (IPVS works in input and output itself, at 99 and -99).
+ */
 export async function countAt(
   world: NodeWorld,
   place: Parameters<NodeWorld['run']>[0],
@@ -21,8 +24,8 @@ export async function countAt(
 ): Promise<void> {
   const list = `{ ${ports.join(', ')} }`;
   const text = `table inet ${TABLE} {
-  chain in { type filter hook input priority 0; meta l4proto { tcp, udp } th dport ${list} counter; }
-  chain out { type filter hook output priority 0; meta l4proto { tcp, udp } th sport ${list} counter; }
+  chain in { type filter hook input priority 300; meta l4proto { tcp, udp } th dport ${list} counter; }
+  chain out { type filter hook output priority -310; meta l4proto { tcp, udp } th sport ${list} counter; }
 }
 `;
   const { status, stderr } = await world.run(place, ['nft', '-f', '-'], text);

@@ -58,6 +58,7 @@ export function adoptTables(compiler: Compiler, references: References): void {
     guard.uses++;
     compiler.guards.release(guard);
   }
+  compiler.guards.bury();
   dropStrayNames(compiler, names);
   for (let index = 0; index < compiler.backends.records.limit; index++)
     if (references.backend(index)) compiler.backends.adoptGone(index);

@@ -6,7 +6,7 @@ import { ABI } from './abi.ts';
 import { Clock, ticksOf } from './clock.ts';
 import { Collector } from './collector.ts';
 import { Compiler } from './compiler.ts';
-import { generationMeta, openMap, seedOf } from './kernel.ts';
+import { openMap, seedOf, tablesMeta } from './kernel.ts';
 import { TableMaps } from './maps.ts';
 import { bpfNative, type MapHandle } from './native.ts';
 import { Generation } from './pins.ts';
@@ -56,7 +56,7 @@ export function closeMaps(handles: Readonly<Record<string, MapHandle>>): void {
 
 /** Reads all tables of a generation without an agent's help; null: there is nothing that can be read. */
 export function withTables<T>(generation: Generation, work: (maps: TableMaps, hz: number) => T): T | null {
-  const meta = generationMeta(generation);
+  const meta = tablesMeta(generation);
   const handles = meta ? openMaps(generation) : null;
   if (!meta || !handles) return null;
   try {
@@ -79,7 +79,7 @@ export class Drain {
     this.generation = new Generation(root, number);
     this.#now = now;
     this.#startedMs = now();
-    const meta = generationMeta(this.generation);
+    const meta = tablesMeta(this.generation);
     this.#handles = meta ? openMaps(this.generation) : null;
     const settings = openMap(this.generation, 'tp_settings');
     if (settings) {

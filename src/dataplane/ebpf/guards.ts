@@ -80,6 +80,22 @@ export class Guards {
     return guard;
   }
 
+  /**
+   * After adopt(): rows under numbers that nobody has are those of a predecessor that ended before it took them away. They
+   * go after the usual grace, and nobody gets their numbers before.
+   */
+  bury(): void {
+    const stray = this.#maps.ranges.keys().filter((key) => !this.ids.isUsed(guardOf(key)));
+    const ids = [...new Set(stray.map(guardOf))].filter((id) => this.ids.reserve(id));
+    if (stray.length === 0) return;
+    this.#rows += stray.length;
+    this.#grave.add(() => {
+      this.#maps.ranges.removeAll(stray);
+      this.#rows -= stray.length;
+      for (const id of ids) this.ids.release(id);
+    });
+  }
+
   /** Puts back rows that are missing and takes out those that nobody wrote. Returns how many of each. */
   repair(): { missing: number; strange: number } {
     const text = (key: Uint8Array) => Buffer.from(key).toString('latin1');

@@ -10,7 +10,15 @@ import { SOCK_COUNTERS } from './attach-types.ts';
 import { kernelHz } from './clock.ts';
 import { encodeKnobs, mapEntries, newSeed, type PortRange, type Sizes } from './knobs.ts';
 import { TableMaps } from './maps.ts';
-import { type Meta, netnsCookie, netnsIdentity, readMeta, servesHere, writeMeta } from './meta.ts';
+import {
+  isOurLayout,
+  type Meta,
+  netnsCookie,
+  netnsIdentity,
+  readMeta,
+  servesHere,
+  writeMeta,
+} from './meta.ts';
 import {
   type BpfObject,
   bpfNative,
@@ -86,7 +94,13 @@ export function openMap(generation: Generation, name: string): MapHandle | null 
   return fd < 0 ? null : { ...lifeNative().bpfMapInfo(fd), fd };
 }
 
-/** What a generation's maps say of themselves; null: nothing that this version understands. */
+/** As generationMeta(), of a generation whose tables this version can read. */
+export function tablesMeta(generation: Generation): Meta | null {
+  const meta = generationMeta(generation);
+  return meta && isOurLayout(meta) ? meta : null;
+}
+
+/** What a generation's maps say of themselves, whatever their layout; null: nothing. */
 export function generationMeta(generation: Generation): Meta | null {
   const handle = openMap(generation, 'tp_meta');
   if (!handle) return null;
@@ -131,7 +145,7 @@ function adoptable({ root, sizes, natPorts }: LoadOptions): { generation: Genera
   const newest = generations(root).at(-1);
   if (newest === undefined) return null;
   const generation = new Generation(root, newest);
-  const meta = generationMeta(generation);
+  const meta = tablesMeta(generation);
   const same = meta?.complete && sameShape(meta.sizes, sizes) && sameShape(meta.natPorts, natPorts);
   return same ? { generation, meta } : null;
 }

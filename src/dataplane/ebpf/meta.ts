@@ -54,15 +54,20 @@ export function isSameCookie(a: string | undefined, b: string): boolean {
   return !a || b === '' || a === b;
 }
 
-/** null: there is none that this version understands. */
+/** Of maps of any layout: whose they are and what was changed on the node stays readable. null: there is none. */
 export function readMeta(map: Mapped): Meta | null {
   const end = map.bytes.indexOf(0);
   try {
     const meta = JSON.parse(Buffer.from(map.bytes.subarray(0, Math.max(end, 0))).toString()) as Meta;
-    return meta.layout === ABI.LAYOUT ? meta : null;
+    return typeof meta.layout === 'number' && typeof meta.root === 'string' ? meta : null;
   } catch {
     return null;
   }
+}
+
+/** Whether this version can read the tables themselves. */
+export function isOurLayout({ layout }: Pick<Meta, 'layout'>): boolean {
+  return layout === ABI.LAYOUT;
 }
 
 export function writeMeta(map: Mapped, meta: Meta): void {

@@ -15,16 +15,18 @@ import type { Companion, FamilyResult } from '../nft/family-kernel.ts';
 import type { OwnerState, Segment } from '../nft/family-table.ts';
 import { type NftSocket, openNftSocket } from '../nft/native.ts';
 import { NftDataplane } from '../nft/nft-dataplane.ts';
+import { NO_TRAFFIC, type TrafficReader } from '../traffic.ts';
 import { affinitiesOf, readTemplates } from './affinities.ts';
 import { LeavingAddresses } from './leaving-addresses.ts';
 import { type IpvsSocket, openIpvsSocket } from './native.ts';
-import { addressesOf, keyOf, nameOf, nothingOf, portsOf } from './owners.ts';
+import { addressesOf, keyOf, nameOf, nothingOf, portsOf, wantedBy } from './owners.ts';
 import type { ServiceName } from './packed-ipvs.ts';
 import { IpvsRemains, type Lingering } from './remains.ts';
 import { schedulingOf } from './scheduling.ts';
 import { IPVS_SCHEME } from './scheme.ts';
 import { type DeviceProblem, ServiceDevice } from './service-device.ts';
 import { applyIpvsSettings, type IpvsOptions, type IpvsSettings } from './settings.ts';
+import { IpvsTraffic, rowsOf } from './traffic.ts';
 import { type CommitResult, VirtualServices, type WantedPool } from './virtual-services.ts';
 
 const DEFAULT_SCHEDULER = 'rr';
@@ -44,6 +46,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
   /** How many services' frontends have an address. */
   private uses = new Map<Address, number>();
   private readonly leaving: LeavingAddresses;
+  private readonly counting: IpvsTraffic;
   private readonly refusedSchedulers = new Set<string>();
   private timer: NodeJS.Timeout | null = null;
   private turn: Promise<unknown> = Promise.resolve();
@@ -55,10 +58,14 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
     const netns = options.netns ?? '';
     this.socket = openIpvsSocket(netns);
     this.nftSocket = openNftSocket(netns);
-    this.services = new VirtualServices(this.socket, options.graceMs ?? GRACE_MS);
+    const { onForeignChange, traffic = NO_TRAFFIC } = options;
+    this.counting = new IpvsTraffic(
+      traffic,
+      rowsOf(() => openIpvsSocket(netns)),
+    );
+    this.services = new VirtualServices(this.socket, options.graceMs ?? GRACE_MS, this.counting);
     this.leaving = new LeavingAddresses(netns);
     this.device = new ServiceDevice(netns, this.nftSocket, options.deviceKinds);
-    const { onForeignChange } = options;
     this.table = new NftDataplane({
       netns,
       scheme: IPVS_SCHEME,
@@ -94,6 +101,10 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
   /** As the tables of the nft mode: complete before it takes the first connection, and unable to hold back. */
   prepare(state: DesiredState): Promise<ApplyResult> {
     return this.start(state);
+  }
+
+  traffic(): TrafficReader | null {
+    return this.counting.reader;
   }
 
   lead(): void {}
@@ -143,6 +154,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
       reason,
     }));
     await this.services.read();
+    await this.counting.begin();
     this.phase = phase;
     const table = await this.table.start(state).finally(() => {
       this.phase = 'carrying';
@@ -164,7 +176,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
   /** Takes away what no pool and no frontend needs. */
   private async settle(): Promise<number> {
     const wanted = this.wantedPools();
-    const isWanted = this.isWanted(wanted);
+    const isWanted = wantedBy(wanted);
     const now = Date.now();
     const pools = wanted.map((pool) => ({ name: nameOf(pool), wanted: pool, protocol: pool.protocol }));
     const gone = this.services.unwanted(isWanted);
@@ -183,11 +195,6 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
       );
   }
 
-  private isWanted(wanted: readonly WantedPool[]): (family: Family, pool: number) => boolean {
-    const keys = new Set(wanted.map((pool) => `${pool.family} ${pool.number}`));
-    return (family, pool) => keys.has(`${family} ${pool}`);
-  }
-
   private poolsOf(
     family: Family,
     owner: string,
@@ -201,20 +208,11 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
         refuse(
           `this kernel has no IPVS scheduler ${wanted.scheduler}; ${this.usable(wanted.scheduler)} stays`,
         );
+      const { protocol } = port;
       const scheduling = { ...wanted, scheduler: this.usable(wanted.scheduler) };
+      const own = { family, protocol, scheduling, owner, port: port.name };
       return [cluster, local].flatMap((pool) =>
-        pool
-          ? [
-              {
-                family,
-                number: pool.number,
-                protocol: port.protocol,
-                scheduling,
-                backends: pool.slots,
-                owner,
-              },
-            ]
-          : [],
+        pool ? [{ ...own, number: pool.number, backends: pool.slots }] : [],
       );
     });
   }
@@ -369,7 +367,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
   private async sweep(): Promise<void> {
     if (this.closed) return;
     const began = Date.now();
-    await this.services.sweep(this.isWanted(this.wantedPools()), began);
+    await this.services.sweep(wantedBy(this.wantedPools()), began);
     await this.releaseAddresses();
     await this.unbind(await this.leaving.idle());
     this.sweepSoon(Math.max(SWEEP_MS, SWEEP_SHARE * (Date.now() - began)));

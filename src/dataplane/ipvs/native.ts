@@ -12,8 +12,11 @@ export interface IpvsRefusal {
 export interface IpvsSocket {
   /** Sends packed operations (packed-ipvs.ts); each is taken or refused by itself. */
   commit(operations: Buffer): Promise<readonly IpvsRefusal[]>;
-  /** All firewall-mark services with their destinations, packed. */
-  dump(): Promise<Buffer>;
+  /**
+   * Firewall-mark services with their destinations, packed: all, or those among `names` (writeServiceName()) that are
+   * there; at least one.
+   */
+  dump(names?: Buffer): Promise<Buffer>;
   /** Seconds of TCP, TCP after a FIN, UDP. */
   timeouts(): [number, number, number];
   /** Zeros leave a value as it is. */

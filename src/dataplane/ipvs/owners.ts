@@ -1,6 +1,6 @@
 /** What owners in the table mean to IPVS: names of their pools' virtual services, and their addresses. */
 import type { DesiredState } from '../../model/desired.ts';
-import type { Address } from '../../model/records.ts';
+import type { Address, Family } from '../../model/records.ts';
 import type { OwnerState } from '../nft/family-table.ts';
 import type { PortState } from '../nft/service-elements.ts';
 import type { ServiceName } from './packed-ipvs.ts';
@@ -28,4 +28,10 @@ export function portsOf(state: OwnerState | undefined): readonly PortState[] {
 export function addressesOf(state: OwnerState | undefined): Set<Address> {
   const frontends = portsOf(state).flatMap(({ port }) => port.frontends);
   return new Set(frontends.flatMap(({ kind, address }) => (kind === 'NodePort' ? [] : [address])));
+}
+
+/** Whether a pool is among these. */
+export function wantedBy(wanted: readonly WantedPool[]): (family: Family, pool: number) => boolean {
+  const keys = new Set(wanted.map((pool) => `${pool.family} ${pool.number}`));
+  return (family, pool) => keys.has(`${family} ${pool}`);
 }

@@ -2,6 +2,7 @@
 import { addressBytes, formatAddress } from '../../model/address.ts';
 import type { Address, Family } from '../../model/records.ts';
 import type { PackedWriter } from '../nft/packed.ts';
+import type { TrafficCounts } from '../traffic.ts';
 
 /** native/ipvs.h and the cases of native/ipvs.cc. */
 export const IPVS_OP = {
@@ -36,10 +37,12 @@ export interface Destination {
 
 export interface DestinationRow extends Destination {
   readonly connections: number;
+  readonly counts: TrafficCounts;
 }
 
 export interface ServiceRow extends ServiceName, ServiceSettings {
   readonly destinations: readonly DestinationRow[];
+  readonly counts: TrafficCounts;
 }
 
 function head(out: PackedWriter, op: number, { family, mark }: ServiceName): void {
@@ -58,6 +61,12 @@ export function writeService(
   out.text(settings.scheduler);
   out.u32(settings.flags);
   out.u32(settings.timeoutSeconds);
+}
+
+/** For a dump of some. */
+export function writeServiceName(out: PackedWriter, { family, mark }: ServiceName): void {
+  out.u8(family);
+  out.u32(mark);
 }
 
 export function writeServiceRemoval(out: PackedWriter, name: ServiceName): void {
@@ -85,6 +94,13 @@ export function readServices(bytes: Buffer): ServiceRow[] {
     at += 4;
     return bytes.readUInt32LE(at - 4);
   };
+  // Below 2^53, as bytes of years are.
+  const u64 = () => u32() + u32() * 2 ** 32;
+  // IPVS_STATS_ATTR_* in their order, which is that of evaluation here.
+  const counts = (): TrafficCounts => {
+    const [connections, packetsIn, packetsOut, bytesIn, bytesOut] = [u64(), u64(), u64(), u64(), u64()];
+    return { connections, packetsIn, packetsOut, bytesIn, bytesOut };
+  };
   while (at < bytes.length) {
     if (u8() === SERVICE_ROW) {
       const family = u8() as Family;
@@ -92,7 +108,8 @@ export function readServices(bytes: Buffer): ServiceRow[] {
       const length = u8();
       const scheduler = bytes.toString('latin1', at, at + length);
       at += length;
-      services.push({ family, mark, scheduler, flags: u32(), timeoutSeconds: u32(), destinations: [] });
+      const settings = { scheduler, flags: u32(), timeoutSeconds: u32() };
+      services.push({ family, mark, ...settings, destinations: [], counts: counts() });
     } else {
       const service = services.at(-1)!;
       const size = service.family === 4 ? 4 : 16;
@@ -100,7 +117,8 @@ export function readServices(bytes: Buffer): ServiceRow[] {
       at += size;
       const port = u32();
       const weight = u32();
-      service.destinations.push({ address, port, weight, connections: u32() + u32() });
+      const connections = u32() + u32();
+      service.destinations.push({ address, port, weight, connections, counts: counts() });
     }
   }
   return services;

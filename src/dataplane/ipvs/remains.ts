@@ -2,12 +2,14 @@
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
 import type { Carried, Remains } from '../dataplane.ts';
 import { backendKey } from '../nft/pool.ts';
+import type { TrafficReader } from '../traffic.ts';
 import { cleanupIpvs } from './cleanup.ts';
 
 /** What is asked of the dataplane that drains. */
 export interface Lingering {
   /** Asks the kernel, and takes away what has ended; datagrams have no end, but in their backend's. */
   linger(isServing: (backend: string) => boolean): Promise<Carried>;
+  traffic(): TrafficReader | null;
   close(): Promise<void>;
 }
 
@@ -34,6 +36,10 @@ export class IpvsRemains implements Remains {
   async apply(_change: DesiredChange, state: DesiredState): Promise<void> {
     this.#state = state;
     this.#serving = null;
+  }
+
+  traffic(): TrafficReader | null {
+    return this.#dataplane.traffic();
   }
 
   async remove(): Promise<void> {

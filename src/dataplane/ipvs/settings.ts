@@ -42,6 +42,8 @@ const SETTINGS: readonly (readonly [name: string, value: string])[] = [
   ['sloppy_tcp', '1'],
   ['sloppy_sctp', '1'],
 ];
+/** Without it the kernel shows no counter's sum (Linux 5.16; before, it always makes them). */
+const SUMS = ['ipv4/vs/run_estimation', '1'] as const;
 const STRICT_ARP = [
   ['ipv4/conf/all/arp_ignore', '1'],
   ['ipv4/conf/all/arp_announce', '2'],
@@ -51,9 +53,14 @@ const SECOND_MS = 1000;
 /** Returns what could not be set, one line each. */
 export function applyIpvsSettings(socket: IpvsSocket, options: IpvsOptions): string[] {
   const { netnsSysctl } = ipvsNative();
-  const wanted = SETTINGS.map(([name, value]) => [`ipv4/vs/${name}`, value] as const);
+  const wanted: (readonly [name: string, value: string])[] = [
+    ...SETTINGS.map(([name, value]) => [`ipv4/vs/${name}`, value] as const),
+    ...(options.arp === 'strict' ? STRICT_ARP : []),
+  ];
+  const counts = (options.traffic?.level ?? 'off') !== 'off';
+  if (counts && netnsSysctl(options.netns ?? '', SUMS[0]) !== null) wanted.push(SUMS);
   const problems: string[] = [];
-  for (const [name, value] of options.arp === 'strict' ? [...wanted, ...STRICT_ARP] : wanted) {
+  for (const [name, value] of wanted) {
     if (netnsSysctl(options.netns ?? '', name) === value) continue;
     if (netnsSysctl(options.netns ?? '', name, value) === null)
       problems.push(`net.${name.replaceAll('/', '.')} could not be set to ${value}`);

@@ -19,6 +19,7 @@ import {
 } from './packed-ipvs.ts';
 import { HASHED, type Scheduling } from './scheduling.ts';
 import { markOf, poolOfMark } from './scheme.ts';
+import type { CountersTouched, IpvsTraffic } from './traffic.ts';
 
 /** A pool as it is to be. */
 export interface WantedPool {
@@ -29,6 +30,8 @@ export interface WantedPool {
   readonly backends: readonly Backend[];
   /** Whose it is, for refusals. */
   readonly owner: string;
+  /** DesiredPort.name, for whom it counts. */
+  readonly port: string;
 }
 
 interface Held extends ServiceName {
@@ -55,6 +58,12 @@ function sameSettings(a: ServiceSettings, b: ServiceSettings): boolean {
 class Plan {
   readonly out = new PackedWriter(4096);
   readonly steps: Step[] = [];
+  readonly made: CountersTouched['made'][number][] = [];
+  readonly removed: ServiceName[] = [];
+  /** By serviceKey(). */
+  readonly lost = new Map<string, ServiceName>();
+  readonly got = new Map<string, ServiceName>();
+
   add(owner: string, what: string, undo: () => void): void {
     this.steps.push({ owner, what, undo });
   }
@@ -65,14 +74,18 @@ export class VirtualServices {
   private readonly held = new Map<string, Held>();
   /** By service and backend: when a destination without weight goes, connections or not. */
   private readonly leaving = new Map<string, number>();
+  /** By service: when one that lost its last destination goes. */
+  private readonly emptied = new Map<string, number>();
+  private readonly counting: IpvsTraffic;
   /** How long a destination without weight may stay for its connections' sake. */
   graceMs: number;
   /** Connections of ours, as of the last sweep. */
   connections = 0;
 
-  constructor(socket: IpvsSocket, graceMs: number) {
+  constructor(socket: IpvsSocket, graceMs: number, counting: IpvsTraffic) {
     this.socket = socket;
     this.graceMs = graceMs;
+    this.counting = counting;
   }
 
   /** Reads what the kernel holds of ours. Returns lines of what differed from what we believed. */
@@ -94,7 +107,18 @@ export class VirtualServices {
     }
     for (const gone of before.values())
       differences.push(`IPVS service FWM ${gone.mark} of IPv${gone.family} was gone`);
+    this.forgetGone();
     return differences;
+  }
+
+  /** Nothing is waited for that somebody else took away. */
+  private forgetGone(): void {
+    for (const key of this.emptied.keys()) if (!this.held.has(key)) this.emptied.delete(key);
+    for (const place of this.leaving.keys()) {
+      const [family, mark, ...backend] = place.split(' ');
+      const service = this.held.get(`${family} ${mark}`);
+      if (!service?.destinations.has(backend.join(' '))) this.leaving.delete(place);
+    }
   }
 
   /** The highest pool number in the kernel. */
@@ -105,9 +129,9 @@ export class VirtualServices {
     return last;
   }
 
-  /** Whether destinations wait for their connections to end. */
+  /** Whether destinations wait for their connections to end, or services for their last sum. */
   isAnyLeaving(): boolean {
-    return this.leaving.size > 0;
+    return this.leaving.size + this.emptied.size > 0;
   }
 
   /** Services and destinations that pools need: added, or set right. Nothing is taken away. */
@@ -122,11 +146,15 @@ export class VirtualServices {
     const key = serviceKey(name);
     const { scheduler, flags, timeoutSeconds } = pool.scheduling;
     const settings = { scheduler, flags, timeoutSeconds };
+    this.emptied.delete(key);
+    this.counting.own(name, pool.port);
     let service = this.held.get(key);
+    const isNew = !service;
     if (!service) {
       service = { ...name, settings, destinations: new Map() };
       this.held.set(key, service);
       writeService(plan.out, 'newService', name, settings);
+      plan.made.push({ name, destinations: pool.backends });
       plan.add(pool.owner, `scheduler ${scheduler}`, () => this.held.delete(key));
     } else if (!sameSettings(service.settings, settings)) {
       const { settings: before } = service;
@@ -137,8 +165,10 @@ export class VirtualServices {
         changed.settings = before;
       });
     }
-    for (const backend of pool.backends)
+    for (const backend of pool.backends) {
+      if (!isNew && !service.destinations.has(backendKey(backend))) plan.got.set(key, name);
       this.planDestination(plan, pool, service, { ...backend, weight: pool.scheduling.weightOf(backend) });
+    }
   }
 
   private planDestination(plan: Plan, pool: WantedPool, service: Held, to: Destination): void {
@@ -177,7 +207,7 @@ export class VirtualServices {
         if (protocol === 'UDP') this.planRemoval(plan, service, to);
         else this.planLeaving(plan, service, to, now);
       }
-      if (!wanted && service.destinations.size === 0) this.planServiceRemoval(plan, service);
+      if (!wanted && service.destinations.size === 0) this.planEnd(plan, service, now);
     }
     return this.commit(plan);
   }
@@ -196,12 +226,20 @@ export class VirtualServices {
     const key = backendKey(to);
     service.destinations.delete(key);
     this.leaving.delete(`${serviceKey(service)} ${key}`);
+    plan.lost.set(serviceKey(service), service);
     writeDestination(plan.out, 'delDestination', service, to);
     plan.add('', `backend ${key}`, () => {});
   }
 
-  private planServiceRemoval(plan: Plan, service: Held): void {
-    this.held.delete(serviceKey(service));
+  /** Of a service without destinations: now, or once what it counted last is known. */
+  private planEnd(plan: Plan, service: Held, now: number): void {
+    const key = serviceKey(service);
+    const end = this.emptied.get(key) ?? now + this.counting.lastSumMs;
+    this.emptied.set(key, end);
+    if (now < end) return;
+    this.emptied.delete(key);
+    this.held.delete(key);
+    plan.removed.push(service);
     writeServiceRemoval(plan.out, service);
     plan.add('', `service FWM ${service.mark}`, () => {});
   }
@@ -245,14 +283,18 @@ export class VirtualServices {
         this.planRemoval(plan, service, to);
       }
       if (service.destinations.size === 0 && !isWanted(row.family, poolOfMark(row.mark)))
-        this.planServiceRemoval(plan, service);
+        this.planEnd(plan, service, now);
     }
     return this.commit(plan);
   }
 
-  private async commit({ out, steps }: Plan): Promise<CommitResult> {
+  private async commit(plan: Plan): Promise<CommitResult> {
+    const { out, steps, made, removed, lost, got } = plan;
     if (steps.length === 0) return { operations: 0, refused: [] };
-    const answers: readonly IpvsRefusal[] = await this.socket.commit(Buffer.from(out.take()));
+    const touched = { made, removed, lost: [...lost.values()], got: [...got.values()] };
+    const answers: readonly IpvsRefusal[] = await this.counting.around(touched, () =>
+      this.socket.commit(Buffer.from(out.take())),
+    );
     const refused = [];
     for (const { index, errno } of answers) {
       const step = steps[index];

@@ -87,7 +87,7 @@ export class NftDataplane implements Switchable {
 
   async start(state: DesiredState): Promise<ApplyResult> {
     const result = await this.quietly(() => this.bring(state));
-    if (this.scheme === NFT_SCHEME) await this.counting.bring();
+    if (this.scheme === NFT_SCHEME) await this.counting.bring(state);
     // These tables keep connection tracking and NAT alive as well; those beside IPVS may go before NAT's connections do.
     if (this.scheme === NFT_SCHEME) await new Keeper(this.netns).remove();
     return result;
@@ -307,7 +307,7 @@ export class NftDataplane implements Switchable {
       repaired.push(...found.map((what) => `IPv${kernel.family}: ${what}`));
     }
     if (repaired.length > 0) await this.start(state);
-    if (this.scheme === NFT_SCHEME) repaired.push(...(await this.counting.repair()));
+    if (this.scheme === NFT_SCHEME) repaired.push(...(await this.counting.repair(state)));
     return { repaired };
   }
 

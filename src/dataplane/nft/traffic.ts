@@ -7,8 +7,9 @@ import { formatSocket } from '../../model/socket.ts';
 import type { TableUse } from '../dataplane.ts';
 import type { TrafficCell, TrafficReader, TrafficSettings } from '../traffic.ts';
 import { writeNamed } from './chains.ts';
+import { staticDigest } from './kernel-image.ts';
 import { addressSize } from './layout.ts';
-import { NFPROTO, type NftSocket, openNftSocket, withNftSocket } from './native.ts';
+import { type NameAnswer, NFPROTO, type NftSocket, openNftSocket, withNftSocket } from './native.ts';
 import { NO_OWNER, OP, PackedWriter } from './packed.ts';
 import { applySkeleton } from './skeleton-loader.ts';
 import {
@@ -34,6 +35,7 @@ interface Counter {
 
 /** What one key counts, in each of the sets. */
 interface Known {
+  readonly cell: string;
   readonly family: Family;
   /** Key bytes as latin1. */
   readonly key: string;
@@ -49,7 +51,12 @@ export class NftTraffic implements TrafficReader {
   readonly #settings: TrafficSettings;
   readonly #netns: string;
   readonly #known = new Map<string, Known>();
-  #begun = false;
+  /** Of each family's table as it was made; none: it has not been. */
+  readonly #digests = new Map<Family, string>();
+  /** What tables that had to be made anew have counted last, until it is read. */
+  #ended: TrafficCell[] = [];
+  #births = 0;
+  #turn: Promise<unknown> = Promise.resolve();
 
   constructor(settings: TrafficSettings, netns: string) {
     this.#settings = settings;
@@ -61,37 +68,61 @@ export class NftTraffic implements TrafficReader {
     return this.#settings.level === 'off' ? null : this;
   }
 
-  /** Makes the table anew the first time, so that it counts from now on; later only where it is not as it was made. */
-  async bring(): Promise<void> {
-    const begun = this.#begun;
-    const texts = await withNftSocket(this.#netns, async (socket) => {
-      const wanted: string[] = [];
+  /**
+   * Makes the table anew the first time, so that it counts from now on; later only where it is not as it was made.
+   * @param state what the services are now
+   * @returns the families whose table somebody else had changed
+   */
+  bring(state: DesiredState): Promise<Family[]> {
+    return this.#inTurn(async (socket) => {
+      const wanted: Family[] = [];
+      const broken: Family[] = [];
       for (const family of FAMILIES) {
-        if (begun && (await this.#isThere(socket, family))) continue;
+        if (this.#digests.has(family)) {
+          if (await this.#isAsMade(socket, family)) continue;
+          broken.push(family);
+          // What can be read of it is read for the last time.
+          await this.#readFamily(socket, family).catch(() => {});
+        }
         await dropTable(socket, family);
-        wanted.push(trafficText(family, this.#settings));
+        wanted.push(family);
       }
-      return wanted.join('');
+      if (broken.length > 0) this.#end(broken, portsByFrontend(state));
+      const texts = wanted.map((family) => trafficText(family, this.#settings)).join('');
+      if (texts === '') return broken;
+      await applySkeleton(texts, this.#netns);
+      for (const family of wanted) this.#digests.set(family, await digestOf(socket, family));
+      return broken;
     });
-    if (texts !== '') await applySkeleton(texts, this.#netns);
-    this.#begun = true;
   }
 
-  /** One line for each family whose table had to be made anew. */
-  async repair(): Promise<string[]> {
+  /** One line for each family whose table had to be made anew. `state`: what the services are now. */
+  async repair(state: DesiredState): Promise<string[]> {
     if (this.reader === null) return [];
-    const broken = await withNftSocket(this.#netns, async (socket) => {
-      const found: Family[] = [];
-      for (const family of FAMILIES) if (!(await this.#isThere(socket, family))) found.push(family);
-      return found;
-    });
-    if (broken.length > 0) await this.bring();
+    const broken = await this.bring(state);
     return broken.map((family) => `IPv${family}: the table that counts traffic was gone or another one`);
   }
 
-  async #isThere(socket: NftSocket, family: Family): Promise<boolean> {
+  /** With every rule that it was made with, and no other. */
+  async #isAsMade(socket: NftSocket, family: Family): Promise<boolean> {
     const names = await socket.dumpNames(NFPROTO[family], TRAFFIC_TABLE);
-    return names.tableFlags === 0 && names.chains.includes(trafficMarker(family, this.#settings));
+    if (names.tableFlags !== 0 || !names.chains.includes(trafficMarker(family, this.#settings))) return false;
+    return (await digestOf(socket, family, names)) === this.#digests.get(family);
+  }
+
+  /** Counters that are made anew are others: they may soon stand higher than these did. */
+  #end(families: readonly Family[], ports: ReadonlyMap<string, string>): void {
+    for (const [key, known] of this.#known) {
+      if (!families.includes(known.family)) continue;
+      this.#known.delete(key);
+      if (this.#isNamed(known, ports)) this.#ended.push(cellOf(known));
+    }
+  }
+
+  /** Connections to a frontend that is gone go on counting for the service that it was. */
+  #isNamed(known: Known, ports: ReadonlyMap<string, string>): boolean {
+    known.port = ports.get(frontendOf(known)) ?? known.port;
+    return known.port !== '';
   }
 
   /** Takes the table away. */
@@ -99,21 +130,24 @@ export class NftTraffic implements TrafficReader {
     await removeTraffic(this.#netns);
   }
 
-  async read(state: DesiredState): Promise<readonly TrafficCell[]> {
-    for (const known of this.#known.values()) known.moved = false;
-    await withNftSocket(this.#netns, async (socket) => {
+  read(state: DesiredState): Promise<readonly TrafficCell[]> {
+    return this.#inTurn(async (socket) => {
+      for (const known of this.#known.values()) known.moved = false;
       for (const family of FAMILIES) await this.#readFamily(socket, family);
+      const ports = portsByFrontend(state);
+      const cells = this.#ended;
+      this.#ended = [];
+      for (const known of this.#known.values()) if (this.#isNamed(known, ports)) cells.push(cellOf(known));
+      await this.#clean(socket, new Set(ports.keys()));
+      return cells;
     });
-    const ports = portsByFrontend(state);
-    const cells: TrafficCell[] = [];
-    for (const [cell, known] of this.#known) {
-      const port = ports.get(frontendOf(known));
-      // Connections to a frontend that is gone go on counting for the service that it was.
-      if (port !== undefined) known.port = port;
-      if (known.port !== '') cells.push(cellOf(cell, known));
-    }
-    await this.#clean(new Set(ports.keys()));
-    return cells;
+  }
+
+  /** One at a time: what a table had counted that is made anew meanwhile is nothing that the new one counts. */
+  #inTurn<T>(work: (socket: NftSocket) => Promise<T>): Promise<T> {
+    const next = this.#turn.then(() => withNftSocket(this.#netns, work));
+    this.#turn = next.catch(() => {});
+    return next;
   }
 
   async #readFamily(socket: NftSocket, family: Family): Promise<void> {
@@ -131,29 +165,27 @@ export class NftTraffic implements TrafficReader {
   }
 
   #knownOf(family: Family, key: string): Known {
-    const cell = `${family}${key}`;
-    const known = this.#known.get(cell);
+    const name = `${family}${key}`;
+    const known = this.#known.get(name);
     if (known) return known;
     const none = (): Counter => ({ packets: 0, bytes: 0 });
     const made: Known = {
-      ...{ family, key, port: '', moved: true },
+      ...{ cell: `${this.#births++}`, family, key, port: '', moved: true },
       counters: { connections: none(), in: none(), out: none() },
       endpoint: this.#settings.by === 'endpoint' ? endpointOf(family, key) : '',
     };
-    this.#known.set(cell, made);
+    this.#known.set(name, made);
     return made;
   }
 
   /** Counters of frontends that nobody has any more are kept until the room is wanted. */
-  async #clean(frontends: ReadonlySet<string>): Promise<void> {
+  async #clean(socket: NftSocket, frontends: ReadonlySet<string>): Promise<void> {
     for (const family of FAMILIES) {
       const own = [...this.#known].filter(([, known]) => known.family === family);
       if (own.length <= CELLS_MAX[this.#settings.by] * CLEAN_ABOVE) continue;
       const idle = own.filter(([, known]) => !known.moved && !frontends.has(frontendOf(known)));
-      for (let from = 0; from < idle.length; from += ELEMENTS_PER_BATCH) {
-        const batch = idle.slice(from, from + ELEMENTS_PER_BATCH);
-        await withNftSocket(this.#netns, (socket) => this.#forget(socket, family, batch));
-      }
+      for (let from = 0; from < idle.length; from += ELEMENTS_PER_BATCH)
+        await this.#forget(socket, family, idle.slice(from, from + ELEMENTS_PER_BATCH));
     }
   }
 
@@ -214,6 +246,12 @@ async function dropTable(socket: NftSocket, family: Family): Promise<boolean> {
   throw new TriplaneError('TP_KERNEL_REFUSED', `the kernel refused to remove ${TRAFFIC_TABLE} (${errno})`);
 }
 
+/** Of the rules of a family's table. `names`: asked for already. */
+async function digestOf(socket: NftSocket, family: Family, names?: NameAnswer): Promise<string> {
+  const chains = names ?? (await socket.dumpNames(NFPROTO[family], TRAFFIC_TABLE));
+  return staticDigest(chains, await socket.dumpRules(NFPROTO[family], TRAFFIC_TABLE));
+}
+
 interface Element extends Counter {
   readonly key: string;
 }
@@ -259,7 +297,7 @@ function portsByFrontend({ services }: DesiredState): Map<string, string> {
   return ports;
 }
 
-function cellOf(cell: string, { port, endpoint, counters }: Known): TrafficCell {
+function cellOf({ cell, port, endpoint, counters }: Known): TrafficCell {
   return {
     ...{ cell, port, endpoint },
     connections: counters.connections.packets,

@@ -6,6 +6,15 @@ import { skipUnless } from '../../support/skip.ts';
 import { web } from '../../support/web.ts';
 import { expectConnectionsAlone, FOUR, sumOf, testCounting } from './table.ts';
 
+/** What others may do to the table. */
+const FOREIGN = [
+  `flush chain ip ${TRAFFIC_TABLE} count-in`,
+  `flush table ip ${TRAFFIC_TABLE}`,
+  `add rule ip6 ${TRAFFIC_TABLE} begin-input counter`,
+  `flush chain ip ${TRAFFIC_TABLE} begin-input; delete chain ip ${TRAFFIC_TABLE} begin-input`,
+  `add table ip ${TRAFFIC_TABLE} { flags dormant; }`,
+];
+
 testCounting(
   {
     title: 'nft',
@@ -35,12 +44,30 @@ testCounting(
       const call = (count: number) => ground.world.place('pod').call('tcp', '10.200.1.10', 9000, { count });
       await call(2);
       expect((await dataplane.verify(ground.state)).repaired).toEqual([]);
-      expect(sumOf(await ground.cells()).connections).toBe(2);
+      expect(await ground.connections('')).toBe(2);
       await node(['nft', 'delete', 'table', 'ip', TRAFFIC_TABLE]);
       const { repaired } = await dataplane.verify(ground.state);
       expect(repaired).toEqual([expect.stringMatching(/^IPv4: .*counts traffic/)]);
       await call(3);
-      expect(sumOf(await ground.cells()).connections).toBe(3);
+      expect(await ground.connections('')).toBe(2 + 3);
+    });
+
+    test('rules that somebody changes in the table are made anew, and nothing that was counted is lost', async () => {
+      const dataplane = await ground.start({ level: 'traffic', by: 'service' }, [web(10, FOUR)]);
+      const repaired = async () => (await dataplane.verify(ground.state)).repaired;
+      const call = (count: number) => ground.world.place('pod').call('tcp', '10.200.1.10', 9000, { count });
+      let called = 0;
+      for (const [round, command] of FOREIGN.entries()) {
+        await call(1);
+        expect(await repaired()).toEqual([]);
+        expect(await node(['nft', '-f', '-'], command)).toMatchObject({ status: 0 });
+        expect(await repaired()).toEqual([expect.stringMatching(/counts traffic/)]);
+        expect(await repaired()).toEqual([]);
+        // More than the counter before has had: it is another one.
+        await call(round + 2);
+        called += round + 3;
+        expect(await ground.connections('test/web-10:tcp')).toBe(called);
+      }
     });
 
     test('connections that drain go on being counted, and the last of them takes the table along', async () => {

@@ -51,7 +51,7 @@ ipvs.describe('ipvs, traffic', () => {
 
   beforeAll(async () => {
     world = await NodeWorld.create({ names: ['pod', 'L1', 'R2', 'R3', 'outside', 'nobody'] });
-    dataplane = new IpvsDataplane({ netns: world.netns, graceMs: 3_000 });
+    dataplane = open(3_000);
     state = stateOf([], NODE);
     expect((await dataplane.start(state)).refusals).toEqual([]);
   });
@@ -60,6 +60,9 @@ ipvs.describe('ipvs, traffic', () => {
     await world?.remove();
   });
   afterEach(() => bring([]));
+
+  const open = (graceMs: number) =>
+    new IpvsDataplane({ netns: world.netns, graceMs, traffic: { level: 'traffic', by: 'endpoint' } });
 
   async function bring(services: readonly DesiredService[]) {
     const next = stateOf(services, NODE);
@@ -101,7 +104,7 @@ ipvs.describe('ipvs, traffic', () => {
     );
     await dataplane.close();
     // The bound would take it at last.
-    dataplane = new IpvsDataplane({ netns: world.netns, graceMs: 600_000 });
+    dataplane = open(600_000);
     state = stateOf(both, NODE);
     await dataplane.start(state);
     const options = { intervalMs: 50, timeoutMs: 5_000 };
@@ -117,9 +120,21 @@ ipvs.describe('ipvs, traffic', () => {
     await kept.stop();
     expect([...kept.failures, ...lost.failures]).toEqual([]);
     await dataplane.close();
-    dataplane = new IpvsDataplane({ netns: world.netns, graceMs: 3_000 });
+    dataplane = open(3_000);
     await dataplane.start(state);
   }, 300_000);
+
+  test('the kernel counts what it carries', async () => {
+    await bring([web(10, [L1])]);
+    await world.place('pod').call('tcp', CLUSTER_IP, 9000, { count: 5 });
+    const counted = async () => {
+      const cells = await dataplane.traffic()!.read(state);
+      const { port, endpoint, connections, packetsIn = 0, bytesOut = 0 } = { ...cells[0] };
+      return { port, endpoint, connections, both: packetsIn >= 5 && bytesOut > 0 };
+    };
+    const wanted = { port: 'test/web-10:tcp', endpoint: '10.10.1.1:80', connections: 5, both: true };
+    await expect.poll(counted, { timeout: 60_000 }).toEqual(wanted);
+  });
 
   test('a change of one service takes as many messages among 100 services as among 2', async () => {
     const others = Array.from({ length: 100 }, (_, at) => web(100 + at, [L1, R2]));
