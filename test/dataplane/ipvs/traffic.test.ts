@@ -11,6 +11,7 @@ import {
 } from '../../../src/dataplane/ipvs/packed-ipvs.ts';
 import { readIpvs } from '../../../src/dataplane/ipvs/readback.ts';
 import { PackedWriter } from '../../../src/dataplane/nft/packed.ts';
+import { NO_TRAFFIC } from '../../../src/dataplane/traffic.ts';
 import { applyBatch } from '../../../src/lab/run.ts';
 import type { DesiredPort, DesiredService, DesiredState } from '../../../src/model/desired.ts';
 import { changeBetween, stateOf } from '../../support/desired.ts';
@@ -61,8 +62,8 @@ ipvs.describe('ipvs, traffic', () => {
   });
   afterEach(() => bring([]));
 
-  const open = (graceMs: number) =>
-    new IpvsDataplane({ netns: world.netns, graceMs, traffic: { level: 'traffic', by: 'endpoint' } });
+  const open = (graceMs: number, traffic = NO_TRAFFIC) =>
+    new IpvsDataplane({ netns: world.netns, graceMs, traffic });
 
   async function bring(services: readonly DesiredService[]) {
     const next = stateOf(services, NODE);
@@ -125,7 +126,10 @@ ipvs.describe('ipvs, traffic', () => {
   }, 300_000);
 
   test('the kernel counts what it carries', async () => {
-    await bring([web(10, [L1])]);
+    await dataplane.close();
+    dataplane = open(3_000, { level: 'traffic', by: 'endpoint' });
+    state = stateOf([web(10, [L1])], NODE);
+    await dataplane.start(state);
     await world.place('pod').call('tcp', CLUSTER_IP, 9000, { count: 5 });
     const counted = async () => {
       const cells = await dataplane.traffic()!.read(state);
@@ -134,6 +138,9 @@ ipvs.describe('ipvs, traffic', () => {
     };
     const wanted = { port: 'test/web-10:tcp', endpoint: '10.10.1.1:80', connections: 5, both: true };
     await expect.poll(counted, { timeout: 60_000 }).toEqual(wanted);
+    await dataplane.close();
+    dataplane = open(3_000);
+    await dataplane.start(state);
   });
 
   test('a change of one service takes as many messages among 100 services as among 2', async () => {
