@@ -32,6 +32,7 @@
         "native/bpf.cc",
         "native/bpf_btf.cc",
         "native/bpf_collect.cc",
+        "native/bpf_nat_reserve.cc",
         "native/bpf_life.cc",
         "native/bpf_map.cc",
         "native/bpf_object.cc",

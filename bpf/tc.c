@@ -155,6 +155,10 @@ static __always_inline int to_nat_port_tc(struct __sk_buff *skb, struct packet *
 	nat_find(&ref, &p->src, p->sport, &p->dst, p->dport, p->proto, family);
 	if (!ref.conn)
 		return TC_ACT_UNSPEC;
+	/* The answer to an opening packet that is not ours: programs that have taken over give out the same ports. */
+	if ((p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && conn_is_over(ref.conn) &&
+	    conn_evict(ref.index))
+		return TC_ACT_UNSPEC;
 	if (!(ref.conn->flags & (TP_C_WHOLE | TP_C_NODE)))
 		return set_end(skb, p, SIDE_DST, &ref.conn->client, conn_inner_port(ref.conn)) ? TC_ACT_SHOT :
 												 TC_ACT_UNSPEC;

@@ -8,5 +8,6 @@ void InitBpf(Napi::Env env, Napi::Object exports) {
   InitBpfBtf(env, exports);
   InitBpfLife(env, exports);
   InitBpfCollect(env, exports);
+  InitBpfNatReserve(env, exports);
   InitSockDiag(env, exports);
 }

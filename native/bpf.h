@@ -23,4 +23,5 @@ void InitBpfProgram(Napi::Env env, Napi::Object exports);
 void InitBpfBtf(Napi::Env env, Napi::Object exports);
 void InitBpfLife(Napi::Env env, Napi::Object exports);
 void InitBpfCollect(Napi::Env env, Napi::Object exports);
+void InitBpfNatReserve(Napi::Env env, Napi::Object exports);
 void InitSockDiag(Napi::Env env, Napi::Object exports);

@@ -70,6 +70,24 @@ root.describe('ebpf agents', () => {
     for (const one of [...holds, load]) expectNoFailure(await one.stop());
   });
 
+  test('an agent with tables of other sizes takes over: what is open goes on, and no new one gets a port of it', async () => {
+    const toNode = lab.node('worker2').addresses[4]!;
+    const hold = await lab.client.hold('tcp', toNode, WEB_NODE_PORT, { connections: 64, durationMs: 60_000 });
+    await hold.established;
+    const call = async () => {
+      const many = { count: 1500, concurrency: 4, timeoutMs: 8000 };
+      expectNoFailure(await lab.client.call('tcp', toNode, WEB_NODE_PORT, many));
+    };
+    // Those that are over are remembered for a while, each with its port.
+    await call();
+    for (const sizes of [['--bpf-connections-max', '100000'], []]) {
+      await lab.agents.get('worker2')!.stop('SIGKILL');
+      await lab.startAgent('worker2', { args: [...ARGS, ...sizes] });
+      await call();
+    }
+    expectNoFailure(await hold.stop());
+  });
+
   test('no connection meets a mixed or empty pool while it flips between two disjoint sets', async () => {
     const [first, second] = webPods();
     const target = lab.node('worker2').addresses[4]!;

@@ -68,6 +68,8 @@ export function withTables<T>(generation: Generation, work: (maps: TableMaps, hz
 
 export class Drain {
   readonly generation: Generation;
+  /** null: this version cannot read them. */
+  readonly maps: TableMaps | null = null;
   readonly #handles: Record<string, MapHandle> | null;
   readonly #settings: Settings | null = null;
   readonly #collector: Collector | null = null;
@@ -89,6 +91,7 @@ export class Drain {
     }
     if (!meta || !this.#handles) return;
     const maps = new TableMaps(this.#handles, seedOf(meta));
+    this.maps = maps;
     this.#clock = new Clock(meta.hz);
     const ticks = (seconds: number) => ticksOf(seconds, meta.hz);
     const compiler = new Compiler(
@@ -106,6 +109,11 @@ export class Drain {
 
   advanceRoutes(): void {
     this.#settings?.advanceRoutes();
+  }
+
+  /** How often its connections have been walked through. */
+  get passes(): number {
+    return this.#collector?.passes ?? 0;
   }
 
   /** One slice of work. True: nothing is left of it. */

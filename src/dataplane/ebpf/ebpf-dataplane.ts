@@ -81,8 +81,12 @@ export class EbpfDataplane implements Switchable {
   /** One store, so that a connection does not meet programs that pick at one device and not yet at the next. */
   lead(): void {
     const running = this.#must();
-    running.node.setRules({ drain: 'off' });
-    for (const drain of running.drains) drain.begin();
+    const { node, drains, natReservations } = running;
+    if (drains.length > 0) natReservations.follow(drains);
+    node.setRules({ drain: 'off' });
+    for (const drain of drains) drain.begin();
+    // And what they have begun meanwhile.
+    if (drains.length > 0) natReservations.follow(drains);
     if (this.#complete) return;
     this.#complete = true;
     this.#writeMeta(running);
@@ -201,6 +205,7 @@ export class EbpfDataplane implements Switchable {
   #drain(): void {
     const running = this.#must();
     running.drains = running.drains.filter((drain) => !drain.step());
+    running.natReservations.followPasses(running.drains);
     if (running.drains.length > 0 || !running.drainTimer) return;
     clearInterval(running.drainTimer);
     running.drainTimer = null;

@@ -59,6 +59,8 @@ export interface LifeNative {
     counts: Uint32Array,
   ): void;
   bpfCollectEnd(tables: CollectTables, pass: number, candidates: Uint8Array): void;
+  /** `old`: [tp_conns, tp_backends] of each draining generation. Gives how many slots are reserved. */
+  bpfReserveNat(nat: Uint8Array, seed: Uint8Array, old: readonly (readonly Uint8Array[])[]): number;
   /** [kept, deleted] */
   bpfSweepAffinities(fd: number, backends: Uint8Array, limits: Uint32Array, now: number): [number, number];
   /** Rows of 64 bytes (src/dataplane/ebpf/sockets.ts says their layout). */

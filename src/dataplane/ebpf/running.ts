@@ -15,6 +15,7 @@ import { ForwardGate } from './forward-gate.ts';
 import { type Loaded, loadKernel } from './kernel.ts';
 import { Links } from './links.ts';
 import { SideMap } from './maps.ts';
+import { NatReservations } from './nat-reservations.ts';
 import { NodeState } from './node-state.ts';
 import { OptOuts } from './opt-outs.ts';
 import type { withDefaults } from './options.ts';
@@ -55,6 +56,7 @@ export interface Running extends Opened {
   readonly sweeper: SocketSweeper;
   readonly optOuts: OptOuts;
   drains: Drain[];
+  readonly natReservations: NatReservations;
   drainTimer: NodeJS.Timeout | null;
 }
 
@@ -114,7 +116,8 @@ export async function withPrograms(opened: Opened, options: Options, hooks: Hook
     compiler.backends.gone.has(record),
   );
   const drainTimer = drains.length > 0 ? setInterval(hooks.onDrain, DRAIN_STEP_MS).unref() : null;
-  return { ...opened, omitted, rows, links, sweeper, optOuts, drains, drainTimer };
+  const natReservations = new NatReservations(loaded.maps);
+  return { ...opened, omitted, rows, links, sweeper, optOuts, drains, natReservations, drainTimer };
 }
 
 async function closeOpened({ loaded, devices, gate, clock }: Opened): Promise<void> {
