@@ -11,7 +11,7 @@
 
 #include "counters.h"
 #include "limits.h"
-#include "static_assert.h"
+#include "static-assert.h"
 
 /* Advanced whenever a layout below changes its meaning: maps of another layout are not adopted. */
 #define TP_LAYOUT 5

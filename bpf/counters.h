@@ -5,7 +5,7 @@
 
 #include <linux/types.h>
 
-#include "static_assert.h"
+#include "static-assert.h"
 
 /* Per-CPU counters, one u64 each. */
 enum tp_counter {

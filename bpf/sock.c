@@ -6,6 +6,7 @@
 #include <linux/bpf.h>
 
 #include "pick.h"
+#include "sock-lookup.h"
 #include "traffic.h"
 
 /* <errno.h> and <sys/socket.h> are the C library's. */
@@ -104,34 +105,6 @@ static __always_inline __u32 sock_client(struct bpf_sock_addr *ctx, const struct
 	return set->flags & TP_S_SOCK_POD ? TP_F_SOCK_POD : 0;
 }
 
-/* Whether this very pod may be the backend: then it is to see the node's address (hairpin), and tc does that. Asked
- * by whether its network has a socket that would take the packet. */
-static __always_inline int sock_is_hairpin(struct bpf_sock_addr *ctx, const struct packet *p,
-					   const struct tp_backend *b)
-{
-	struct bpf_sock_tuple tuple = {};
-	struct bpf_sock *sk;
-	__u32 length;
-
-	if (!(b->flags & TP_B_LOCAL))
-		return 0;
-	if (p->family == 4) {
-		tuple.ipv4.daddr = b->addr.w[0];
-		tuple.ipv4.dport = b->port;
-		length = sizeof(tuple.ipv4);
-	} else {
-		__builtin_memcpy(tuple.ipv6.daddr, &b->addr, 16);
-		tuple.ipv6.dport = b->port;
-		length = sizeof(tuple.ipv6);
-	}
-	sk = p->proto == IPPROTO_TCP ? bpf_sk_lookup_tcp(ctx, &tuple, length, BPF_F_CURRENT_NETNS, 0) :
-				       bpf_sk_lookup_udp(ctx, &tuple, length, BPF_F_CURRENT_NETNS, 0);
-	if (!sk)
-		return 0;
-	bpf_sk_release(sk);
-	return 1;
-}
-
 /* The backend that an unconnected UDP socket used for this frontend before: index + 1, 0: none that still is. */
 static __always_inline __u32 sock_flow(const struct tp_sock_key *key)
 {
@@ -169,13 +142,13 @@ static __always_inline int sock_refuse(const struct packet *p)
 
 /* Points the socket at a backend and remembers what it believes to talk to. */
 static __always_inline int sock_translate(struct bpf_sock_addr *ctx, const struct packet *p, __u32 frontend,
-					  __u32 backend, int fresh, int family)
+					  __u32 backend, int fresh, int connected, int family)
 {
 	struct tp_backend *b = backend_at(backend);
 	struct tp_sock_key key = {};
 	struct tp_sock_peer peer = { .backend = backend, .frontend = frontend };
 
-	if (!b || sock_is_hairpin(ctx, p, b))
+	if (!b || sock_is_hairpin(ctx, p, b) || (connected && sock_is_taken(ctx, p, b)))
 		return SOCK_GO_ON;
 	peer.incarnation = b->incarnation;
 	sock_key(ctx, p, &key);
@@ -228,7 +201,7 @@ static __always_inline int sock_forward(struct bpf_sock_addr *ctx, int connected
 		return sock_refuse(&p);
 	if (!picked && (TP_POOL_ANSWER(pool) == TP_CLUSTER || TP_POOL_ANSWER(pool) == TP_LOCAL))
 		picked = pick_any(pool);
-	return picked ? sock_translate(ctx, &p, frontend, picked - 1, fresh, family) : SOCK_GO_ON;
+	return picked ? sock_translate(ctx, &p, frontend, picked - 1, fresh, connected, family) : SOCK_GO_ON;
 }
 
 /* What the socket hears from, or asks who its peer is: the frontend again. */

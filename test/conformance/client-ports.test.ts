@@ -17,9 +17,16 @@ const root = skipUnless(
   missingForFlows ?? "needs the machine's root",
 );
 const ONE_FAMILY = {
-  4: { clusterIPs: ['10.200.1.10'], backend: '10.10.2.2', node: '192.0.2.11', pod: '10.10.1.99' },
+  4: {
+    clusterIPs: ['10.200.1.10'],
+    other: '10.200.1.11',
+    backend: '10.10.2.2',
+    node: '192.0.2.11',
+    pod: '10.10.1.99',
+  },
   6: {
     clusterIPs: ['fd00:10:200::10'],
+    other: 'fd00:10:200::11',
     backend: 'fd00:10:10:2::2',
     node: '2001:db8::11',
     pod: 'fd00:10:10:1::99',
@@ -46,11 +53,14 @@ for (const [mode, create] of Object.entries(MODES))
     beforeAll(async () => {
       subject = await create();
       const records = ([4, 6] as const).flatMap((family) => {
-        const { clusterIPs, backend } = ONE_FAMILY[family];
-        const name = `web${family}`;
-        return [
-          service({ name, type: 'NodePort', clusterIPs: clusterIPs.map(ip), ports: PORTS }),
+        const { clusterIPs, other, backend } = ONE_FAMILY[family];
+        const of = (name: string, more: object) => [
+          service({ name, ports: PORTS, ...more }),
           slice([backend], { serviceName: name, name: `${name}-1`, family, ports: TARGETS }),
+        ];
+        return [
+          ...of(`web${family}`, { type: 'NodePort', clusterIPs: clusterIPs.map(ip) }),
+          ...of(`other${family}`, { clusterIPs: [ip(other)] }),
         ];
       });
       const facts = { nodePortAddresses: NODE_ADDRESSES, nodeAddresses: NODE_ADDRESSES };
@@ -92,4 +102,18 @@ for (const [mode, create] of Object.entries(MODES))
               for (const outcome of outcomes)
                 expect(outcome).toMatchObject({ outcome: 'ok', at: `${backend} 8080` });
             });
+
+    for (const family of [4, 6] as const)
+      for (const proto of ['tcp', 'udp'] as const)
+        test(`IPv${family}, ${proto}: two services of one backend`, async () => {
+          const { backend, clusterIPs, other } = ONE_FAMILY[family];
+          // Two sockets of one port cannot be connected to one backend: the second is left to packets.
+          const via = mode === 'ebpf, by sockets and packets' ? 'socket' : 'packet';
+          port++;
+          const outcomes = await subject.world.run(
+            [clusterIPs[0], other].map((dst) => flow(family, proto, dst, 9000, via)),
+          );
+          for (const outcome of outcomes)
+            expect(outcome).toMatchObject({ outcome: 'ok', at: `${backend} 8080` });
+        });
   });

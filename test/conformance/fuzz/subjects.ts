@@ -13,6 +13,7 @@ import type { DesiredChange, DesiredState } from '../../../src/model/desired.ts'
 import { loadNative } from '../../../src/node/native.ts';
 import { SMALL } from '../../support/bpf-world.ts';
 import { type Bench, meaning, openBench, Subject as Tables, wipe } from '../../support/ebpf-tables.ts';
+import type { FlowOutcome } from '../../support/flow-engine.ts';
 import { FlowWorld } from '../../support/flow-world.ts';
 import { type Bare, bareNamespaces } from '../../support/namespaces.ts';
 import { tableLines } from '../../support/nft-table.ts';
@@ -45,6 +46,11 @@ export abstract class Subject {
   /** Outcomes that are right in this mode beside what decide() says; its page in docs/ says why. */
   accepts(_flow: PlannedFlow): readonly string[] {
     return [];
+  }
+
+  /** Whether what judge() complains about is right in this mode; its page in docs/ says why. */
+  excuses(_flow: PlannedFlow, _outcome: FlowOutcome): boolean {
+    return false;
   }
 
   /** Opens it where nothing or a predecessor was. Complaints, one line each. */
@@ -190,6 +196,14 @@ export class EbpfSubject extends Subject {
     // XDP asks whether rules of the node would be passed by; here the answer is to be the same in both tables.
     const choices = { socketLb: this.#socketLb, xdpForward: 'never' } as const;
     return new EbpfDataplane({ root: ROOT, cgroup, sizes: SIZES, ...choices });
+  }
+
+  /** By its own socket a pod reaches itself as itself where its endpoint names no node (docs/ebpf.md). */
+  override excuses({ packet, flow, verdict }: PlannedFlow, { outcome, at, peer }: FlowOutcome): boolean {
+    if (flow.via !== 'socket' || outcome !== 'ok' || peer !== packet.source || verdict.action !== 'forward')
+      return false;
+    const own = verdict.backends.find(({ address, port }) => at === `${address} ${port}`);
+    return own !== undefined && own.address === packet.source && !own.local;
   }
 
   protected async images(state: DesiredState): Promise<{ lived: unknown; fresh: unknown }> {
