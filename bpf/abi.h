@@ -244,6 +244,9 @@ enum tp_setting {
 	/* Connections that the kernel translates may be about: where we have no entry its conntrack is asked
 	 * (needs tp_knobs.has_ct_lookup), and what it translates passes untouched. */
 	TP_S_ASK_KERNEL = 1 << 7,
+	/* Programs over older tables stand before ours at tc and go on with what they have: nothing is opened that they
+	 * have not passed on untouched. */
+	TP_S_OLDER = 1 << 8,
 };
 
 struct tp_settings {

@@ -106,6 +106,7 @@ TP_RARE __u32 direct_open(const struct packet *p, __u32 holder)
 
 TP_RARE __u32 direct_conn(const struct packet *p)
 {
+	const struct tp_settings *set;
 	struct direct d = {};
 	struct tp_conn *c;
 	__u32 opened;
@@ -120,7 +121,9 @@ TP_RARE __u32 direct_conn(const struct packet *p)
 			return d.own;
 		}
 	}
-	if (!d.holder)
+	set = settings();
+	/* What older programs have translated has the ends of theirs. */
+	if (!d.holder || !set || (set->flags & TP_S_OLDER))
 		return 0;
 	c = conn_at(d.holder - 1);
 	/* What does not open one began before the connection that has its ends. */

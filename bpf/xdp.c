@@ -155,6 +155,8 @@ TP_RARE int xdp_open(struct xdp_md *ctx, struct packet *p, struct opening *o)
 	f = frontend_at(o->frontend);
 	if (!f)
 		return XDP_PASS;
+	if (!o->retake && (set->flags & TP_S_OLDER))
+		return XDP_PASS;
 	o->origin = origin_for(set, f, p, ctx->ingress_ifindex);
 	if (!o->retake && asks_kernel(set) && xdp_kernel_owns(ctx, p))
 		return XDP_PASS;

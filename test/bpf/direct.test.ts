@@ -116,6 +116,15 @@ root.describe('client ports that come round', () => {
         expect(through(direct('A')).out).toMatchObject({ ...others, sport: out.sport });
       });
 
+      test('while programs over older tables stand before ours, what they have translated is theirs', () => {
+        through(from(CLUSTER_IP[family], 80, 'S'));
+        const flags = world.settings.flags;
+        world.settings.flags = flags | ABI.S_OLDER;
+        expect(ingress(direct())).toMatchObject({ ...others, sport: 40000 });
+        world.settings.flags = flags;
+        expect(world.connections()).toHaveLength(1);
+      });
+
       test('from another port, or to another one of the backend: as it is', () => {
         through(from(CLUSTER_IP[family], 80, 'S'));
         expect(through(direct('S', 40001)).out).toMatchObject({ ...others, sport: 40001 });

@@ -130,6 +130,17 @@ root.describe('XDP', () => {
         expect(world.connections()).toHaveLength(1);
       });
 
+      test('opens nothing while programs over older tables stand before tc', () => {
+        const flags = world.settings.flags;
+        world.settings.flags = flags | ABI.S_OLDER;
+        const frame = packet(toVip(family, { proto }));
+        const { verdict, data } = world.xdp('tp_xdp', frame, up.ifindex);
+        world.settings.flags = flags;
+        expect(verdict).toBe(XDP.PASS);
+        expect(data).toEqual(frame);
+        expect(world.connections()).toEqual([]);
+      });
+
       test('leaves what goes to a backend here to tc, but settles the choice', () => {
         const spec = toVip(family, { proto, dst: LOCAL_VIP[family] });
         const result = run(spec);

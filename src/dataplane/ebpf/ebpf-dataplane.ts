@@ -207,6 +207,7 @@ export class EbpfDataplane implements Switchable {
     running.drains = running.drains.filter((drain) => !drain.step());
     running.natReservations.followPasses(running.drains);
     if (running.drains.length > 0 || !running.drainTimer) return;
+    running.node.setRules({ older: 'none' });
     clearInterval(running.drainTimer);
     running.drainTimer = null;
   }

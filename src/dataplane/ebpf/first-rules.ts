@@ -4,7 +4,7 @@ import type { Loaded } from './kernel.ts';
 import type { NodeRules, SocketLb } from './node-settings.ts';
 
 export function firstRules(
-  { origin, maps }: Pick<Loaded, 'origin' | 'maps'>,
+  { origin, maps, older }: Pick<Loaded, 'origin' | 'maps' | 'older'>,
   socketLb: SocketLb,
   sourceRoutes: NodeRules['sourceRoutes'],
 ): NodeRules {
@@ -19,5 +19,6 @@ export function firstRules(
     optOuts: flags !== null && (flags & ABI.S_SOCK_OPTOUT) !== 0 ? 'some' : 'none',
     kernelConnections: may(ABI.S_ASK_KERNEL | ABI.S_DRAIN) ? 'some' : 'none',
     drain: may(ABI.S_DRAIN) ? 'on' : 'off',
+    older: older.length > 0 ? 'some' : 'none',
   };
 }

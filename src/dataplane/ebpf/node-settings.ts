@@ -19,6 +19,8 @@ export interface NodeRules {
   readonly kernelConnections: 'none' | 'some';
   /** 'on': nothing new is picked; what there is goes on. */
   readonly drain: 'on' | 'off';
+  /** Whether programs over older tables stand before ours and go on with what they have. */
+  readonly older: 'none' | 'some';
 }
 
 const FAMILIES = [4, 6] as const;
@@ -48,6 +50,7 @@ export function settingFlags(node: DesiredNode, rules: NodeRules): number {
   if (rules.kernelConnections === 'some') flags |= ABI.S_ASK_KERNEL;
   if (rules.optOuts === 'some') flags |= ABI.S_SOCK_OPTOUT;
   if (rules.drain === 'on') flags |= ABI.S_DRAIN;
+  if (rules.older === 'some') flags |= ABI.S_OLDER;
   return flags;
 }
 
