@@ -5,9 +5,10 @@ import type { ConformanceRow, Expectation } from '../model/conformance.ts';
 import { NODE_ADDRESSES } from '../model/world.ts';
 import { type HostName, MASQUERADE_ADDRESSES, type NodeWorld, serverName } from '../support/node-world.ts';
 import { sendSctpInit } from '../support/sctp.ts';
+import { SLOWNESS } from '../support/slowness.ts';
 
 /** Long enough for an answer on a busy machine when one is due; a drop is believed after it. */
-const ANSWER_MS = 2_000;
+const ANSWER_MS = 2_000 * SLOWNESS;
 const SILENCE_MS = 200;
 const CALLS = 6;
 /** An address that the sender has only while the row runs. */
