@@ -202,11 +202,12 @@ export class FlowWorld {
 
   #portsOf(flows: readonly HostFlow[]): number[] {
     const lines = new Map<string, { readonly port: number; readonly targets: Set<string> }>();
-    return flows.map(({ from, proto, src, dst, dport, connected, sport, twin }) => {
+    return flows.map(({ from, via, proto, src, dst, dport, connected, sport, twin }) => {
       if (sport !== undefined) return sport;
       // Two sockets of one port that are not connected would get one another's datagrams.
       const mayShare = src !== '' && (proto === 'tcp' || connected);
-      const key = `${from} ${proto} ${src}`;
+      // Of one process: what two begin in one moment is in no order.
+      const key = `${from} ${via} ${proto} ${src}`;
       const target = `${dst} ${dport}`;
       const line = lines.get(key);
       if (twin && mayShare && line && !line.targets.has(target)) {
