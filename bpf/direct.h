@@ -101,9 +101,10 @@ TP_RARE __u32 direct_open(const struct packet *p, __u32 holder)
 	return o.conn + 1;
 }
 
-/* The connection whose port a packet to a backend goes on from: index + 1; 0: it goes on from its own. */
+/* What direct_conn() says where there is no room: no connection's index + 1. */
 #define DIRECT_FULL 0xffffffffu
 
+/* The connection whose port a packet to a backend goes on from: index + 1; 0: it goes on from its own. */
 TP_RARE __u32 direct_conn(const struct packet *p)
 {
 	const struct tp_settings *set;

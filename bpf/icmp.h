@@ -211,7 +211,8 @@ static __always_inline int icmp_to_frontend(struct __sk_buff *skb, struct packet
 	return send_error(skb, p);
 }
 
-/* The connection to a frontend, or with a backend directly, whose answer is quoted: the quoted packet turned round is its forward key. */
+/* The connection to a frontend, or with a backend directly, whose answer is quoted: the quoted packet turned round is
+ * its forward key. */
 static __always_inline void icmp_forward_key(struct packet *turned, const struct packet *q)
 {
 	copy_addr(&turned->src, &q->dst);

@@ -3,14 +3,13 @@
  * because it runs after crashes.
  */
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, rmdirSync, rmSync, unlinkSync } from 'node:fs';
+import { readdirSync, rmdirSync, rmSync, unlinkSync } from 'node:fs';
 import path from 'node:path';
 import { labDir, netnsPath, stateFile } from './paths.ts';
 import { findStrays, type ProcessId, signal, waitGone } from './processes.ts';
 import { readState } from './state.ts';
 
 const KILL_MS_MAX = 5000;
-const CGROUP_MS_MAX = 3000;
 
 export interface Removed {
   readonly processes: number;
@@ -18,23 +17,14 @@ export interface Removed {
 }
 
 /** Deepest first, since the kernel refuses a cgroup that holds another or a process. */
-function tryRemoveCgroup(dir: string): void {
+function removeCgroup(dir: string): void {
   try {
     for (const entry of readdirSync(dir, { withFileTypes: true })) {
-      if (entry.isDirectory()) tryRemoveCgroup(path.join(dir, entry.name));
+      if (entry.isDirectory()) removeCgroup(path.join(dir, entry.name));
     }
     rmdirSync(dir);
   } catch {
-    // Gone already, or a process is still ending in it.
-  }
-}
-
-/** A process that is gone to its parent may be a moment longer in its cgroup. */
-function removeCgroup(dir: string): void {
-  const pause = new Int32Array(new SharedArrayBuffer(4));
-  for (const end = Date.now() + CGROUP_MS_MAX; ; Atomics.wait(pause, 0, 0, 20)) {
-    tryRemoveCgroup(dir);
-    if (!existsSync(dir) || Date.now() > end) return;
+    // Gone already, or a process is still ending in it: the next down removes it.
   }
 }
 
