@@ -181,7 +181,7 @@ const quietness = await lookForQuiet(20_000);
 process.stdout.write(`${headline(machine, quietness)}\n`);
 const targets = await makeTargets();
 const samples = await measure(targets);
-for (const lane of new Set(targets.map((target) => target.lane))) lane.stop();
+for (const lane of new Set(targets.map((target) => target.lane))) await lane.stop();
 const { text, rows } = report(targets, samples);
 process.stdout.write(text);
 if (values.json) writeFileSync(values.json, `${JSON.stringify({ machine, quietness, rows }, null, 1)}\n`);

@@ -49,7 +49,7 @@ async function runnableModes(
     try {
       if (missing !== '') throw new Error(missing);
       const { lane } = await dataLane(mode, 1, args, rival);
-      lane.close();
+      await lane.close();
       modes.push(mode);
     } catch (error) {
       skipped.push({ mode, reason: reasonOf(error) });
@@ -77,7 +77,7 @@ async function dataLane(
       for (const service of calledAmong(services)) await lane.routeBalancer(service);
     }
   } catch (error) {
-    lane.close();
+    await lane.close();
     throw error;
   }
   return { lane, mode, services };
@@ -108,7 +108,7 @@ async function dataPath(modes: readonly RunMode[], args: BenchArguments, rival: 
         evenness.push(await measureEvenness(lane, services - 1, EVENNESS_CALLS));
     return { data: rows, noise, evenness, skipped };
   } finally {
-    for (const { lane } of lanes) lane.close();
+    for (const { lane } of lanes) await lane.close();
   }
 }
 

@@ -62,8 +62,7 @@ export class Lane {
     return nanoseconds / count / 1000;
   }
 
-  stop(): void {
-    this.caller?.end();
-    this.server?.end();
+  async stop(): Promise<void> {
+    await Promise.all([this.caller?.end(), this.server?.end()]);
   }
 }

@@ -113,6 +113,6 @@ export async function measureControl(
     return { mode, services, endpoints, coldMs, changeMs: summarize(took), residentMiB, idleCpu, stream };
   } finally {
     await lane.feed.show('changing', []);
-    lane.close();
+    await lane.close();
   }
 }

@@ -280,8 +280,8 @@ export class Lane {
     return { residentMiB: rssKiB / 1024, cpuMs: (Number(fields[11]) + Number(fields[12])) * 10 };
   }
 
-  close(): void {
-    for (const program of [...this.callers.values(), ...this.servers]) program.end();
+  async close(): Promise<void> {
+    await Promise.all([...this.callers.values(), ...this.servers].map((program) => program.end()));
     this.lab.down();
   }
 }

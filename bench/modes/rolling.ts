@@ -117,6 +117,6 @@ export async function measureRolling(
     return { mode, endpoints, requests: total, failed: total - (outcomes.ok ?? 0), seconds };
   } finally {
     await lane.feed.show('rolling', []);
-    lane.close();
+    await lane.close();
   }
 }

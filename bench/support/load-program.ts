@@ -31,6 +31,7 @@ export function loadBinary(): string {
 
 export class LoadProgram {
   private readonly child: ChildProcess;
+  private readonly left: Promise<void>;
   private waiting: ((line: string | null) => void) | null = null;
 
   /** `command` is what runs it where it belongs: `nsenter --net=...`, or the lab's pod program. */
@@ -39,7 +40,12 @@ export class LoadProgram {
     this.child = spawn(program!, rest, { stdio: ['pipe', 'pipe', 'inherit'] });
     this.child.stdin!.on('error', () => {});
     createInterface({ input: this.child.stdout! }).on('line', (line) => this.answer(line));
-    this.child.on('close', () => this.answer(null));
+    this.left = new Promise((resolve) => {
+      this.child.on('close', () => {
+        this.answer(null);
+        resolve();
+      });
+    });
     running.add(this.child);
   }
 
@@ -75,8 +81,11 @@ export class LoadProgram {
     };
   }
 
-  end(): void {
-    this.child.stdin!.end();
+  /** Resolves once it has left its namespace and cgroup, so that both can be removed. */
+  async end(): Promise<void> {
+    // It may be within a call that goes on for minutes; it holds nothing that would be lost.
+    this.child.kill();
+    await this.left;
     running.delete(this.child);
   }
 }
