@@ -25,8 +25,11 @@ function v4(base: number, index: number): string {
   const value = (base + index) >>> 0;
   return [24, 16, 8, 0].map((shift) => (value >>> shift) & 255).join('.');
 }
-const v6 = (prefix: string, index: number) =>
-  `${prefix}::${(index >>> 16).toString(16)}:${((index & 0xffff) + 1).toString(16)}`;
+/** In RFC 5952's form: the API server takes no other. */
+function v6(prefix: string, index: number): string {
+  const [high, low] = [(index + 1) >>> 16, (index + 1) & 0xffff];
+  return `${prefix}::${high === 0 ? '' : `${high.toString(16)}:`}${low.toString(16)}`;
+}
 
 /** Of service number `index`; 10.201.0.0 upwards. */
 export function clusterIp(family: Family, index: number): string {

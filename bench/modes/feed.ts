@@ -30,6 +30,11 @@ interface ApiObject {
   readonly status?: object;
 }
 
+interface Shown {
+  readonly object: ApiObject;
+  readonly text: string;
+}
+
 /** The path of the collection of each kind. */
 const COLLECTIONS: Readonly<Record<string, (namespace: string) => string>> = {
   Service: (namespace) => `/api/v1/namespaces/${namespace}/services`,
@@ -44,42 +49,42 @@ const pathOf = (object: ApiObject) => `${collectionOf(object)}/${object.metadata
 /** Keeps the API server's objects as they are asked for, and sends no more than the difference. */
 export class ApiFeed implements Feed {
   readonly kubeconfig: string;
-  readonly #api: ApiServer;
+  readonly #api: Pick<ApiServer, 'call' | 'kubeconfig'>;
   /** Name -> path of an object -> the object and its text. */
-  readonly #shown = new Map<string, Map<string, { object: ApiObject; text: string }>>();
+  readonly #shown = new Map<string, Map<string, Shown>>();
 
-  constructor(api: ApiServer) {
+  constructor(api: Pick<ApiServer, 'call' | 'kubeconfig'>) {
     this.#api = api;
     this.kubeconfig = api.kubeconfig;
   }
 
   async show(name: string, objects: readonly object[]): Promise<void> {
-    const before = this.#shown.get(name) ?? new Map<string, { object: ApiObject; text: string }>();
-    const after = new Map(
+    const shown = this.#shown.get(name) ?? new Map<string, Shown>();
+    this.#shown.set(name, shown);
+    const wanted = new Map(
       (objects as readonly ApiObject[]).map((object) => [
         pathOf(object),
         { object, text: JSON.stringify(object) },
       ]),
     );
     const removed: string[] = [];
-    const created: ApiObject[] = [];
-    const replaced: ApiObject[] = [];
-    for (const [at, { object, text }] of before) {
-      const next = after.get(at);
-      if (!next) removed.push(at);
-      // Anew, so that the node ports of one are free before another one asks for them.
-      else if (object.kind === 'Service' && next.text !== text) removed.push(at);
+    for (const [at, { object, text }] of shown) {
+      const next = wanted.get(at);
+      // Services anew, so that the node ports of one are free before another one asks for them.
+      if (!next || (object.kind === 'Service' && next.text !== text)) removed.push(at);
     }
-    const gone = new Set(removed);
-    for (const [at, { object, text }] of after) {
-      const previous = before.get(at);
-      if (!previous || gone.has(at)) created.push(object);
-      else if (previous.text !== text) replaced.push(object);
-    }
-    this.#shown.set(name, after);
-    await inTurns(removed, (at) => this.#api.call('DELETE', at));
-    await inTurns(created, (object) => this.#create(object));
-    await inTurns(replaced, (object) => this.#api.call('PUT', pathOf(object), object));
+    // What one of these refuses ends it: `shown` is then what the server has, for the next one to go on from.
+    await inTurns(removed, async (at) => {
+      await this.#api.call('DELETE', at);
+      shown.delete(at);
+    });
+    await inTurns([...wanted], async ([at, one]) => {
+      const before = shown.get(at);
+      if (before?.text === one.text) return;
+      if (before) await this.#api.call('PUT', at, one.object);
+      else await this.#create(one.object);
+      shown.set(at, one);
+    });
   }
 
   async #create(object: ApiObject): Promise<void> {

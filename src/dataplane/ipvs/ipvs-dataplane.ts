@@ -66,6 +66,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
     this.services = new VirtualServices(this.socket, options.graceMs ?? GRACE_MS, this.counting);
     this.leaving = new LeavingAddresses(netns);
     this.device = new ServiceDevice(netns, this.nftSocket, options.deviceKinds);
+    if (onForeignChange) this.device.watch(onForeignChange);
     this.table = new NftDataplane({
       netns,
       scheme: IPVS_SCHEME,
@@ -385,6 +386,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
     if (this.timer) clearTimeout(this.timer);
     await this.turn;
     await this.table.close();
+    this.device.close();
     this.nftSocket.close();
     this.socket.close();
   }

@@ -5,7 +5,8 @@
  */
 import { addressBytes, formatAddress } from '../../model/address.ts';
 import type { Address, Family } from '../../model/records.ts';
-import { readAddresses, readLinks, readRoutes } from '../../node/rtnetlink.ts';
+import type { NativeRtMonitor } from '../../node/native.ts';
+import { type RtChange, readAddresses, readLinks, readRoutes, watchRtnetlink } from '../../node/rtnetlink.ts';
 import { KUBE_PROXY_LINK, SERVICE_LINK } from '../../node/service-link.ts';
 import { isSwitchedOff } from '../../node/switches.ts';
 import { readSet } from '../nft/kernel-image.ts';
@@ -21,6 +22,8 @@ const LOOPBACK = 1;
 /** RT_TABLE_LOCAL and RTN_LOCAL of linux/rtnetlink.h. */
 const LOCAL_TABLE = 255;
 const LOCAL_ROUTE = 2;
+/** linux/if.h. */
+const IFF_UP = 1;
 const OP_ADD = 1;
 const OP_REMOVE = 2;
 
@@ -52,6 +55,7 @@ export class ServiceDevice {
   private readonly bound = new Set<Address>();
   private readonly guarded = new Set<Address>();
   private index = 0;
+  private monitor: NativeRtMonitor | null = null;
   /** What carries the addresses: a link's kind, or "routes". */
   carrier = '';
 
@@ -60,6 +64,28 @@ export class ServiceDevice {
     this.netns = netns;
     this.kinds = kinds;
     this.socket = socket;
+  }
+
+  /** Calls `onTaken` when somebody else has taken the device, or addresses from it: IPVS delivers nothing then. */
+  watch(onTaken: () => void): void {
+    this.monitor = watchRtnetlink(this.netns, ['link', 'address'], {
+      onChanges: (changes) => {
+        if (changes.some((change) => this.isTaken(change))) onTaken();
+      },
+      onOverrun: onTaken,
+    });
+  }
+
+  /** What we unbind ourselves is out of `bound` before the kernel tells of it. */
+  private isTaken({ op, record }: RtChange): boolean {
+    if (record.kind === 'address')
+      return op === 'delete' && record.linkIndex === this.index && this.bound.has(record.address);
+    if (record.kind !== 'link' || record.index !== this.index) return false;
+    return op === 'delete' || (record.flags & IFF_UP) === 0;
+  }
+
+  close(): void {
+    this.monitor?.close();
   }
 
   /** Sees that there is a device, and reads which addresses it and the table's set hold. */

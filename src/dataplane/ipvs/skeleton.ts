@@ -7,6 +7,12 @@ import type { LocalDetector } from '../../model/desired.ts';
 import type { Family } from '../../model/records.ts';
 import { each, MASQUERADE, masqueradeRules, podMatch, ruleSets, setPort, WORDS } from '../nft/skeleton.ts';
 
+/**
+ * The bit of conntrack's labels that says: this connection's port is ours to translate. Marks belong to everybody, labels to
+ * hardly anybody: Open vSwitch, who uses them, has its connections in zones of its own. The number is the sign of our marks.
+ */
+const PORTED_LABEL = 0x7a;
+
 interface Keys {
   readonly ip: string;
   readonly type: string;
@@ -36,7 +42,7 @@ function declarations({ type }: Keys): string {
   set frontends { type ${frontend}; comment "all of the above"; }
   set pools { type mark; comment "virtual services of ours"; }
   set addresses { type ${type}; comment "service addresses on our device"; }
-  map ports { type ${frontend} : inet_service; comment "frontend with affinity : port of its backends"; }
+  map ports { type ${frontend} : inet_service; comment "frontend with affinity : port of its backends, for new connections"; }
   set ported { type ${frontend}; comment "the same frontends"; }
   map marks { typeof ct id : meta mark; size 65536; flags dynamic,timeout; comment "marks of others while ours stands in the packet"; }
 ${ruleSets(type)}`;
@@ -62,6 +68,7 @@ ${each((p) => `ct state new meta l4proto ${p} ${ip} daddr @addresses goto reject
   }
   chain enter {
     meta mark != 0 update @marks { ct id timeout 10s : meta mark }
+    ${key} @ported ct label set ${PORTED_LABEL}
     ${key} @by-source jump ask-source
     meta mark set ${key} map @services accept
     jump check
@@ -116,8 +123,12 @@ ${each((p) => `meta l4proto ${p} ${ip} daddr @addresses drop`)}  }
 `;
 }
 
-/** Persistence of IPVS keeps a marked packet's port: the rules translate it, in every packet, both ways. */
-function portChains(family: Family, { ip, original }: Keys): string {
+/**
+ * Persistence of IPVS keeps a marked packet's port: the rules translate it, in every packet, both ways. A label says which
+ * connections these are, and their answers to which port: neither a change of the Service nor its end, nor this node's going
+ * over to another mode, concerns a connection that is open. Those of another proxy's IPVS have no label.
+ */
+function portChains(family: Family, { ip }: Keys): string {
   const back = each(
     (p) => `${p === 'udp' && family === 4 ? 'udp checksum != 0 ' : ''}${p} sport set ct original proto-dst`,
   );
@@ -125,24 +136,28 @@ function portChains(family: Family, { ip, original }: Keys): string {
   const plain = family === 4 ? '    udp checksum 0 @th,0,16 set ct original proto-dst\n' : '';
   return `  chain ports-input {
     type filter hook input priority 91; policy accept;
-    ct direction original jump set-port
+    ct direction original jump ports-there
   }
   chain ports-output {
     type filter hook output priority -104; policy accept;
-    ct direction original jump set-port
+    ct direction original jump ports-there
   }
-  chain set-port {
+  chain ports-there {
+    ct state new goto choose-port
+    ct label ${PORTED_LABEL} goto keep-port
+  }
+  chain choose-port {
 ${setPort(family, (p) => `${ip} daddr . meta l4proto . ${p} dport map @ports`)}  }
+  chain keep-port {
+${setPort(family, () => 'ct reply proto-src')}  }
   chain ports-back-input {
     type filter hook input priority 109; policy accept;
-    ct direction reply jump ports-back
+    ct direction reply ct label ${PORTED_LABEL} goto port-back
   }
   chain ports-back-output {
     type filter hook postrouting priority 150; policy accept;
-    ct direction reply jump ports-back
+    ct direction reply ct label ${PORTED_LABEL} goto port-back
   }
-  chain ports-back {
-${each((p) => `meta l4proto ${p} ${original} @ported goto port-back`)}  }
   chain port-back {
 ${plain}${back}  }
 `;
