@@ -123,7 +123,13 @@ function controlSizes({ sizes, endpoints }: BenchArguments): { services: number;
   ];
 }
 
-async function controlPath(modes: readonly RunMode[], args: BenchArguments, rival: Rival | null) {
+/** `keep` gets what there is after each row: of a large cluster one may take minutes. */
+async function controlPath(
+  modes: readonly RunMode[],
+  args: BenchArguments,
+  rival: Rival | null,
+  keep: (part: Partial<Result>) => void,
+): Promise<void> {
   const control: ControlRow[] = [];
   const rolling: RollingRow[] = [];
   const skipped: Skipped[] = [];
@@ -133,6 +139,7 @@ async function controlPath(modes: readonly RunMode[], args: BenchArguments, riva
   const attempt = async (what: string, work: () => Promise<unknown>) => {
     say(what);
     await work().catch((error: unknown) => skipped.push({ mode: what, reason: reasonOf(error) }));
+    keep({ control, rolling, skipped: skipped.splice(0) });
   };
   for (const size of controlSizes(args)) {
     const streamSeconds = size.services === args.sizes.at(-1) ? args.streamSeconds : 0;
@@ -149,7 +156,6 @@ async function controlPath(modes: readonly RunMode[], args: BenchArguments, riva
         rolling.push(await measureRolling(mode, { endpoints, cpu: CPU, rival })),
       );
   }
-  return { control, rolling, skipped };
 }
 
 /** `keep` gets what there is after each part, so that an hour is not lost when the rest is interrupted. */
@@ -176,7 +182,7 @@ async function measure(args: BenchArguments, keep: (result: Result) => void): Pr
     say(`modes: ${modes.join(', ')}${skipped.map(({ mode }) => `; not ${mode}`).join('')}`);
     take({ skipped });
     if (args.parts.has('data')) take(await dataPath(modes, args, rival));
-    if (args.parts.has('control')) take(await controlPath(modes, args, rival));
+    if (args.parts.has('control')) await controlPath(modes, args, rival, take);
   } finally {
     await rival?.api.stop();
   }
