@@ -1,15 +1,15 @@
 /** The device of service addresses by itself, on any kernel: what it holds, and whether it hears of others. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { IPVS_TABLE } from '../../../src/dataplane/ipvs/scheme.ts';
-import { ServiceDevice } from '../../../src/dataplane/ipvs/service-device.ts';
-import { skeletonText } from '../../../src/dataplane/ipvs/skeleton.ts';
-import { type NftSocket, openNftSocket } from '../../../src/dataplane/nft/native.ts';
-import { applySkeleton } from '../../../src/dataplane/nft/skeleton-loader.ts';
-import { SERVICE_LINK } from '../../../src/node/service-link.ts';
-import { ip } from '../../model/world.ts';
-import { type Bare, bareNamespaces } from '../../support/namespaces.ts';
-import { runIn } from '../../support/node-world.ts';
-import { NODE } from '../../support/web.ts';
+import { IPVS_TABLE } from '../../src/dataplane/ipvs/scheme.ts';
+import { ServiceDevice } from '../../src/dataplane/ipvs/service-device.ts';
+import { skeletonText } from '../../src/dataplane/ipvs/skeleton.ts';
+import { type NftSocket, openNftSocket } from '../../src/dataplane/nft/native.ts';
+import { applySkeleton } from '../../src/dataplane/nft/skeleton-loader.ts';
+import { SERVICE_LINK } from '../../src/node/service-link.ts';
+import { ip } from '../model/world.ts';
+import { type Bare, bareNamespaces } from '../support/namespaces.ts';
+import { runIn } from '../support/node-world.ts';
+import { NODE } from '../support/web.ts';
 
 const ADDRESSES = ['10.200.1.10', '10.200.1.11', 'fd00:10:200::10'].map(ip);
 /** Notifications come in the order of the changes: after this one no earlier one is under way. */
