@@ -1,7 +1,7 @@
 /** What a call costs in each lane, beside the same call through plain routing. */
 import type { Family } from '../../src/model/records.ts';
 import { type Histogram, histogramQuantile, merge, middleOf } from '../support/histogram.ts';
-import { type Ratio, ratioOf, typical } from '../support/ratio.ts';
+import { pairedRatioOf, type Ratio, typical } from '../support/ratio.ts';
 import { calledAmong } from './cluster.ts';
 import type { Lane, LaneMode, Target } from './lane.ts';
 import type { DataKind, DataRow } from './result.ts';
@@ -22,6 +22,8 @@ interface Measurement {
   readonly base: Measurement | null;
   /** ns a call, one for each round. */
   readonly samples: number[];
+  /** The same of `base`, made meanwhile. */
+  readonly beside: number[];
   readonly histogram: Map<number, number>;
 }
 
@@ -29,6 +31,9 @@ const KINDS: readonly DataKind[] = ['tcp', 'udp', 'tcp-rr', 'udp-rr', 'stream'];
 /** MiB in one connection. */
 const STREAM_MIB = 64;
 const CURVE_POINTS = 60;
+const ITSELF: Ratio = { ratio: 1, low: 1, high: 1 };
+/** Calls without a proxy and with it in turns of some milliseconds: however the machine's speed drifts, it hits both alike. */
+const SLICES = ['base', 'own', 'own', 'base'] as const;
 
 function targetsOf({ mode, services }: DataLane, family: Family): { target: Target; which: string }[] {
   if (mode === 'none')
@@ -71,7 +76,7 @@ function plan(lanes: readonly DataLane[]): Measurement[] {
               one.target.kind === (outside ? 'pod from outside' : 'pod'),
           );
           const histogram = new Map<number, number>();
-          all.push({ in: lane, target, which, kind, base: base ?? null, samples: [], histogram });
+          all.push({ in: lane, target, which, kind, base: base ?? null, samples: [], beside: [], histogram });
         }
       }
     }
@@ -103,7 +108,7 @@ function rowOf(one: Measurement): DataRow {
   const quiet = kind === 'stream';
   return {
     ...{ mode, services, target: target.kind, which, family: target.family, kind },
-    ...ratioOf((one.base ?? one).samples, one.samples),
+    ...(one.base ? pairedRatioOf(one.beside, one.samples) : ITSELF),
     us: typical(one.samples) / 1000,
     p50: quiet ? null : us(0.5),
     p99: quiet ? null : us(0.99),
@@ -118,6 +123,36 @@ export interface DataOptions {
   readonly onRound: (round: number) => void;
 }
 
+function callsOf(kind: DataKind, calls: number): number {
+  if (kind === 'stream') return STREAM_MIB;
+  return kind === 'tcp-rr' || kind === 'udp-rr' ? calls * 2 : calls;
+}
+
+/** One sample of it, and one of the same call without a proxy. */
+async function sample(one: Measurement, calls: number): Promise<void> {
+  const took = { base: 0, own: 0 };
+  for (const side of SLICES) {
+    const from = side === 'base' ? one.base : one;
+    if (!from) continue;
+    const { nanoseconds, histogram } = await from.in.lane.call(
+      one.kind,
+      from.target,
+      Math.ceil(callsOf(one.kind, calls) / 2),
+    );
+    took[side] += nanoseconds / 2;
+    if (side === 'own') merge(one.histogram, histogram);
+  }
+  one.samples.push(took.own);
+  if (one.base) one.beside.push(took.base);
+}
+
+/** The first round is for warming up. */
+function forget({ samples, beside, histogram }: Measurement): void {
+  samples.length = 0;
+  beside.length = 0;
+  histogram.clear();
+}
+
 /**
  * Measures all lanes in turns. The first lane must be plain routing; a second one of plain routing is the noise.
  */
@@ -130,24 +165,13 @@ export async function measureData(
     for (const kind of KINDS) {
       const some = all.filter((one) => one.kind === kind);
       // Every other round the other way about: what drifts hits all alike.
-      for (const one of round % 2 === 0 ? some : some.toReversed()) {
-        const count =
-          kind === 'stream' ? STREAM_MIB : kind === 'tcp-rr' || kind === 'udp-rr' ? calls * 2 : calls;
-        const { nanoseconds, histogram } = await one.in.lane.call(kind, one.target, count);
-        // The first round is for warming up.
-        if (round < 0) continue;
-        one.samples.push(nanoseconds);
-        merge(one.histogram, histogram);
-      }
+      for (const one of round % 2 === 0 ? some : some.toReversed()) await sample(one, calls);
     }
+    if (round < 0) all.forEach(forget);
     onRound(round);
   }
   const again = all.filter((one) => one.in !== lanes[0] && one.in.mode === 'none');
-  const ratios = again.map((one) => ratioOf(one.base!.samples, one.samples));
-  const noise = {
-    ratio: typical(ratios.map(({ ratio }) => ratio)),
-    low: Math.min(...ratios.map(({ low }) => low)),
-    high: Math.max(...ratios.map(({ high }) => high)),
-  };
+  const ratios = again.map((one) => pairedRatioOf(one.beside, one.samples).ratio);
+  const noise = { ratio: typical(ratios), low: Math.min(...ratios), high: Math.max(...ratios) };
   return { rows: all.map(rowOf), noise };
 }

@@ -1,5 +1,5 @@
 /** How much more one thing takes than another, from samples that were taken in turns. */
-import { quantile, repeatableRandom } from './stats.ts';
+import { median, quantile, repeatableRandom } from './stats.ts';
 
 export interface Ratio {
   readonly ratio: number;
@@ -31,4 +31,14 @@ export function ratioOf(base: readonly number[], took: readonly number[]): Ratio
     return typical(picks.map((at) => took[at]!)) / typical(picks.map((at) => base[at]!));
   }).sort((a, b) => a - b);
   return { ratio, low: quantile(drawn, 0.025), high: quantile(drawn, 0.975) };
+}
+
+/** As ratioOf(), where sample i of both was taken at the same time: the middle of the rounds' own ratios. */
+export function pairedRatioOf(base: readonly number[], took: readonly number[]): Ratio {
+  const ratios = took.map((one, at) => one / base[at]!);
+  const random = repeatableRandom(ratios.length + 1);
+  const drawn = Array.from({ length: RESAMPLES }, () =>
+    median(ratios.map(() => ratios[Math.floor(random() * ratios.length)]!)),
+  ).sort((a, b) => a - b);
+  return { ratio: median(ratios), low: quantile(drawn, 0.025), high: quantile(drawn, 0.975) };
 }

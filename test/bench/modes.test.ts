@@ -15,7 +15,7 @@ import { barPlot, linePlot } from '../../bench/modes/plot.ts';
 import type { DataRow, Result } from '../../bench/modes/result.ts';
 import { resultText } from '../../bench/modes/text.ts';
 import { histogramQuantile, middleOf, parseHistogram } from '../../bench/support/histogram.ts';
-import { ratioOf } from '../../bench/support/ratio.ts';
+import { pairedRatioOf, ratioOf } from '../../bench/support/ratio.ts';
 import { DECODERS } from '../../src/source/decode/object.ts';
 
 describe('arguments', () => {
@@ -85,6 +85,14 @@ describe('ratios', () => {
       base,
       base.map((us) => us * 1.2),
     );
+    for (const value of [ratio, low, high]) expect(value).toBeCloseTo(1.2, 10);
+  });
+
+  test('of samples taken at one time, a machine that changes its speed from round to round does not either', () => {
+    const speeds = [1, 2.2, 1.1, 1.9, 1, 1, 2, 2.1, 1.4, 1.3, 1, 2];
+    const base = speeds.map((speed) => 100 * speed);
+    const took = speeds.map((speed, at) => 120 * speed + (at === 3 ? 400 : 0));
+    const { ratio, low, high } = pairedRatioOf(base, took);
     for (const value of [ratio, low, high]) expect(value).toBeCloseTo(1.2, 10);
   });
 
