@@ -21,6 +21,11 @@ const VERIFY_DEBOUNCE_MS = 50;
 /** Node's timers hold no more (24.8 days) and fire at once when asked to. */
 const TIMER_MAX_MS = 2 ** 31 - 1;
 const NEVER = Number.POSITIVE_INFINITY;
+/**
+ * Clearing flows walks the kernel's whole table (4 ms for 262,144 buckets). One after another it takes at most this share
+ * of a processor; what comes sooner is cleared together.
+ */
+const CLEAR_SHARE = 10;
 
 export interface SyncTimes {
   /** Between two applications of changes, at least. 0: none. */
@@ -57,7 +62,7 @@ function isHopeless(error: unknown): error is TriplaneError {
   return error instanceof TriplaneError && HOPELESS.has(error.code);
 }
 
-type Task = 'start' | 'apply' | 'verify';
+type Task = 'start' | 'apply' | 'verify' | 'clear';
 
 /** `dueMs`, like every time in here that is compared, by the clock that nobody sets: performance.now(). */
 interface Due {
@@ -82,8 +87,11 @@ export class SyncLoop {
   private retryDueMs = -NEVER;
   private lastAppliedMs = -NEVER;
   private pending = new Pending();
-  /** Flows that could not be cleared when their change was in the kernel. */
+  /** Flows that could not be cleared when their change was in the kernel, or were not, since others just had been. */
   private uncleared: readonly StaleFlow[] = [];
+  private clearSoonestMs = -NEVER;
+  /** When what was put off is due. What failed waits for a change or a comparison. */
+  private clearDueMs = NEVER;
   private refused = new Map<ObjectKey, Refusal>();
   private lastSyncedMs = 0;
   private lastQueuedMs = 0;
@@ -154,6 +162,7 @@ export class SyncLoop {
     clearTimeout(this.timer);
     clearInterval(this.verifyTimer);
     await this.running;
+    if (this.clearDueMs !== NEVER) await this.clearFlows([]);
   }
 
   private verifyEverySyncPeriod(): void {
@@ -201,6 +210,8 @@ export class SyncLoop {
     const bothDue = Math.max(apply.dueMs, verify.dueMs) <= performance.now();
     const verifyFirst = bothDue ? this.lastTask !== 'verify' : verify.dueMs < apply.dueMs;
     const next = verifyFirst ? verify : apply;
+    // Not later than due, also under a stream of changes: each of them clears what is due.
+    if (this.clearDueMs < next.dueMs) return { task: 'clear', dueMs: this.clearDueMs };
     return next.dueMs === NEVER ? null : next;
   }
 
@@ -217,15 +228,20 @@ export class SyncLoop {
     const began = performance.now();
     this.lastTask = task;
     try {
-      await (task === 'verify' ? this.verify() : this.bring(task, began));
+      await this.perform(task, began);
       this.retryMs = 0;
       this.lastError = '';
     } catch (error) {
       this.failed(task, began, error);
     } finally {
       this.oldestAppliedMs = 0;
-      if (task !== 'verify') this.lastAppliedMs = performance.now();
+      if (task === 'start' || task === 'apply') this.lastAppliedMs = performance.now();
     }
+  }
+
+  private perform(task: Task, began: number): Promise<void> {
+    if (task === 'clear') return this.clearFlows([]);
+    return task === 'verify' ? this.verify() : this.bring(task, began);
   }
 
   private failed(task: Task, began: number, error: unknown): void {
@@ -281,7 +297,7 @@ export class SyncLoop {
     }
   }
 
-  /** What could not be cleared before is tried along with `flows`. */
+  /** What was not cleared before is tried along with `flows`. */
   private async clearFlows(flows: readonly StaleFlow[]): Promise<void> {
     if (this.uncleared.length > 0) {
       const all = new Pending();
@@ -289,7 +305,17 @@ export class SyncLoop {
       all.addFlows(flows);
       flows = all.flows;
     }
-    if (flows.length > 0) this.uncleared = await this.parts.clearFlows(flows);
+    if (flows.length === 0) return;
+    const began = performance.now();
+    if (began < this.clearSoonestMs && !this.stopped) {
+      this.uncleared = flows;
+      this.clearDueMs = this.clearSoonestMs;
+      return;
+    }
+    this.clearDueMs = NEVER;
+    this.uncleared = await this.parts.clearFlows(flows);
+    const ended = performance.now();
+    this.clearSoonestMs = ended + (ended - began) * CLEAR_SHARE;
   }
 
   private async verify(): Promise<void> {

@@ -492,6 +492,54 @@ describe('failures', () => {
     expect(bench.cleared).toHaveLength(2);
   });
 
+  /** dns goes from backend to backend; each clearing takes 5 ms, as one of a large table does. */
+  async function hop(changes: number) {
+    const calls: number[] = [];
+    const bench = new Bench(TIMES, {
+      clearFlows: async (flows) => {
+        calls.push(performance.now());
+        await new Promise((resolve) => setTimeout(resolve, 5));
+        for (const flow of flows) bench.cleared.push(flow);
+        return [];
+      },
+    });
+    bench.set(dns(1), dnsPods('10.10.1.1'));
+    bench.loop.begin();
+    await pass(1000);
+    bench.cleared.length = calls.length = 0;
+    for (let n = 0; n < changes; n++) {
+      bench.set(dnsPods(`10.10.1.${n + 2}`));
+      await pass(10);
+    }
+    const left = () => new Set(bench.cleared.map(({ backend }) => backend));
+    return { bench, calls, left };
+  }
+
+  test('flows of one change are cleared at once, those of a stream of changes together, and none is left', async () => {
+    const one = await hop(1);
+    expect(one.left()).toEqual(new Set([ip('10.10.1.1')]));
+    const many = await hop(100);
+    expect(many.bench.fake.callsOf('apply').length).toBe(100);
+    // 1 s of changes, of which a walk of 5 ms takes a tenth.
+    expect(many.calls.length).toBeGreaterThan(10);
+    expect(many.calls.length).toBeLessThan(25);
+    await pass(100);
+    expect(many.left().size).toBe(100);
+    many.bench.expectInSync();
+    const after = many.calls.length;
+    await pass(25_000);
+    expect(many.calls).toHaveLength(after);
+  });
+
+  test('an end does not leave flows behind that were put off', async () => {
+    const { bench, left } = await hop(3);
+    expect(left().size).toBeLessThan(3);
+    const stopping = bench.loop.stop();
+    await pass(10);
+    await stopping;
+    expect(left().size).toBe(3);
+  });
+
   test('more flows than a call can have arguments', async () => {
     const staleFlows = Array.from(
       { length: 150_000 },
