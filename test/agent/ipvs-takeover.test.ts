@@ -48,7 +48,12 @@ skipUnless(
     inside,
     cleanup,
     clusterCIDR,
-  } = nodeOfKubeProxy({ label: 'swv', families: FAMILIES });
+  } = nodeOfKubeProxy({
+    label: 'swv',
+    families: FAMILIES,
+    // Without socket programs the node's own packets meet kube-proxy's IPVS first (docs/switching.md, Limits).
+    cgroups: 'per-pod',
+  });
   beforeAll(() => worldOf().sysctl(SYSCTLS.map((one) => `net/ipv4/vs/${one}=1`)));
 
   async function makeForeign(): Promise<void> {
