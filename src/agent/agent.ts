@@ -97,6 +97,8 @@ export class Agent implements AgentStatus, AgentControl {
     onRequest: new Signal<RequestEvent>(),
   };
   readonly events: AgentEvents = this.signals;
+  /** Dataplane.warm(), when the machine is prepared and the cluster not known yet. */
+  readonly warm = () => this.handover.current.warm?.();
   private counted: DesiredCounts | null = null;
   /** Where health checks of services listen. */
   private healthAddresses: readonly Address[];

@@ -47,6 +47,7 @@ export const startAgent: StartAgent = async (config, log) => {
     await agent.start();
     // Only now that it can work here: an agent that is refused (a path, a mode) leaves the node as it was.
     prepareNode(config, log);
+    agent.warm();
     announceStart(source, nodeName);
     const release = async () => {
       addresses.close();

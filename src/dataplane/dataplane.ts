@@ -80,6 +80,11 @@ export interface Measures {
 export interface Dataplane {
   readonly mode: Mode;
   /**
+   * Begins with what a first start needs and takes time, while the state is not known yet, where a predecessor has left
+   * nothing: it carries no traffic, and close() takes it away. What goes wrong is said by start(). Not there: nothing is.
+   */
+  warm?(): void;
+  /**
    * Brings the kernel from whatever a predecessor left to `state`, changing only what differs.
    * Resolves when the kernel has acknowledged all of it.
    */

@@ -136,6 +136,41 @@ root.describe('the ebpf dataplane', () => {
     for (const { program } of after) expect(before.some((one) => one.program === program)).toBe(false);
   });
 
+  test('warmed up: nothing is attached until it is started, and that goes on from there', async () => {
+    const dataplane = new EbpfDataplane({ root: ROOT, cgroup: '', sizes: SMALL });
+    open.push(dataplane);
+    dataplane.warm();
+    await expect
+      .poll(() => generations(ROOT).map((n) => generationMeta(new Generation(ROOT, n))))
+      .toHaveLength(1);
+    expect(attached()).toEqual([]);
+    const result = await dataplane.start(stateOf(A, B));
+    expect(result.refusals).toEqual([]);
+    expect(generations(ROOT)).toHaveLength(1);
+    expect(readEbpf(ROOT)!.services).toHaveLength(2);
+    expect(attached().length).toBeGreaterThan(3);
+    expect(await dataplane.verify(stateOf(A, B))).toEqual({ repaired: [] });
+  });
+
+  test('warmed up and never started: it leaves nothing', async () => {
+    const dataplane = new EbpfDataplane({ root: ROOT, cgroup: '', sizes: SMALL });
+    dataplane.warm();
+    await dataplane.close();
+    expect(generations(ROOT)).toEqual([]);
+  });
+
+  test('warming up leaves what a predecessor left as it is', async () => {
+    const first = await start(stateOf(A, B));
+    await first.dataplane.close();
+    const before = attached();
+    const next = new EbpfDataplane({ root: ROOT, cgroup: '', sizes: SMALL });
+    next.warm();
+    await next.close();
+    expect(attached()).toEqual(before);
+    const { result } = await start(stateOf(A, B));
+    expect(result.operations).toBeLessThanOrEqual(1);
+  });
+
   test('clients that a sticky service remembers outlive its agent', async () => {
     const sticky = { ...A, ports: A.ports.map((port) => ({ ...port, affinitySeconds: 600 })) };
     const [port] = sticky.ports;

@@ -25,12 +25,20 @@ import { acceptLocalOnLoopback } from './loopback.ts';
 import { writeMeta } from './meta.ts';
 import { clusterIPs } from './node-state.ts';
 import { type EbpfOptions, withDefaults } from './options.ts';
-import { prepareRoot } from './pins.ts';
+import { generations, prepareRoot } from './pins.ts';
 import { pressureOf } from './pressure.ts';
 import { nodeFlows, nodeTargets } from './readback.ts';
 import { EbpfRemains } from './remains.ts';
 import { repinMaps } from './repin.ts';
-import { closeRunning, type Hooks, type Opened, openTables, type Running, withPrograms } from './running.ts';
+import {
+  closeRunning,
+  discard,
+  type Hooks,
+  type Opened,
+  openTables,
+  type Running,
+  withPrograms,
+} from './running.ts';
 import { countSockets, rememberSockets } from './sockets.ts';
 import { xdpFeatures, xdpSenders } from './xdp-senders.ts';
 
@@ -50,6 +58,20 @@ export class EbpfDataplane implements Switchable {
     prepareRoot(this.#options.root);
   }
 
+  /** What takes longest is the verifier. */
+  warm(): void {
+    if (this.#running || generations(this.#options.root).length > 0) return;
+    this.#opening = openTables(this.#options, this.#hooks);
+    this.#opening.catch(() => {});
+  }
+  #opening: Promise<Opened> | null = null;
+
+  #open(): Promise<Opened> {
+    const opening = this.#opening;
+    this.#opening = null;
+    return opening ?? openTables(this.#options, this.#hooks);
+  }
+
   /** Where others may have connections, prepare() is asked instead, and lead(). */
   async start(state: DesiredState): Promise<ApplyResult> {
     const first = this.#running === null;
@@ -62,7 +84,7 @@ export class EbpfDataplane implements Switchable {
   /** New maps stand on every hook and pick nothing; maps that are taken over go on as they are, picking or not. */
   async prepare(state: DesiredState): Promise<ApplyResult> {
     if (this.#running) return this.#bringAll(this.#running, state);
-    const opened = await openTables(this.#options, this.#hooks);
+    const opened = await this.#open();
     this.#complete = opened.loaded.origin === 'adopted';
     // Nobody looks at new maps yet: they are filled while the verifier reads the programs.
     const filled = this.#complete ? null : bring(opened, state);
@@ -70,6 +92,8 @@ export class EbpfDataplane implements Switchable {
     this.#running = running;
     const result = filled ? await this.#settle(running, filled, state) : await this.#bringAll(running, state);
     this.#reservePorts(running);
+    // What changed since the tables were opened was told to nobody.
+    if (running.compiler.rules.xdpForward !== running.gate.state.forward) this.#forwardChanged();
     this.#followDevices();
     this.#writeMeta(running);
     running.collector.start();
@@ -317,6 +341,9 @@ export class EbpfDataplane implements Switchable {
     const running = this.#running;
     this.#running = null;
     if (running) await closeRunning(running);
+    const opening = this.#opening;
+    this.#opening = null;
+    await opening?.then(discard, () => {});
   }
 }
 

@@ -120,6 +120,13 @@ export async function withPrograms(opened: Opened, options: Options, hooks: Hook
   return { ...opened, omitted, rows, links, sweeper, optOuts, drains, natReservations, drainTimer };
 }
 
+/** Of tables that nothing was done with; they go. */
+export async function discard(opened: Opened): Promise<void> {
+  await opened.loaded.omitted.catch(() => {});
+  await closeOpened(opened);
+  opened.loaded.generation.remove();
+}
+
 async function closeOpened({ loaded, devices, gate, clock }: Opened): Promise<void> {
   devices.close();
   await gate.close();

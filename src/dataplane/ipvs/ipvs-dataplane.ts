@@ -92,6 +92,10 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
     return [{ feature: 'service_device', device: '', got: carrier, reason }];
   }
 
+  warm(): void {
+    this.table.warm();
+  }
+
   start(state: DesiredState): Promise<ApplyResult> {
     return this.inTurn(() => {
       this.services.graceMs = this.options.graceMs ?? GRACE_MS;

@@ -34,7 +34,7 @@ import {
 import { OP } from './packed.ts';
 import { areTablesThere } from './presence.ts';
 import { NFT_SCHEME, type Scheme } from './scheme.ts';
-import { applySkeleton } from './skeleton-loader.ts';
+import { SkeletonChild } from './skeleton-loader.ts';
 import { NftTraffic } from './traffic.ts';
 
 /** A change of so many services is made without the kernel telling us of our own elements one by one. */
@@ -85,8 +85,24 @@ export class NftDataplane implements Switchable {
     }
   }
 
+  /** Most of what an empty kernel costs is the process that loads the skeleton. */
+  warm(): void {
+    this.child = areTablesThere(this.netns, this.scheme).then(
+      (there) => (there ? null : new SkeletonChild(this.netns)),
+      () => null,
+    );
+  }
+  private child: Promise<SkeletonChild | null> = Promise.resolve(null);
+
+  private takeChild(): Promise<SkeletonChild | null> {
+    const { child } = this;
+    this.child = Promise.resolve(null);
+    return child;
+  }
+
   async start(state: DesiredState): Promise<ApplyResult> {
     const result = await this.quietly(() => this.bring(state));
+    (await this.takeChild())?.end();
     if (this.scheme === NFT_SCHEME) await this.counting.bring(state);
     // These tables keep connection tracking and NAT alive as well; those beside IPVS may go before NAT's connections do.
     if (this.scheme === NFT_SCHEME) await new Keeper(this.netns).remove();
@@ -226,9 +242,9 @@ export class NftDataplane implements Switchable {
   ): Promise<[Family, FamilyKernel, ApplyResult][]> {
     if (families.length === 0) return [];
     for (const family of families) await this.dropTable(family, table);
-    await applySkeleton(
+    const child = (await this.takeChild()) ?? new SkeletonChild(this.netns);
+    await child.apply(
       families.map((family) => this.scheme.skeleton(table, family, state.node.detector)).join(''),
-      this.netns,
     );
     const built: [Family, FamilyKernel, ApplyResult][] = [];
     for (const family of families) {
@@ -362,6 +378,7 @@ export class NftDataplane implements Switchable {
   }
 
   async close(): Promise<void> {
+    (await this.takeChild())?.end();
     this.monitor.close();
     this.socket.close();
   }

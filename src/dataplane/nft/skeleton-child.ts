@@ -15,7 +15,8 @@ function call(funcName: string, retType: DataType, paramsType: DataType[], param
   return load({ library: LIBRARY, funcName, retType, paramsType, paramsValue } as Parameters<typeof load>[0]);
 }
 
-function apply(text: string): string {
+/** Reads the text only when everything else is there. */
+function apply(read: () => string): string {
   open({ library: LIBRARY, path: 'libnftables.so.1' });
   try {
     const context = call('nft_ctx_new', DataType.External, [DataType.U32], [0]);
@@ -29,7 +30,8 @@ function apply(text: string): string {
       ) as number;
     on('nft_ctx_buffer_output');
     on('nft_ctx_buffer_error');
-    const status = on('nft_run_cmd_from_buffer', text);
+    const text = read();
+    const status = text === '' ? 0 : on('nft_run_cmd_from_buffer', text);
     const message = call(
       'nft_ctx_get_error_buffer',
       DataType.String,
@@ -45,7 +47,7 @@ function apply(text: string): string {
 
 const netns = process.argv[2] ?? '';
 if (netns) (loadNative() as { netnsEnter(path: string): void }).netnsEnter(netns);
-const complaint = apply(readFileSync(0, 'utf8'));
+const complaint = apply(() => readFileSync(0, 'utf8'));
 if (complaint) {
   process.stderr.write(`${complaint}\n`);
   process.exitCode = 1;

@@ -1,7 +1,8 @@
 /** Hands the skeleton to libnftables in a child process. */
-import { spawn } from 'node:child_process';
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import path from 'node:path';
+import type { Readable, Writable } from 'node:stream';
 import { TriplaneError } from '../../model/errors.ts';
 import { packageRoot } from '../../node/native.ts';
 
@@ -16,29 +17,52 @@ function childProgram(): string {
   return file;
 }
 
-/**
- * Applies nft text in the namespace at `netns` ('': this one). Throws TP_NO_LIBRARY when libnftables is
- * missing and TP_NO_FEATURE with the library's own message when the kernel refuses the rules.
- */
-export function applySkeleton(text: string, netns: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [childProgram(), netns], {
-      stdio: ['pipe', 'ignore', 'pipe'],
-      timeout: TIMEOUT_MS,
+/** A process for one nft text. To start Node and read the library takes most of its time, so it may be begun ahead. */
+export class SkeletonChild {
+  readonly #child: ChildProcessByStdio<Writable, null, Readable>;
+  readonly #closed: Promise<readonly [code: number | null, signal: string | null]>;
+  #message = '';
+
+  /** @param netns where the text is applied; '': in this one */
+  constructor(netns: string) {
+    this.#child = spawn(process.execPath, [childProgram(), netns], { stdio: ['pipe', 'ignore', 'pipe'] });
+    this.#child.stderr.setEncoding('utf8');
+    this.#child.stderr.on('data', (chunk: string) => {
+      if (this.#message.length < MESSAGE_BYTES_MAX) this.#message += chunk;
     });
-    let message = '';
-    child.stderr.setEncoding('utf8');
-    child.stderr.on('data', (chunk: string) => {
-      if (message.length < MESSAGE_BYTES_MAX) message += chunk;
+    this.#child.stdin.on('error', () => {});
+    this.#closed = new Promise((resolve, reject) => {
+      this.#child.on('error', reject);
+      this.#child.on('close', (code, signal) => resolve([code, signal]));
     });
-    child.stdin.on('error', () => {});
-    child.on('error', reject);
-    child.on('close', (code, signal) => {
-      if (code === 0) resolve();
-      else reject(failure(message, code, signal));
-    });
-    child.stdin.end(text);
-  });
+    // apply() tells of it.
+    this.#closed.catch(() => {});
+  }
+
+  /**
+   * Once. Throws TP_NO_LIBRARY when libnftables is missing and TP_NO_FEATURE with the library's own message when the kernel
+   * refuses the rules.
+   */
+  async apply(text: string): Promise<void> {
+    const limit = setTimeout(() => this.#child.kill(), TIMEOUT_MS);
+    try {
+      this.#child.stdin.end(text);
+      const [code, signal] = await this.#closed;
+      if (code !== 0) throw failure(this.#message, code, signal);
+    } finally {
+      clearTimeout(limit);
+    }
+  }
+
+  /** It is not needed after all. */
+  end(): void {
+    this.#child.kill();
+  }
+}
+
+/** Applies nft text in the namespace at `netns` ('': this one), as SkeletonChild.apply(). */
+export async function applySkeleton(text: string, netns: string): Promise<void> {
+  await new SkeletonChild(netns).apply(text);
 }
 
 function failure(message: string, code: number | null, signal: string | null): TriplaneError {

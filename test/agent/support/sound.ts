@@ -2,7 +2,7 @@
 import { expect } from 'vitest';
 import type { Mode } from '../../../src/dataplane/dataplane.ts';
 import type { SwitchWorld } from '../../support/switch-world.ts';
-import { logged } from './node.ts';
+import { eventually, logged } from './node.ts';
 
 /** No comparison with the kernel by the clock: what is repaired was noticed. */
 export const NO_CLOCK = ['--sync-period', '1h'];
@@ -17,8 +17,10 @@ export async function expectSound(
   // The log goes on from one agent to the next.
   const before = world.agent.log().length;
   await world.startAgent(mode, args);
-  const started = logged(world.agent.log().slice(before), 'the kernel holds the full state');
-  const [{ operations, refusals } = {}] = started;
+  const started = () => logged(world.agent.log().slice(before), 'the kernel holds the full state');
+  // It says that it is ready before the line is in its log.
+  await eventually(() => started().length).toBeGreaterThan(0);
+  const [{ operations, refusals } = {}] = started();
   expect(refusals).toBe(0);
   // ebpf: the settings say which generation it is.
   expect(operations).toBeLessThanOrEqual(mode === 'ebpf' ? 1 : 0);

@@ -1,0 +1,71 @@
+/** What is begun before the state is known: the process that loads the skeleton. */
+import { readdirSync, readFileSync } from 'node:fs';
+import process from 'node:process';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { NftDataplane } from '../../../src/dataplane/nft/nft-dataplane.ts';
+import { isNftThere } from '../../../src/dataplane/nft/presence.ts';
+import { stateOf } from '../../support/desired.ts';
+import { type Bare, bareNamespaces } from '../../support/namespaces.ts';
+import { tableLines } from '../../support/nft-table.ts';
+import { privilege } from '../../support/privilege.ts';
+import { skipUnless } from '../../support/skip.ts';
+import { NODE, web } from '../../support/web.ts';
+
+const root = skipUnless(privilege() === 'root', 'needs root');
+const STATE = stateOf([web(10, ['10.10.1.1 80']), web(11, ['fd00:10:10:1::1 80'], 600)], NODE);
+
+/** Processes of ours that wait for a skeleton. */
+function waiting(): string[] {
+  return readdirSync('/proc').filter((pid) => {
+    try {
+      const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+      const [state, parent] = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
+      const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+      return Number(parent) === process.pid && state !== 'Z' && command.includes('skeleton-child');
+    } catch {
+      return false;
+    }
+  });
+}
+
+root.describe('nft, warmed up', () => {
+  let bare: Bare;
+  beforeEach(async () => {
+    bare = await bareNamespaces(2);
+  });
+  afterEach(() => bare?.remove());
+
+  test('it holds what it holds without, and nobody is left waiting', async () => {
+    const lines: string[][] = [];
+    for (const [at, netns] of bare.paths.entries()) {
+      const dataplane = new NftDataplane({ netns });
+      if (at === 0) {
+        dataplane.warm();
+        await expect.poll(waiting).toHaveLength(1);
+        expect(await isNftThere(netns)).toBe(false);
+      }
+      expect((await dataplane.start(STATE)).refusals).toEqual([]);
+      lines.push(await tableLines(netns));
+      expect(waiting()).toEqual([]);
+      await dataplane.close();
+    }
+    expect(lines[0]!.length).toBeGreaterThan(20);
+    expect(lines[0]).toEqual(lines[1]);
+  });
+
+  test('nobody is left waiting where it is closed, or has tables that it takes over', async () => {
+    const netns = bare.paths[0]!;
+    const first = new NftDataplane({ netns });
+    first.warm();
+    await first.close();
+    await expect.poll(waiting).toEqual([]);
+    const second = new NftDataplane({ netns });
+    await second.start(STATE);
+    await second.close();
+    const third = new NftDataplane({ netns });
+    third.warm();
+    expect((await third.start(STATE)).operations).toBe(0);
+    expect(waiting()).toEqual([]);
+    await third.close();
+  });
+});
