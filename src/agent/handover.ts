@@ -20,6 +20,7 @@ import type { TrafficReader } from '../dataplane/traffic.ts';
 import type { DesiredChange, DesiredState } from '../model/desired.ts';
 import { TriplaneError } from '../model/errors.ts';
 import type { Log } from './status.ts';
+import { Unserved } from './unserved.ts';
 
 /** Between two looks at what a former dataplane still carries, at least; a look takes at most a twentieth of the time. */
 const LOOK_MS = 2000;
@@ -73,6 +74,7 @@ export class Handover implements Dataplane {
   #turn: Promise<unknown> = Promise.resolve();
   #timer: NodeJS.Timeout | null = null;
   #closed = false;
+  readonly #unserved = new Unserved();
 
   constructor(parts: HandoverParts, first: Dataplane) {
     this.#parts = parts;
@@ -124,6 +126,7 @@ export class Handover implements Dataplane {
     return this.#alone(async () => {
       if (this.#started || !isSwitchable(this.#current)) {
         const result = await this.#current.start(state);
+        this.#unserved.started(result);
         this.#started = true;
         return result;
       }
@@ -136,6 +139,7 @@ export class Handover implements Dataplane {
     const olds = await this.#parts.predecessors(next.mode, state);
     try {
       const result = await this.#follow(next, olds, state);
+      this.#unserved.started(result);
       this.#started = true;
       await this.#settle();
       return result;
@@ -187,6 +191,7 @@ export class Handover implements Dataplane {
   apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {
     return this.#alone(async () => {
       const result = await this.#current.apply(change, state);
+      this.#unserved.applied(change, result);
       for (const { remains } of this.#formers) {
         try {
           await remains.apply(change, state);
@@ -250,7 +255,7 @@ export class Handover implements Dataplane {
       // The long part, while the old one goes on following changes.
       await this.#alone(() => old.introduce());
       this.#tell(old, 'its connections are known to connection tracking');
-      await next.prepare(snapshot(this.#parts.state()));
+      this.#unserved.requireNoMore(mode, await next.prepare(snapshot(this.#parts.state())));
       this.#tell(next, 'complete, and not yet in charge');
       return await this.#alone(() => this.#exchangeNow(old, next));
     } catch (error) {
@@ -276,12 +281,14 @@ export class Handover implements Dataplane {
   async #exchangeNow(old: Switchable, next: Switchable): Promise<number> {
     if (this.#closed) throw new TriplaneError('TP_BUSY', 'the agent is ending');
     const state = this.#parts.state();
-    await next.prepare(state);
+    const result = await next.prepare(state);
+    this.#unserved.requireNoMore(next.mode, result);
     await this.#carryAffinities(old, next);
     next.lead();
     this.#tell(next, 'in charge of new connections');
     const draining = await this.#retire(old, state, next.mode);
     this.#current = next;
+    this.#unserved.started(result);
     await this.#settle();
     return draining;
   }

@@ -14,6 +14,8 @@ export interface Refusal {
   readonly service: ObjectKey;
   /** One line: what was refused and the kernel's error. */
   readonly reason: string;
+  /** 'otherwise': the service is served all the same, in another way than it asks for. Absent: it is not, or not whole. */
+  readonly served?: 'otherwise';
 }
 
 export interface ApplyResult {

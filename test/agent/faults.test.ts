@@ -7,6 +7,8 @@ import process from 'node:process';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { askAgent } from '../../src/cli/admin-client.ts';
 import { bpfNative } from '../../src/dataplane/ebpf/native.ts';
+import { serviceObject } from '../../src/lab/manifests.ts';
+import { serviceAddress } from '../../src/lab/plan.ts';
 import { faultEnvironment } from '../support/fault-point.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
@@ -223,6 +225,36 @@ root.describe('faults under open connections', () => {
     await eventually(() => world.tables()).toEqual([]);
     expect(await world.switchTo('nft')).toMatchObject({ to: 'nft' });
     expect((await world.stop()).join('\n')).toBe('');
+    await expectSound(world, 'nft');
+  });
+
+  test('a switch to a mode that has no room for every service: the old mode goes on, and says so', async () => {
+    await world.startAgent('nft', [...NO_CLOCK, '--bpf-services-max', '16', '--bpf-backends-max', '16']);
+    const many = Array.from({ length: 40 }, (_, n) =>
+      serviceObject({
+        name: `many-${n}`,
+        clusterIPs: [serviceAddress(4, 100 + n)],
+        ports: [{ port: 9000, targetPort: 80 }],
+      }),
+    );
+    world.lab.manifests.write('more', many);
+    try {
+      await world.open(1);
+      await world.load(3);
+      const last = async () =>
+        (await world.lab.pod('a').ask('tcp', serviceAddress(4, 139), 9000, { timeoutMs: 2000 })).outcome;
+      // Without endpoints: refused once it is there.
+      await eventually(last).toBe('refused');
+      await expect(world.switchTo('ebpf')).rejects.toThrow(/mode ebpf would not serve \d+ services/);
+      const { mode } = await world.status();
+      expect(mode).toMatchObject({ mode: 'nft', switching: '' });
+      expect(mode.failure).toMatch(/would not serve/);
+      expect(await asked()).toBe('ok');
+      await eventually(async () => (await world.status()).mode.draining).toEqual([]);
+      expect((await world.stop()).join('\n')).toBe('');
+    } finally {
+      world.lab.manifests.write('more', []);
+    }
     await expectSound(world, 'nft');
   });
 

@@ -1,7 +1,7 @@
 /** The order of a handover, and what stays when a step of it fails. */
 import { describe, expect, test } from 'vitest';
 import { Handover } from '../../src/agent/handover.ts';
-import type { Mode, Remains, Switchable } from '../../src/dataplane/dataplane.ts';
+import type { Mode, Refusal, Remains, Switchable } from '../../src/dataplane/dataplane.ts';
 import type { DesiredState } from '../../src/model/desired.ts';
 
 const STATE: DesiredState = { services: new Map(), node: { detector: { by: 'none' }, serviceCIDRs: [] } };
@@ -15,6 +15,7 @@ class Fake implements Switchable {
   readonly #calls: string[];
   readonly #fails: Step | null;
   carried = { connections: 3, ended: false };
+  refusals: readonly Refusal[] = [];
 
   constructor(mode: Mode, calls: string[], fails: Step | null = null) {
     this.mode = mode;
@@ -29,11 +30,11 @@ class Fake implements Switchable {
 
   async start() {
     this.#call('start');
-    return DONE;
+    return { operations: 0, refusals: this.refusals };
   }
   async prepare() {
     this.#call('prepare');
-    return DONE;
+    return { operations: 0, refusals: this.refusals };
   }
   async introduce() {
     this.#call('introduce');
@@ -73,22 +74,33 @@ class Fake implements Switchable {
   }
 }
 
-function world(fails: { old?: Step; next?: Step } = {}, left: readonly Mode[] = []) {
+interface Refusals {
+  readonly old?: readonly Refusal[];
+  readonly next?: readonly Refusal[];
+}
+
+function world(fails: { old?: Step; next?: Step } = {}, left: readonly Mode[] = [], refusals: Refusals = {}) {
   const calls: string[] = [];
   const modes: Mode[] = [];
   const quiet = () => {};
   const log = { error: quiet, warn: quiet, info: quiet, debug: quiet, trace: quiet };
+  const first = new Fake('nft', calls, fails.old ?? null);
+  first.refusals = refusals.old ?? [];
   const handover: Handover = new Handover(
     {
       log,
-      open: (mode) => new Fake(mode, calls, fails.next ?? null),
+      open: (mode) => {
+        const next = new Fake(mode, calls, fails.next ?? null);
+        next.refusals = refusals.next ?? [];
+        return next;
+      },
       predecessors: async () => left.map((mode) => new Fake(mode, calls)),
       state: () => STATE,
       beforeRemoval: async () => {},
       onMode: () => modes.push(handover.mode),
       onDrained: () => {},
     },
-    new Fake('nft', calls, fails.old ?? null),
+    first,
   );
   return { calls, modes, handover };
 }
@@ -178,6 +190,34 @@ describe('a handover', () => {
     await expect(handover.switchTo('ipvs')).rejects.toMatchObject({ code: 'TP_BUSY' });
     await first;
     expect(handover.mode).toBe('ebpf');
+    await handover.close();
+  });
+
+  const WEB: Refusal = { service: 'x/web', reason: 'the kernel refused it (ENOMEM)' };
+  const NODE: Refusal = { service: '', reason: 'net.ipv4.vs.conntrack could not be set' };
+  const OTHERWISE: Refusal = { service: 'x/dns', reason: 'no scheduler wlc; rr stays', served: 'otherwise' };
+
+  test('a mode that would not serve what is served now does not take over, and says why', async () => {
+    const { calls, modes, handover } = world({}, [], { next: [NODE, OTHERWISE, WEB] });
+    await handover.start(STATE);
+    await expect(handover.switchTo('ebpf')).rejects.toThrow(
+      /mode ebpf would not serve a service that is served now: x\/web: .*ENOMEM/,
+    );
+    expect(calls).toContain('ebpf retire');
+    expect(calls).not.toContain('ebpf lead');
+    expect(calls).not.toContain('nft retire');
+    expect({ mode: handover.mode, modes }).toEqual({ mode: 'nft', modes: [] });
+    await handover.close();
+  });
+
+  test.for<[string, Refusals]>([
+    ['is not served as it is', { old: [WEB], next: [WEB] }],
+    ['is served in another way', { next: [OTHERWISE] }],
+    ['is the whole node', { next: [NODE] }],
+  ])('what %s is no reason against a switch', async ([, refusals]) => {
+    const { handover } = world({}, [], refusals);
+    await handover.start(STATE);
+    expect(await handover.switchTo('ebpf')).toMatchObject({ to: 'ebpf' });
     await handover.close();
   });
 });

@@ -138,4 +138,21 @@ describe('faults under open connections, in ipvs mode', () => {
     await eventually(reached).not.toContain('a');
     await expectSound(world, 'ipvs');
   }, 600_000);
+
+  test('a switch to ipvs whose every service is refused: nft goes on, says so, and nothing is left of it', async () => {
+    world.writeServices();
+    await world.agent?.stop('SIGKILL');
+    await world.startAgent('nft', NO_CLOCK, { env: refusal.environment });
+    await world.open(1, FLOWS);
+    refusal.begin('ipvs', 'ENOMEM');
+    await expect(world.switchTo('ipvs')).rejects.toThrow(/mode ipvs would not serve .*ENOMEM/);
+    expect((await world.status()).mode).toMatchObject({ mode: 'nft', switching: '' });
+    await eventually(failing).toEqual([]);
+    refusal.none();
+    expect(await world.switchTo('ipvs')).toMatchObject({ to: 'ipvs' });
+    await eventually(failing).toEqual([]);
+    expect(await world.switchTo('nft')).toMatchObject({ to: 'nft' });
+    expect((await world.stop()).join('\n')).toBe('');
+    await expectSound(world, 'nft');
+  }, 600_000);
 });

@@ -234,7 +234,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
   async before(family: Family, segments: readonly Segment[], result: FamilyResult): Promise<void> {
     const refuse = (service: string, reason: string) => {
       if (!result.refusals.some((one) => one.service === service && one.reason === reason))
-        result.refusals.push({ service, reason });
+        result.refusals.push({ service, reason, served: 'otherwise' });
     };
     const provide = async () => {
       const pools = segments.flatMap(({ owner, after }) =>
