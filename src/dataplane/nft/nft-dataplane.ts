@@ -242,8 +242,8 @@ export class NftDataplane implements Switchable {
   ): Promise<[Family, FamilyKernel, ApplyResult][]> {
     if (families.length === 0) return [];
     for (const family of families) await this.dropTable(family, table);
-    const child = (await this.takeChild()) ?? new SkeletonChild(this.netns);
-    await child.apply(
+    const begun = await this.takeChild();
+    await (begun?.isWaiting ? begun : new SkeletonChild(this.netns)).apply(
       families.map((family) => this.scheme.skeleton(table, family, state.node.detector)).join(''),
     );
     const built: [Family, FamilyKernel, ApplyResult][] = [];

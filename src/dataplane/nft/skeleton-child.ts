@@ -5,7 +5,8 @@
  *
  * Arguments: the network namespace's path, or nothing.
  */
-import { readFileSync } from 'node:fs';
+import process from 'node:process';
+import { text } from 'node:stream/consumers';
 import { close, DataType, isNullPointer, load, open } from 'ffi-rs';
 import { loadNative } from '../../node/native.ts';
 
@@ -15,8 +16,8 @@ function call(funcName: string, retType: DataType, paramsType: DataType[], param
   return load({ library: LIBRARY, funcName, retType, paramsType, paramsValue } as Parameters<typeof load>[0]);
 }
 
-/** Reads the text only when everything else is there. */
-function apply(read: () => string): string {
+/** Whoever began this process ahead gives the text when everything else is there. */
+async function apply(given: () => Promise<string>): Promise<string> {
   open({ library: LIBRARY, path: 'libnftables.so.1' });
   try {
     const context = call('nft_ctx_new', DataType.External, [DataType.U32], [0]);
@@ -30,8 +31,8 @@ function apply(read: () => string): string {
       ) as number;
     on('nft_ctx_buffer_output');
     on('nft_ctx_buffer_error');
-    const text = read();
-    const status = text === '' ? 0 : on('nft_run_cmd_from_buffer', text);
+    const rules = await given();
+    const status = rules === '' ? 0 : on('nft_run_cmd_from_buffer', rules);
     const message = call(
       'nft_ctx_get_error_buffer',
       DataType.String,
@@ -47,7 +48,8 @@ function apply(read: () => string): string {
 
 const netns = process.argv[2] ?? '';
 if (netns) (loadNative() as { netnsEnter(path: string): void }).netnsEnter(netns);
-const complaint = apply(() => readFileSync(0, 'utf8'));
+// Not readFileSync(0): it fails with EAGAIN while nothing has been written yet.
+const complaint = await apply(() => text(process.stdin));
 if (complaint) {
   process.stderr.write(`${complaint}\n`);
   process.exitCode = 1;

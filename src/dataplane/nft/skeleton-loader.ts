@@ -54,6 +54,11 @@ export class SkeletonChild {
     }
   }
 
+  /** False where it has ended before it was given anything. */
+  get isWaiting(): boolean {
+    return this.#child.exitCode === null && this.#child.signalCode === null;
+  }
+
   /** It is not needed after all. */
   end(): void {
     this.#child.kill();

@@ -28,6 +28,11 @@ function waiting(): string[] {
   });
 }
 
+/** Of these, those that have read their library and wait for the text. */
+function ready(): string[] {
+  return waiting().filter((pid) => readFileSync(`/proc/${pid}/maps`, 'utf8').includes('libnftables'));
+}
+
 root.describe('nft, warmed up', () => {
   let bare: Bare;
   beforeEach(async () => {
@@ -41,7 +46,7 @@ root.describe('nft, warmed up', () => {
       const dataplane = new NftDataplane({ netns });
       if (at === 0) {
         dataplane.warm();
-        await expect.poll(waiting).toHaveLength(1);
+        await expect.poll(ready, { timeout: 30_000 }).toHaveLength(1);
         expect(await isNftThere(netns)).toBe(false);
       }
       expect((await dataplane.start(STATE)).refusals).toEqual([]);
@@ -67,5 +72,15 @@ root.describe('nft, warmed up', () => {
     expect((await third.start(STATE)).operations).toBe(0);
     expect(waiting()).toEqual([]);
     await third.close();
+  });
+
+  test('one that has ended meanwhile is made up for', async () => {
+    const dataplane = new NftDataplane({ netns: bare.paths[0]! });
+    dataplane.warm();
+    await expect.poll(ready, { timeout: 30_000 }).toHaveLength(1);
+    process.kill(Number(ready()[0]), 'SIGKILL');
+    await expect.poll(waiting).toEqual([]);
+    expect((await dataplane.start(STATE)).refusals).toEqual([]);
+    await dataplane.close();
   });
 });
