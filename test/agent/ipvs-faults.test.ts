@@ -62,6 +62,8 @@ describe('faults under open connections, in ipvs mode', () => {
   afterEach(async () => {
     refusal.none();
     await world.stop();
+    // A second one would end at the lock, and the first would answer for it.
+    await world.agent?.stop('SIGKILL');
   });
   afterAll(async () => {
     await world?.agent?.stop('SIGKILL');
