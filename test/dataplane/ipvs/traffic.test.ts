@@ -480,6 +480,7 @@ ipvs.describe('ipvs, traffic', () => {
       expect(refusals).toContainEqual({
         service: 'test/web-10',
         reason: 'this kernel has no IPVS scheduler none-such; rr stays',
+        served: 'otherwise',
       });
       expect((await runIn(bare.names[0]!, ['cat', '/proc/net/ip_vs'])).stdout.match(/ rr /g)).toHaveLength(2);
     } finally {
