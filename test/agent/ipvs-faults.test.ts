@@ -43,11 +43,12 @@ const FOREIGN: readonly (readonly [title: string, command: string, ends: RegExp]
 const TAKEN = 'changes of the cluster taken in';
 const PRODUCED = 'changes on their way into the kernel';
 const FULL = 'the kernel holds the full state';
-/** Of a change, in the order of its calls: virtual services, the table, what nothing leads to any more. */
+/** In turns of a change that adds an endpoint and one that takes it away; the calls of one go to IPVS, the table, IPVS. */
 const STEPS: readonly (readonly [title: string, point: FaultPoint])[] = [
-  ['virtual services made, and nothing leads to them', { call: 'IpvsSocket.commit', count: 1 }],
-  ['the table changed, and IPVS not yet rid of the old', { call: 'NftSocket.commit', count: 1 }],
-  ['a backend being withdrawn', { call: 'IpvsSocket.commit', count: 2, when: 'made' }],
+  ['an endpoint is in IPVS, and nothing else of it', { call: 'IpvsSocket.commit', count: 1 }],
+  ['one is out of the table, and not yet out of IPVS', { call: 'NftSocket.commit', count: 1 }],
+  ['one is in the table', { call: 'NftSocket.commit', count: 1 }],
+  ['one is being withdrawn', { call: 'IpvsSocket.commit', count: 1, when: 'made' }],
 ];
 
 describe('faults under open connections, in ipvs mode', () => {
