@@ -124,7 +124,6 @@ describe('faults under open connections, in ipvs mode', () => {
 
   test('every change of IPVS is refused, then taken', async () => {
     world.writeServices();
-    await world.agent?.stop('SIGKILL');
     await world.startAgent('ipvs', CLOCK, { env: refusal.environment });
     await world.open(1, FLOWS);
     refusal.begin('ipvs', 'ENOMEM');
@@ -144,7 +143,6 @@ describe('faults under open connections, in ipvs mode', () => {
 
   test('a switch to ipvs whose every service is refused: nft goes on, says so, and nothing is left of it', async () => {
     world.writeServices();
-    await world.agent?.stop('SIGKILL');
     await world.startAgent('nft', NO_CLOCK, { env: refusal.environment });
     await world.open(1, FLOWS);
     refusal.begin('ipvs', 'ENOMEM');

@@ -21,7 +21,7 @@ const AFTERWARDS_MS = 3_000;
 
 interface Row {
   readonly what: string;
-  readonly before: readonly DesiredService[];
+  readonly before: DesiredService;
   readonly after: readonly DesiredService[];
   /** Datagrams go on to a backend of now, so they are asked where the one that they have stays. */
   readonly datagrams: boolean;
@@ -40,9 +40,7 @@ function rows(): Row[] {
       before: DesiredService,
       after: readonly DesiredService[],
       datagrams: boolean,
-    ) => ({
-      ...{ what: `${family}, ${what}`, before: [before], after, datagrams },
-    });
+    ) => ({ what: `${family}, ${what}`, before, after, datagrams });
     return [
       row('the service is not sticky any more', sticky, [plain], true),
       row('the service becomes sticky', plain, [sticky], true),
@@ -116,8 +114,8 @@ ipvs.describe('ipvs, connections whose port is translated', () => {
   }
 
   test.for(rows())('$what', async ({ before, after, datagrams }) => {
-    await bring(before);
-    await open(before[0]!, datagrams ? ['tcp', 'udp'] : ['tcp']);
+    await bring([before]);
+    await open(before, datagrams ? ['tcp', 'udp'] : ['tcp']);
     await bring(after);
     await goOn();
     const port = after[0]?.ports[0];
