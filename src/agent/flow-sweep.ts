@@ -5,10 +5,11 @@
  * twentieth of a processor.
  */
 import type { FlowProtocol } from '../model/conntrack.ts';
+import { PacedTask } from '../model/paced-task.ts';
 import type { Log } from './status.ts';
 
-const INTERVAL_MS = 1000;
-const SHARE = 20;
+const RESTS = 20;
+const LEAST_REST_MS = 1000;
 
 export interface SweepParts {
   readonly log: Log;
@@ -19,11 +20,7 @@ export interface SweepParts {
 export class FlowSweep {
   private readonly parts: SweepParts;
   private wanted = new Set<FlowProtocol>();
-  private timer: NodeJS.Timeout | undefined;
-  private running: Promise<void> | null = null;
-  private soonestMs = 0;
-  private isUrgent = false;
-  private stopped = false;
+  private readonly task = new PacedTask(() => this.run(), { rests: RESTS, leastMs: LEAST_REST_MS });
 
   constructor(parts: SweepParts) {
     this.parts = parts;
@@ -32,7 +29,7 @@ export class FlowSweep {
   /** To be called when the kernel holds the rules that new connections go by. */
   request(...protocols: readonly FlowProtocol[]): void {
     for (const protocol of protocols) this.wanted.add(protocol);
-    this.arm();
+    if (this.wanted.size > 0) this.task.request();
   }
 
   /**
@@ -40,47 +37,25 @@ export class FlowSweep {
    * the port of one of these again is lost. A repair costs more than a look, so it bounds how often this comes.
    */
   requestAtOnce(...protocols: readonly FlowProtocol[]): void {
-    this.isUrgent = true;
-    clearTimeout(this.timer);
-    this.timer = undefined;
-    this.request(...protocols);
+    for (const protocol of protocols) this.wanted.add(protocol);
+    this.task.requestAtOnce();
   }
 
   /** Ends after what is under way. */
   async stop(): Promise<void> {
-    this.stopped = true;
-    clearTimeout(this.timer);
-    await this.running;
-  }
-
-  private arm(): void {
-    if (this.stopped || this.running || this.timer !== undefined || this.wanted.size === 0) return;
-    this.timer = setTimeout(
-      () => {
-        this.timer = undefined;
-        this.running = this.run().finally(() => {
-          this.running = null;
-          this.arm();
-        });
-      },
-      this.isUrgent ? 0 : Math.max(0, this.soonestMs - performance.now()),
-    );
+    await this.task.close();
   }
 
   private async run(): Promise<void> {
     const work = this.wanted;
     this.wanted = new Set();
-    this.isUrgent = false;
-    const began = performance.now();
     for (const protocol of work) {
       try {
         await this.parts.sweep(protocol);
       } catch (error) {
-        this.wanted.add(protocol);
         this.parts.log.warn({ err: error, protocol }, 'flows in conntrack could not be looked through');
+        this.request(protocol);
       }
     }
-    const endMs = performance.now();
-    this.soonestMs = endMs + Math.max(INTERVAL_MS, (endMs - began) * SHARE);
   }
 }

@@ -19,12 +19,12 @@ import {
 import type { TrafficReader } from '../dataplane/traffic.ts';
 import type { DesiredChange, DesiredState } from '../model/desired.ts';
 import { TriplaneError } from '../model/errors.ts';
+import { PacedTask } from '../model/paced-task.ts';
 import type { Log } from './status.ts';
 import { Unserved } from './unserved.ts';
 
-/** Between two looks at what a former dataplane still carries, at least; a look takes at most a twentieth of the time. */
-const LOOK_MS = 2000;
-const LOOK_SHARE = 20;
+/** A look at what former dataplanes still carry. */
+const LOOK_TIMES = { rests: 20, delayMs: 2000 };
 
 /** A former dataplane, and how many connections it was last seen to have. */
 export interface Draining {
@@ -72,7 +72,7 @@ export class Handover implements Dataplane {
   #started = false;
   #switching: Mode | null = null;
   #turn: Promise<unknown> = Promise.resolve();
-  #timer: NodeJS.Timeout | null = null;
+  readonly #looking = new PacedTask(() => this.#look(), LOOK_TIMES);
   #closed = false;
   readonly #unserved = new Unserved();
 
@@ -327,7 +327,7 @@ export class Handover implements Dataplane {
   /** Looks after what drains, now and then. */
   async #settle(): Promise<void> {
     if (this.#formers.length === 0) await this.#leaveAlone();
-    else this.#lookLater(LOOK_MS);
+    else this.#looking.request();
   }
 
   /** What is left behind is found again by the next switch, or the next agent: no reason for a step to fail. */
@@ -341,25 +341,14 @@ export class Handover implements Dataplane {
       );
   }
 
-  #lookLater(delayMs: number): void {
-    if (this.#closed) return;
-    if (this.#timer) clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
-      this.#timer = null;
-      this.#look();
-    }, delayMs).unref();
-  }
-
   async #look(): Promise<void> {
-    const began = performance.now();
     try {
       for (const former of this.#formers) former.carried = await former.remains.carried();
       await this.#alone(() => this.#removeEnded());
     } catch (error) {
       this.#parts.log.warn({ err: error }, 'what drains could not be looked at; trying again');
     }
-    if (this.#formers.length > 0)
-      this.#lookLater(Math.max(LOOK_MS, LOOK_SHARE * (performance.now() - began)));
+    if (this.#formers.length > 0) this.#looking.request();
   }
 
   async #removeEnded(): Promise<void> {
@@ -381,8 +370,9 @@ export class Handover implements Dataplane {
 
   async close(): Promise<void> {
     this.#closed = true;
-    if (this.#timer) clearTimeout(this.#timer);
+    const looked = this.#looking.close();
     await this.#turn;
+    await looked;
     for (const { remains } of this.#formers) await remains.close();
     await this.#current.close();
   }

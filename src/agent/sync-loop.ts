@@ -9,6 +9,7 @@ import type { ModelChange, Trigger } from '../model/change.ts';
 import type { ClusterModel } from '../model/cluster.ts';
 import type { StaleFlow } from '../model/conntrack.ts';
 import { type ErrorCode, TriplaneError } from '../model/errors.ts';
+import { Pace } from '../model/pace.ts';
 import type { Family, ObjectKey } from '../model/records.ts';
 import { Pending } from './pending.ts';
 import type { FamilyProgress, Log, SyncEvent } from './status.ts';
@@ -25,7 +26,7 @@ const NEVER = Number.POSITIVE_INFINITY;
  * Clearing flows walks the kernel's whole table (4 ms for 262,144 buckets). One after another it takes at most this share
  * of a processor; what comes sooner is cleared together.
  */
-const CLEAR_SHARE = 10;
+const CLEAR_RESTS = 10;
 
 export interface SyncTimes {
   /** Between two applications of changes, at least. 0: none. */
@@ -89,7 +90,7 @@ export class SyncLoop {
   private pending = new Pending();
   /** Flows that could not be cleared when their change was in the kernel, or were not, since others just had been. */
   private uncleared: readonly StaleFlow[] = [];
-  private clearSoonestMs = -NEVER;
+  private readonly clearPace = new Pace({ rests: CLEAR_RESTS });
   /** When what was put off is due. What failed waits for a change or a comparison. */
   private clearDueMs = NEVER;
   private refused = new Map<ObjectKey, Refusal>();
@@ -306,16 +307,13 @@ export class SyncLoop {
       flows = all.flows;
     }
     if (flows.length === 0) return;
-    const began = performance.now();
-    if (began < this.clearSoonestMs && !this.stopped) {
+    if (this.clearPace.restMs > 0 && !this.stopped) {
       this.uncleared = flows;
-      this.clearDueMs = this.clearSoonestMs;
+      this.clearDueMs = this.clearPace.soonestMs;
       return;
     }
     this.clearDueMs = NEVER;
-    this.uncleared = await this.parts.clearFlows(flows);
-    const ended = performance.now();
-    this.clearSoonestMs = ended + (ended - began) * CLEAR_SHARE;
+    this.uncleared = await this.clearPace.turn(() => this.parts.clearFlows(flows));
   }
 
   private async verify(): Promise<void> {

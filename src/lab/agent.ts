@@ -80,7 +80,8 @@ export class Agent {
   /** Throws with the end of the log if the agent ends or is not ready in time. */
   async ready(timeoutMs = READY_MS_MAX): Promise<void> {
     const end = Date.now() + timeoutMs;
-    while (!(await this.healthy())) {
+    // Alive after an answer: while it is not, another agent of the node may have answered.
+    while (!((await this.healthy()) && this.alive())) {
       const tail = () => this.log().trimEnd().split('\n').slice(-5).join('\n');
       if (!this.alive()) throw new Error(`the agent on ${this.node} ended:\n${tail()}`);
       if (Date.now() > end)

@@ -1,5 +1,6 @@
 /** Sockets that our programs translated: a list of them; connected UDP ones whose backend is gone are destroyed. */
 import { addressBytes } from '../../model/address.ts';
+import { PacedTask } from '../../model/paced-task.ts';
 import type { Address, Family, Protocol } from '../../model/records.ts';
 import { readAddress } from './abi.ts';
 import { type Clock, ticksOf } from './clock.ts';
@@ -12,6 +13,8 @@ import { lifeNative } from './native-life.ts';
 
 /** struct Gone of native/sockdiag.cc. */
 const ITEM_BYTES = 24;
+/** A look enters every network namespace, and reads its UDP sockets: what comes sooner after one is looked for together. */
+const RESTS = 20;
 
 /** struct Row of native/sockdiag.cc. */
 const ROW_BYTES = 64;
@@ -114,11 +117,14 @@ function encode(departures: readonly Departure[]): Uint8Array {
 export class SocketSweeper {
   readonly #peers: number;
   readonly #isGone: (record: number) => boolean;
-  readonly #timers = new Set<NodeJS.Timeout>();
-  #waiting: Departure[] = [];
-  #running: Promise<void> | null = null;
+  readonly #task = new PacedTask(() => this.#look(), { rests: RESTS });
+  readonly #seconds = new Set<NodeJS.Timeout>();
+  /** By record: a backend that comes and goes is looked for once. */
+  #waiting = new Map<number, Departure>();
   /** Sockets destroyed so far. */
   destroyed = 0;
+  /** Looks so far. */
+  looks = 0;
 
   /**
    * @param peers descriptor of tp_sock_peers
@@ -132,37 +138,35 @@ export class SocketSweeper {
   add(departures: readonly Departure[]): void {
     const udp = departures.filter(({ port }) => port.protocol === 'UDP');
     if (udp.length === 0) return;
-    this.#later(udp, 0);
+    this.#want(udp);
     // A connect() that had picked the backend just before it left may have ended just after the first look.
-    this.#later(udp, GRACE_MS);
-  }
-
-  #later(departures: readonly Departure[], delayMs: number): void {
     const timer = setTimeout(() => {
-      this.#timers.delete(timer);
-      this.#waiting.push(...departures.filter(({ record }) => this.#isGone(record)));
-      this.#running ??= this.#run().finally(() => {
-        this.#running = null;
-      });
-    }, delayMs);
-    this.#timers.add(timer.unref());
+      this.#seconds.delete(timer);
+      this.#want(udp);
+    }, GRACE_MS);
+    this.#seconds.add(timer.unref());
   }
 
-  async #run(): Promise<void> {
-    while (this.#waiting.length > 0) {
-      const items = encode(this.#waiting.splice(0));
-      try {
-        this.destroyed += (await lifeNative().sockDestroyUdp(this.#peers, items))[1];
-      } catch {
-        // /proc or a namespace went away in between: the second look comes.
-      }
+  #want(departures: readonly Departure[]): void {
+    for (const departure of departures) this.#waiting.set(departure.record, departure);
+    this.#task.request();
+  }
+
+  async #look(): Promise<void> {
+    const gone = [...this.#waiting.values()].filter(({ record }) => this.#isGone(record));
+    this.#waiting.clear();
+    if (gone.length === 0) return;
+    this.looks++;
+    try {
+      this.destroyed += (await lifeNative().sockDestroyUdp(this.#peers, encode(gone)))[1];
+    } catch {
+      // /proc or a namespace went away in between: the second look comes.
     }
   }
 
   async close(): Promise<void> {
-    for (const timer of this.#timers) clearTimeout(timer);
-    this.#timers.clear();
-    this.#waiting = [];
-    await this.#running;
+    for (const timer of this.#seconds) clearTimeout(timer);
+    this.#seconds.clear();
+    await this.#task.close();
   }
 }

@@ -1,5 +1,6 @@
 /** The ipvs mode: IPVS carries the traffic, and a table of nftables does what it cannot. See docs/ipvs.md. */
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
+import { PacedTask } from '../../model/paced-task.ts';
 import type { Address, Family } from '../../model/records.ts';
 import type {
   AffinityView,
@@ -31,9 +32,8 @@ import { type CommitResult, VirtualServices, type WantedPool } from './virtual-s
 
 const DEFAULT_SCHEDULER = 'rr';
 const GRACE_MS = 15 * 60_000;
-const SWEEP_MS = 1000;
-/** A sweep reads all of IPVS: at most so much of the time. */
-const SWEEP_SHARE = 20;
+/** A sweep reads all of IPVS. */
+const SWEEP_TIMES = { rests: 20, delayMs: 1000 };
 
 export class IpvsDataplane implements Switchable, Companion, Lingering {
   readonly mode = 'ipvs';
@@ -48,7 +48,11 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
   private readonly leaving: LeavingAddresses;
   private readonly counting: IpvsTraffic;
   private readonly refusedSchedulers = new Set<string>();
-  private timer: NodeJS.Timeout | null = null;
+  /** What fails is found by the next verify(). */
+  private readonly sweeping = new PacedTask(
+    () => this.inTurn(() => this.sweep()).catch(() => {}),
+    SWEEP_TIMES,
+  );
   private turn: Promise<unknown> = Promise.resolve();
   private closed = false;
   private phase: 'bringing' | 'retiring' | 'carrying' = 'carrying';
@@ -358,24 +362,16 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
     });
   }
 
-  private sweepSoon(delayMs = SWEEP_MS): void {
-    if (this.timer || this.closed) return;
-    if (!this.services.isAnyLeaving() && this.leaving.size === 0) return;
-    this.timer = setTimeout(() => {
-      this.timer = null;
-      // What fails now is found by the next verify().
-      this.inTurn(() => this.sweep()).catch(() => {});
-    }, delayMs);
-    this.timer.unref();
+  private sweepSoon(): void {
+    if (this.services.isAnyLeaving() || this.leaving.size > 0) this.sweeping.request();
   }
 
   private async sweep(): Promise<void> {
     if (this.closed) return;
-    const began = Date.now();
-    await this.services.sweep(wantedBy(this.wantedPools()), began);
+    await this.services.sweep(wantedBy(this.wantedPools()), Date.now());
     await this.releaseAddresses();
     await this.unbind(await this.leaving.idle());
-    this.sweepSoon(Math.max(SWEEP_MS, SWEEP_SHARE * (Date.now() - began)));
+    this.sweepSoon();
   }
 
   /** One at a time: requests on one socket, and what they change here. */
@@ -387,7 +383,7 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
 
   async close(): Promise<void> {
     this.closed = true;
-    if (this.timer) clearTimeout(this.timer);
+    await this.sweeping.close();
     await this.turn;
     await this.table.close();
     this.device.close();

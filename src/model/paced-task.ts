@@ -1,0 +1,67 @@
+import { Pace, type Rests } from './pace.ts';
+
+/** Node's timers hold no more (24.8 days), and fire at once when asked to. */
+const TIMER_MAX_MS = 2 ** 31 - 1;
+
+export interface PacedTimes extends Rests {
+  /** From a request to its turn, at least: what is asked for meanwhile is done with it. */
+  readonly delayMs?: number;
+}
+
+/** Work that is asked for more often than it is worth. Asked for while it rests or runs, it comes once, afterwards. */
+export class PacedTask {
+  readonly #work: () => Promise<void>;
+  readonly #delayMs: number;
+  readonly #pace: Pace;
+  #timer: NodeJS.Timeout | null = null;
+  #running: Promise<void> | null = null;
+  #wanted: 'no' | 'yes' | 'at once' = 'no';
+  #isClosed = false;
+
+  /** @param work says itself what failed, and does not reject */
+  constructor(work: () => Promise<void>, times: PacedTimes) {
+    this.#work = work;
+    this.#delayMs = times.delayMs ?? 0;
+    this.#pace = new Pace(times);
+  }
+
+  request(): void {
+    if (this.#wanted !== 'no') return;
+    this.#wanted = 'yes';
+    this.#arm();
+  }
+
+  /** Without delay or rest, though not beside itself. */
+  requestAtOnce(): void {
+    this.#wanted = 'at once';
+    this.#arm();
+  }
+
+  /** Ends after what is under way; what was asked for meanwhile does not come. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    this.#disarm();
+    await this.#running;
+  }
+
+  #disarm(): void {
+    if (this.#timer) clearTimeout(this.#timer);
+    this.#timer = null;
+  }
+
+  #arm(): void {
+    this.#disarm();
+    if (this.#isClosed || this.#running || this.#wanted === 'no') return;
+    const delayMs = this.#wanted === 'at once' ? 0 : Math.max(this.#delayMs, this.#pace.restMs);
+    this.#timer = setTimeout(() => this.#run(), Math.min(delayMs, TIMER_MAX_MS)).unref();
+  }
+
+  #run(): void {
+    this.#timer = null;
+    this.#wanted = 'no';
+    this.#running = this.#pace.turn(this.#work).finally(() => {
+      this.#running = null;
+      this.#arm();
+    });
+  }
+}
