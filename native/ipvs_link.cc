@@ -7,12 +7,16 @@
 #include <net/if.h>
 #include <unistd.h>
 
+#include <set>
+
 #include "args.h"
 #include "ipvs.h"
 #include "netlink_socket.h"
 
 namespace {
 constexpr size_t kMessageBytesMax = 512;
+// One route with its metrics and next hops.
+constexpr size_t kRouteBytesMax = 8 << 10;
 constexpr uint8_t kAdd = 1;
 constexpr size_t kSysctlBytesMax = 256;
 
@@ -68,24 +72,8 @@ Napi::Value Unlink(const Napi::CallbackInfo &info) {
   return Napi::String::New(env, err ? ErrnoName(err) : "");
 }
 
-void PutAddress(nlmsghdr *nlh, const uint8_t *bytes, size_t size, uint32_t link) {
-  ifaddrmsg *head = static_cast<ifaddrmsg *>(mnl_nlmsg_put_extra_header(nlh, sizeof(ifaddrmsg)));
-  head->ifa_family = size == 4 ? AF_INET : AF_INET6;
-  head->ifa_prefixlen = static_cast<uint8_t>(size * 8);
-  head->ifa_index = link;
-  // Of host scope, or deprecated: nothing that leaves the node gets it as its source by itself.
-  head->ifa_scope = size == 4 ? RT_SCOPE_HOST : RT_SCOPE_UNIVERSE;
-  mnl_attr_put(nlh, IFA_LOCAL, size, bytes);
-  mnl_attr_put(nlh, IFA_ADDRESS, size, bytes);
-  if (size == 4 || nlh->nlmsg_type == RTM_DELADDR) return;
-  ifa_cacheinfo cache = {};
-  cache.ifa_valid = UINT32_MAX;
-  mnl_attr_put(nlh, IFA_CACHEINFO, sizeof(cache), &cache);
-  mnl_attr_put_u32(nlh, IFA_FLAGS, IFA_F_NODAD);
-}
-
-// Where no device of its own can be had: a route that makes the address local.
-void PutRoute(nlmsghdr *nlh, const uint8_t *bytes, size_t size, uint32_t link) {
+// A route that makes the address local. `source`: what the node's own sockets get as their address toward it, or empty.
+void PutRoute(nlmsghdr *nlh, const uint8_t *bytes, size_t size, uint32_t link, const std::vector<uint8_t> &source) {
   rtmsg *route = static_cast<rtmsg *>(mnl_nlmsg_put_extra_header(nlh, sizeof(rtmsg)));
   route->rtm_family = size == 4 ? AF_INET : AF_INET6;
   route->rtm_dst_len = static_cast<uint8_t>(size * 8);
@@ -95,32 +83,97 @@ void PutRoute(nlmsghdr *nlh, const uint8_t *bytes, size_t size, uint32_t link) {
   route->rtm_type = RTN_LOCAL;
   mnl_attr_put(nlh, RTA_DST, size, bytes);
   mnl_attr_put_u32(nlh, RTA_OIF, link);
+  if (!source.empty()) mnl_attr_put(nlh, RTA_PREFSRC, size, source.data());
 }
 
-// ipvsAddresses(netns, linkIndex, what, op, size, bytes): addresses of `size` bytes one behind the other; what
-// 'address' or 'route', op 1 adds and 2 removes. For each: '' or the errno.
+// The source that the node's sockets have toward an address as things are (RTM_GETROUTE). Empty: there is no way to it, or it
+// is local already.
+std::vector<uint8_t> SourceToward(NetlinkSocket *socket, const uint8_t *bytes, size_t size) {
+  Message message;
+  nlmsghdr *nlh = message.Start(socket, RTM_GETROUTE, 0);
+  rtmsg *route = static_cast<rtmsg *>(mnl_nlmsg_put_extra_header(nlh, sizeof(rtmsg)));
+  route->rtm_family = size == 4 ? AF_INET : AF_INET6;
+  route->rtm_dst_len = static_cast<uint8_t>(size * 8);
+  mnl_attr_put(nlh, RTA_DST, size, bytes);
+  std::vector<uint8_t> source;
+  auto read = [&](const nlmsghdr *answer) {
+    // IPv6 answers with a route of another type where there is no way.
+    const uint8_t type = static_cast<const rtmsg *>(mnl_nlmsg_get_payload(answer))->rtm_type;
+    if (type != RTN_UNICAST && type != RTN_LOCAL) return;
+    EachAttribute(answer, sizeof(rtmsg), [&](const nlattr *attr) {
+      if (mnl_attr_get_type(attr) != RTA_PREFSRC || mnl_attr_get_payload_len(attr) != size) return;
+      const uint8_t *found = static_cast<const uint8_t *>(mnl_attr_get_payload(attr));
+      source.assign(found, found + size);
+    });
+  };
+  const int err = socket->Dump(nlh, read, kRouteBytesMax);
+  if (err || (source.size() == size && memcmp(source.data(), bytes, size) == 0)) source.clear();
+  return source;
+}
+
+// Makes the address local by way of the link. A socket that is not bound gets the destination of a local route as its source
+// unless the route says otherwise: it says what the source was so far, so that a socket of the node goes on under the address
+// it had. Returns 0 or the errno.
+int Bind(NetlinkSocket *socket, const uint8_t *bytes, size_t size, uint32_t link, std::set<std::vector<uint8_t>> *sources) {
+  const std::vector<uint8_t> source = SourceToward(socket, bytes, size);
+  Message message;
+  // Behind one of another device, as kube-proxy's, if there is one; EEXIST only where this very route is there.
+  nlmsghdr *nlh = message.Start(socket, RTM_NEWROUTE, NLM_F_CREATE | (size == 4 ? NLM_F_APPEND : NLM_F_EXCL));
+  PutRoute(nlh, bytes, size, link, source);
+  const int err = Send(socket, nlh);
+  if (err == 0 && !source.empty()) sources->insert(source);
+  if (err != EINVAL || source.empty()) return err;
+  // The source has gone meanwhile, or is not to be had yet (a tentative address).
+  nlh = message.Start(socket, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL);
+  PutRoute(nlh, bytes, size, link, {});
+  return Send(socket, nlh);
+}
+
+// Takes the route away, and the address itself, which kube-proxy has on its device. Returns 0 when either was there.
+int Unbind(NetlinkSocket *socket, const uint8_t *bytes, size_t size, uint32_t link) {
+  Message message;
+  nlmsghdr *nlh = message.Start(socket, RTM_DELADDR, 0);
+  ifaddrmsg *head = static_cast<ifaddrmsg *>(mnl_nlmsg_put_extra_header(nlh, sizeof(ifaddrmsg)));
+  head->ifa_family = size == 4 ? AF_INET : AF_INET6;
+  head->ifa_prefixlen = static_cast<uint8_t>(size * 8);
+  head->ifa_index = link;
+  mnl_attr_put(nlh, IFA_LOCAL, size, bytes);
+  mnl_attr_put(nlh, IFA_ADDRESS, size, bytes);
+  const bool had_address = Send(socket, nlh) == 0;
+  nlh = message.Start(socket, RTM_DELROUTE, 0);
+  PutRoute(nlh, bytes, size, link, {});
+  const int err = Send(socket, nlh);
+  return had_address ? 0 : err;
+}
+
+// ipvsAddresses(netns, linkIndex, op, size, bytes): addresses of `size` bytes one behind the other become local by way of the
+// link (op 1), or no longer (2). Returns [for each: '' or the errno, the sources that the node's own sockets have toward
+// those that became local: bytes, each once].
 Napi::Value Addresses(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   uint32_t link = NumberArg(info, 1, INT32_MAX, "linkIndex");
-  bool address = TextArg(info, 2, "what") == "address";
-  bool add = NumberArg(info, 3, 2, "op") == kAdd;
-  uint32_t size = NumberArg(info, 4, 16, "size");
-  Napi::Buffer<uint8_t> bytes = BytesArg(info, 5, "addresses");
+  bool add = NumberArg(info, 2, 2, "op") == kAdd;
+  uint32_t size = NumberArg(info, 3, 16, "size");
+  Napi::Buffer<uint8_t> bytes = BytesArg(info, 4, "addresses");
   AssertArg(env, (size == 4 || size == 16) && bytes.Length() % size == 0, "addresses");
   NetlinkSocket socket(env, NETLINK_ROUTE, TextArg(info, 0, "netns"));
-  uint16_t type = address ? (add ? RTM_NEWADDR : RTM_DELADDR) : (add ? RTM_NEWROUTE : RTM_DELROUTE);
   uint32_t count = static_cast<uint32_t>(bytes.Length() / size);
   Napi::Array answers = Napi::Array::New(env, count);
+  std::set<std::vector<uint8_t>> sources;
   for (uint32_t i = 0; i < count; i++) {
-    Message message;
-    nlmsghdr *nlh = message.Start(&socket, type, add ? NLM_F_CREATE | NLM_F_EXCL : 0);
     const uint8_t *one = bytes.Data() + static_cast<size_t>(i) * size;
-    if (address) PutAddress(nlh, one, size, link);
-    else PutRoute(nlh, one, size, link);
-    int err = Send(&socket, nlh);
+    const int err = add ? Bind(&socket, one, size, link, &sources) : Unbind(&socket, one, size, link);
     answers.Set(i, Napi::String::New(env, err ? ErrnoName(err) : ""));
   }
-  return answers;
+  Napi::Array seen = Napi::Array::New(env, sources.size());
+  uint32_t at = 0;
+  for (const std::vector<uint8_t> &source : sources) {
+    seen.Set(at++, Napi::Buffer<uint8_t>::Copy(env, source.data(), source.size()));
+  }
+  Napi::Array both = Napi::Array::New(env, 2);
+  both.Set(0u, answers);
+  both.Set(1u, seen);
+  return both;
 }
 
 // netnsSysctl(netns, path below /proc/sys/net, value): writes unless value is undefined; returns what it was

@@ -105,13 +105,14 @@ int NetlinkSocket::Transact(const void *data, size_t size, uint32_t last_seq,
   }
 }
 
-int NetlinkSocket::Dump(const nlmsghdr *request, const std::function<void(const nlmsghdr *)> &each) {
+int NetlinkSocket::Dump(const nlmsghdr *request, const std::function<void(const nlmsghdr *)> &each,
+                        size_t buffer_bytes) {
   sockaddr_nl kernel = {};
   kernel.nl_family = AF_NETLINK;
   if (sendto(fd_, request, request->nlmsg_len, 0, reinterpret_cast<sockaddr *>(&kernel), sizeof(kernel)) < 0) {
     return errno;
   }
-  std::vector<char> buffer(256 << 10);
+  std::vector<char> buffer(buffer_bytes);
   bool interrupted = false;
   for (;;) {
     ssize_t got = recv(fd_, buffer.data(), buffer.size(), 0);

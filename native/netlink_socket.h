@@ -58,9 +58,9 @@ class NetlinkSocket {
   // the exchange itself (not of refused messages).
   int Transact(const void *data, size_t size, uint32_t last_seq, std::vector<NetlinkError> *errors);
 
-  // Sends one dump request and hands every message of the answer to `each`. Returns 0, or a positive errno;
-  // EINTR when the kernel says that the dump was not consistent (start again).
-  int Dump(const nlmsghdr *request, const std::function<void(const nlmsghdr *)> &each);
+  // Sends one dump request, or one for a single object that asks for an acknowledgement, and hands every message of the answer
+  // to `each`. Returns 0, or a positive errno; EINTR when the kernel says that the dump was not consistent (start again).
+  int Dump(const nlmsghdr *request, const std::function<void(const nlmsghdr *)> &each, size_t buffer_bytes = 256 << 10);
 
  private:
   int fd_ = -1;

@@ -21,10 +21,11 @@ export const TESTS = {
   ],
   takeover: ['test/agent/ipvs-takeover.test.ts'],
   faults: ['test/agent/ipvs-faults.test.ts'],
+  switching: ['test/agent/ipvs-switching.test.ts'],
   starts: ['test/agent/starts.test.ts'],
 };
 /** Whoever runs one of these by name has the time for them (test/support/long.ts). */
-const LONG = ['takeover', 'faults', 'starts'];
+const LONG = ['takeover', 'faults', 'switching', 'starts'];
 /** Those that a kernel without IPVS skips whole, of what `npm test` boots one for. */
 export const ONLY_THERE = [
   'test/conformance/ipvs.test.ts',

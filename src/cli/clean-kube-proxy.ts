@@ -162,14 +162,7 @@ function cleanIpvs(leaving: Leaving, { nodePorts }: OwnSets, lines: Lines): void
   for (const { address } of bound) {
     if (needed.has(address) || address.startsWith('fe80:')) continue;
     const bytes = addressBytes(address);
-    ipvsNative().ipvsAddresses(
-      '',
-      link.index,
-      'address',
-      OP_REMOVE,
-      bytes.length === 4 ? 4 : 16,
-      Buffer.from(bytes),
-    );
+    ipvsNative().ipvsAddresses('', link.index, OP_REMOVE, bytes.length === 4 ? 4 : 16, Buffer.from(bytes));
     lines.removed.push(`address ${address} of ${KUBE_PROXY_LINK}`);
   }
   lines.left.push(

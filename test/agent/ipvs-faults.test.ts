@@ -35,7 +35,7 @@ const DATAGRAMS = /, (udp|unconnected)/;
 const FOREIGN: readonly (readonly [title: string, command: string, ends: RegExp])[] = [
   ['our table is emptied', 'nft flush table ip triplane-ipvs', /sticky/],
   ['our table is deleted', 'nft delete table ip triplane-ipvs', /sticky/],
-  ['the addresses of the services are removed', 'ip addr flush dev triplane-ipvs0', DATAGRAMS],
+  ['the routes to the services are removed', 'ip route flush table local dev triplane-ipvs0', DATAGRAMS],
   ['the device of the services is deleted', 'ip link del triplane-ipvs0', DATAGRAMS],
   ['IPVS is emptied', 'ipvsadm -C', /./],
 ];
@@ -145,10 +145,10 @@ describe('faults under open connections, in ipvs mode', () => {
     await world.startAgent('nft', NO_CLOCK, { env: refusal.environment });
     await world.open(1, FLOWS);
     refusal.begin('ipvs', 'ENOMEM');
-    await expect(world.switchTo('ipvs')).rejects.toThrow(/ENOMEM/);
+    await expect(world.switchTo('ipvs')).rejects.toThrow(/Cannot allocate memory/);
     const { mode } = await world.status();
     expect(mode).toMatchObject({ mode: 'nft', switching: '', draining: [] });
-    expect(mode.failure).toMatch(/ipvs.*ENOMEM/);
+    expect(mode.failure).toMatch(/ipvs.*Cannot allocate memory/);
     await eventually(failing).toEqual([]);
     refusal.none();
     expect(await world.switchTo('ipvs')).toMatchObject({ to: 'ipvs' });

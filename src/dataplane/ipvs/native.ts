@@ -28,15 +28,18 @@ interface IpvsNative {
   IpvsSocket: new (netns: string) => IpvsSocket;
   ipvsLink(netns: string, name: string, kind: string): string;
   ipvsUnlink(netns: string, name: string): string;
-  /** `bytes`: addresses of `size` bytes each. For each '' or the errno. */
+  /**
+   * `bytes`: addresses of `size` bytes each. `op` 1: they become local by way of the link; 2: no longer, whether by a route or
+   * as the link's. For each '' or the errno; and the sources that the node's own sockets have toward those that became local,
+   * each once.
+   */
   ipvsAddresses(
     netns: string,
     link: number,
-    what: 'address' | 'route',
     op: number,
     size: 4 | 16,
     bytes: Buffer,
-  ): readonly string[];
+  ): readonly [errnos: readonly string[], sources: readonly Buffer[]];
   netnsSysctl(netns: string, name: string, value?: string): string | null;
 }
 

@@ -1,12 +1,20 @@
 /**
- * Service addresses as addresses of this node: IPVS sees only what is delivered here. They stand on a device of
- * their own, each once however many ports use it; the set `addresses` of our table has the same ones and keeps
- * the node's own ports from being reached through them.
+ * Service addresses made local to this node: IPVS sees only what is delivered here. For each there is a local route by way of
+ * a device of our own, however many ports use it; the set `addresses` of our table has the same ones and keeps the node's own
+ * ports from being reached through them. Routes, and not addresses of the device: nobody takes them for the node's own
+ * addresses, and a route says which source the node's own sockets get.
  */
 import { addressBytes, formatAddress } from '../../model/address.ts';
 import type { Address, Family } from '../../model/records.ts';
 import type { NativeRtMonitor } from '../../node/native.ts';
-import { type RtChange, readAddresses, readLinks, readRoutes, watchRtnetlink } from '../../node/rtnetlink.ts';
+import {
+  type RtChange,
+  type RtRoute,
+  readAddresses,
+  readLinks,
+  readRoutes,
+  watchRtnetlink,
+} from '../../node/rtnetlink.ts';
 import { KUBE_PROXY_LINK, SERVICE_LINK } from '../../node/service-link.ts';
 import { isSwitchedOff } from '../../node/switches.ts';
 import { readSet } from '../nft/kernel-image.ts';
@@ -32,6 +40,10 @@ export interface DeviceProblem {
   readonly reason: string;
 }
 
+function destinationOf({ destination }: RtRoute): Address {
+  return destination.slice(0, destination.indexOf('/')) as Address;
+}
+
 function familyOfBytes(address: Address): Family {
   return address.includes(':') ? 6 : 4;
 }
@@ -54,6 +66,10 @@ export class ServiceDevice {
   private readonly kinds: readonly string[];
   private readonly bound = new Set<Address>();
   private readonly guarded = new Set<Address>();
+  /** What the node's own sockets have as their address toward services: addresses of other devices. */
+  private readonly sources = new Set<Address>();
+  /** Bound, with a source that this node has no more. */
+  private readonly stale = new Set<Address>();
   private index = 0;
   private monitor: NativeRtMonitor | null = null;
   /** What carries the addresses: a link's kind, or "routes". */
@@ -68,7 +84,7 @@ export class ServiceDevice {
 
   /** Calls `onTaken` when somebody else has taken the device, or addresses from it: IPVS delivers nothing then. */
   watch(onTaken: () => void): void {
-    this.monitor = watchRtnetlink(this.netns, ['link', 'address'], {
+    this.monitor = watchRtnetlink(this.netns, ['link', 'address', 'route'], {
       onChanges: (changes) => {
         if (changes.some((change) => this.isTaken(change))) onTaken();
       },
@@ -78,8 +94,9 @@ export class ServiceDevice {
 
   /** What we unbind ourselves is out of `bound` before the kernel tells of it. */
   private isTaken({ op, record }: RtChange): boolean {
-    if (record.kind === 'address')
-      return op === 'delete' && record.linkIndex === this.index && this.bound.has(record.address);
+    if (record.kind === 'address') return op === 'delete' && this.sources.has(record.address);
+    if (record.kind === 'route')
+      return op === 'delete' && this.isOurs(record) && this.bound.has(destinationOf(record));
     if (record.kind !== 'link' || record.index !== this.index) return false;
     return op === 'delete' || (record.flags & IFF_UP) === 0;
   }
@@ -93,9 +110,34 @@ export class ServiceDevice {
     const kind = makeLink(this.netns, this.kinds);
     this.carrier = kind || 'routes';
     this.index = kind === '' ? LOOPBACK : readLinks(this.netns).find((l) => l.name === SERVICE_LINK)!.index;
-    this.bound.clear();
-    for (const address of await this.onCarrier()) this.bound.add(address);
+    await this.readBound();
     await this.readGuarded();
+  }
+
+  private async readBound(): Promise<void> {
+    const routes = await readRoutes(this.netns);
+    const here = new Set(readAddresses(this.netns).map(({ address }) => address));
+    // Not before: what is taken meanwhile is told by what was known until now.
+    this.bound.clear();
+    this.sources.clear();
+    this.stale.clear();
+    for (const route of routes) {
+      if (!this.isOurs(route)) continue;
+      const address = destinationOf(route);
+      // The kernel's own, of the addresses that loopback, or each device, has.
+      if (this.carrier === 'routes' && (here.has(address) || address.startsWith('127.'))) continue;
+      if (address.startsWith('fe80:')) continue;
+      this.bound.add(address);
+      if (route.source === null || route.source === address) continue;
+      if (here.has(route.source)) this.sources.add(route.source);
+      else this.stale.add(address);
+    }
+  }
+
+  /** A local route to a single address by way of the carrier. */
+  private isOurs({ table, type, linkIndex, destination }: RtRoute): boolean {
+    if (table !== LOCAL_TABLE || type !== LOCAL_ROUTE || linkIndex !== this.index) return false;
+    return destination.endsWith(destination.includes(':') ? '/128' : '/32');
   }
 
   private async readGuarded(): Promise<void> {
@@ -114,28 +156,11 @@ export class ServiceDevice {
   async removeRoutes(): Promise<string[]> {
     this.carrier = 'routes';
     this.index = LOOPBACK;
+    await this.readBound();
     await this.readGuarded();
-    const routed = (await this.onCarrier()).filter((address) => this.guarded.has(address));
+    const routed = [...this.bound].filter((address) => this.guarded.has(address));
     this.bind(OP_REMOVE, routed);
     return routed.map((address) => `local route of ${address}`);
-  }
-
-  private async onCarrier(): Promise<Address[]> {
-    const rows = readAddresses(this.netns);
-    if (this.carrier !== 'routes') {
-      // The kernel's own fe80:: address of the link is not a service's.
-      return rows.flatMap((row) =>
-        row.linkIndex === this.index && !row.address.startsWith('fe80:') ? [row.address] : [],
-      );
-    }
-    const own = new Set(rows.map((row) => row.address));
-    const routes = await readRoutes(this.netns);
-    return routes.flatMap(({ table, type, linkIndex, destination }) => {
-      const [address, bits] = destination.split('/') as [Address, string];
-      const single = bits === (address.includes(':') ? '128' : '32');
-      const ours = table === LOCAL_TABLE && type === LOCAL_ROUTE && linkIndex === LOOPBACK && single;
-      return ours && !own.has(address) && !address.startsWith('127.') ? [address] : [];
-    });
   }
 
   /**
@@ -158,6 +183,8 @@ export class ServiceDevice {
     for (const address of wanted)
       if (!elsewhere.has(address) && !(this.bound.has(address) && this.guarded.has(address)))
         lines.push(`service address ${address} was gone`);
+    for (const address of this.stale)
+      lines.push(`the node's own sockets had a source toward ${address} that is gone`);
     for (const address of this.bound)
       if (!wanted.has(address)) lines.push(`address ${address} is no service's`);
     return lines;
@@ -170,7 +197,13 @@ export class ServiceDevice {
 
   /** @returns operations and what could not be bound */
   async add(addresses: Iterable<Address>): Promise<{ operations: number; problems: DeviceProblem[] }> {
-    const missing = [...addresses].filter((one) => !this.bound.has(one) || !this.guarded.has(one));
+    const stale = [...this.stale];
+    this.stale.clear();
+    // Away and anew: their source is what the node has by the way to them that is not local.
+    this.bind(OP_REMOVE, stale);
+    for (const address of stale) this.bound.delete(address);
+    const all = new Set([...addresses, ...stale]);
+    const missing = [...all].filter((one) => !this.bound.has(one) || !this.guarded.has(one));
     if (missing.length === 0) return { operations: 0, problems: [] };
     const elsewhere = this.elsewhere();
     const ours = missing.filter((one) => !elsewhere.has(one));
@@ -186,7 +219,11 @@ export class ServiceDevice {
     );
     for (const [address, errno] of answers) {
       if (errno === '' || errno === 'EEXIST') this.bound.add(address);
-      else problems.push({ address, reason: `${address} could not be bound to ${SERVICE_LINK} (${errno})` });
+      else
+        problems.push({
+          address,
+          reason: `${address} could not be made local by ${SERVICE_LINK} (${errno})`,
+        });
     }
     return { operations: ours.length, problems };
   }
@@ -207,18 +244,17 @@ export class ServiceDevice {
 
   /** Each address with '' or the kernel's error. */
   private bind(op: number, addresses: readonly Address[]): [Address, string][] {
-    const what = this.carrier === 'routes' ? 'route' : 'address';
     const answers: [Address, string][] = [];
     for (const family of [4, 6] as const) {
       const own = addresses.filter((one) => familyOfBytes(one) === family);
       if (own.length === 0) continue;
       const bytes = Buffer.concat(own.map(addressBytes));
       const size = addressSize(family);
-      ipvsNative()
-        .ipvsAddresses(this.netns, this.index, what, op, size, bytes)
-        .forEach((errno, at) => {
-          answers.push([own[at]!, errno]);
-        });
+      const [errnos, sources] = ipvsNative().ipvsAddresses(this.netns, this.index, op, size, bytes);
+      errnos.forEach((errno, at) => {
+        answers.push([own[at]!, errno]);
+      });
+      for (const source of sources) this.sources.add(formatAddress(source));
     }
     return answers;
   }

@@ -12,6 +12,8 @@ import { each, MASQUERADE, masqueradeRules, podMatch, ruleSets, setPort, WORDS }
  * hardly anybody: Open vSwitch, who uses them, has its connections in zones of its own. The number is the sign of our marks.
  */
 const PORTED_LABEL = 0x7a;
+/** Of a base chain before IPVS: packets after the first. */
+const LATER = `    ct direction original ct label ${PORTED_LABEL} goto keep-port\n`;
 
 interface Keys {
   readonly ip: string;
@@ -49,18 +51,20 @@ ${ruleSets(type)}`;
 }
 
 /**
- * Before IPVS: who may, which pool, and what no service has. That a port of our device's addresses is nobody's is said where
- * it is delivered: once another mode leads, the node's own connections to these addresses pass `output` on their way to it.
+ * Before IPVS: who may, which pool, at which port, and what no service has. In output between the kernel's NAT (-100) and IPVS
+ * (-98): beside the tables of nft mode, which lead until they have retired, nothing is ours that those have translated. That
+ * a port of our device's addresses is nobody's is said where it is delivered: once another mode leads, the node's own
+ * connections to these addresses pass `output` on their way to it.
  */
 function enterChains({ ip, key, pod, portUnreachable }: Keys): string {
   return `  chain enter-input {
     type filter hook input priority 90; policy accept;
     ct state new jump enter
-${each((p) => `ct state new meta l4proto ${p} ${ip} daddr @addresses goto reject-it`)}  }
+${each((p) => `ct state new meta l4proto ${p} ${ip} daddr @addresses goto reject-it`)}${LATER}  }
   chain enter-output {
-    type filter hook output priority -105; policy accept;
+    type filter hook output priority -99; policy accept;
     ct state new jump enter
-  }
+${LATER}  }
   chain enter-forward {
     type filter hook forward priority 0; policy accept;
     ct state new jump check
@@ -70,7 +74,7 @@ ${each((p) => `ct state new meta l4proto ${p} ${ip} daddr @addresses goto reject
     meta mark != 0 update @marks { ct id timeout 10s : meta mark }
     ${key} @ported ct label set ${PORTED_LABEL}
     ${key} @by-source jump ask-source
-    meta mark set ${key} map @services accept
+    meta mark set ${key} map @services goto choose-port
     jump check
   }
   chain ask-source {
@@ -86,7 +90,7 @@ ${pod ? `    ${pod} return\n` : ''}    fib saddr type local return
   }
   chain to-outside {
     meta mark 0 drop
-    accept
+    goto choose-port
   }
   chain check {
     ${key} @dropped drop
@@ -134,20 +138,9 @@ function portChains(family: Family, { ip }: Keys): string {
   );
   // As setPort() does for the way there: a datagram without a checksum keeps none.
   const plain = family === 4 ? '    udp checksum 0 @th,0,16 set ct original proto-dst\n' : '';
-  return `  chain ports-input {
-    type filter hook input priority 91; policy accept;
-    ct direction original jump ports-there
+  return `  chain choose-port {
+${setPort(family, (p) => `${ip} daddr . meta l4proto . ${p} dport map @ports`)}    accept
   }
-  chain ports-output {
-    type filter hook output priority -104; policy accept;
-    ct direction original jump ports-there
-  }
-  chain ports-there {
-    ct state new goto choose-port
-    ct label ${PORTED_LABEL} goto keep-port
-  }
-  chain choose-port {
-${setPort(family, (p) => `${ip} daddr . meta l4proto . ${p} dport map @ports`)}  }
   chain keep-port {
 ${setPort(family, () => 'ct reply proto-src')}  }
   chain ports-back-input {

@@ -1,5 +1,4 @@
 /** The ipvs mode under the fuzzer: in a kernel that has IPVS, which scripts/fuzz.mjs boots where this one has not. */
-import { spawnSync } from 'node:child_process';
 import type { Dataplane } from '../../../src/dataplane/dataplane.ts';
 import { cleanupIpvs } from '../../../src/dataplane/ipvs/cleanup.ts';
 import { IpvsDataplane } from '../../../src/dataplane/ipvs/ipvs-dataplane.ts';
@@ -7,8 +6,8 @@ import { openIpvsSocket } from '../../../src/dataplane/ipvs/native.ts';
 import { readServices } from '../../../src/dataplane/ipvs/packed-ipvs.ts';
 import { readIpvs } from '../../../src/dataplane/ipvs/readback.ts';
 import type { DesiredState } from '../../../src/model/desired.ts';
-import { SERVICE_LINK } from '../../../src/node/service-link.ts';
 import { FlowWorld, NODE } from '../../support/flow-world.ts';
+import { localByDevice } from '../../support/ipvs.ts';
 import { bareNamespaces } from '../../support/namespaces.ts';
 import { SLOWNESS } from '../../support/slowness.ts';
 import type { PlannedFlow } from './flows.ts';
@@ -82,9 +81,6 @@ async function image(netns: string): Promise<unknown> {
 }
 
 function addresses(netns: string): string[] {
-  const args = [`--net=${netns}`, 'ip', '-o', 'address', 'show', 'dev', SERVICE_LINK];
-  const { stdout } = spawnSync('nsenter', args, { encoding: 'utf8' });
-  const all = [...stdout.matchAll(/ inet6? ([^\s/]+)/g)].map(([, address = '']) => address);
-  // The node has its own anyhow, which the namespace of the fresh start has not; the kernel makes link-local ones.
-  return all.filter((one) => !NODES_OWN.includes(one) && !one.startsWith('fe80:')).sort();
+  // The node has its own anyhow, which the namespace of the fresh start has not.
+  return localByDevice(netns).filter((one) => !NODES_OWN.includes(one));
 }

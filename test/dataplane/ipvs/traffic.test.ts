@@ -15,7 +15,7 @@ import { NO_TRAFFIC } from '../../../src/dataplane/traffic.ts';
 import { applyBatch } from '../../../src/lab/run.ts';
 import type { DesiredPort, DesiredService, DesiredState } from '../../../src/model/desired.ts';
 import { changeBetween, stateOf } from '../../support/desired.ts';
-import { ipvs } from '../../support/ipvs.ts';
+import { ipvs, localByDevice } from '../../support/ipvs.ts';
 import { bareNamespaces } from '../../support/namespaces.ts';
 import { NodeWorld, runIn } from '../../support/node-world.ts';
 import { NODE, web } from '../../support/web.ts';
@@ -82,12 +82,7 @@ ipvs.describe('ipvs, traffic', () => {
   }
 
   const proc = async () => (await world.run('node', ['cat', '/proc/net/ip_vs'])).stdout;
-  const bound = async () =>
-    (await world.run('node', ['ip', '-o', 'addr', 'show', 'dev', 'triplane-ipvs0'])).stdout
-      .split('\n')
-      .flatMap((line) => /inet6? (\S+)\//.exec(line)?.[1] ?? [])
-      .filter((address) => !address.startsWith('fe80:'))
-      .sort();
+  const bound = async () => localByDevice(world.netns);
 
   test('each address stands on the device once, however many ports use it, and goes with the last', async () => {
     await bring([web(10, [L1]), web(11, [R2])]);
@@ -350,7 +345,9 @@ ipvs.describe('ipvs, traffic', () => {
     expect(await dataplane.start(state)).toEqual({ operations: 0, refusals: [] });
     expect(await proc()).toBe(before);
     expect((await dataplane.verify(state)).repaired).toEqual([]);
-    await world.run('node', ['ip', 'addr', 'del', `${CLUSTER_IP}/32`, 'dev', 'triplane-ipvs0']);
+    await world.run('node', [
+      ...['ip', 'route', 'del', 'local', CLUSTER_IP, 'dev', 'triplane-ipvs0', 'table', 'local'],
+    ]);
     expect((await dataplane.verify(state)).repaired).toEqual([`service address ${CLUSTER_IP} was gone`]);
     expect(await bound()).toContain(CLUSTER_IP);
   });
