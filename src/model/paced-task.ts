@@ -8,9 +8,12 @@ export interface PacedTimes extends Rests {
   readonly delayMs?: number;
 }
 
+type InTurn = (turn: () => Promise<void>) => Promise<void>;
+
 /** Work that is asked for more often than it is worth. Asked for while it rests or runs, it comes once, afterwards. */
 export class PacedTask {
   readonly #work: () => Promise<void>;
+  readonly #inTurn: InTurn;
   readonly #delayMs: number;
   readonly #pace: Pace;
   #timer: NodeJS.Timeout | null = null;
@@ -18,9 +21,13 @@ export class PacedTask {
   #wanted: 'no' | 'yes' | 'at once' = 'no';
   #isClosed = false;
 
-  /** @param work says itself what failed, and does not reject */
-  constructor(work: () => Promise<void>, times: PacedTimes) {
+  /**
+   * @param work says itself what failed, and does not reject
+   * @param inTurn does it when its turn among other work has come: to wait for that costs no processor, and no rest
+   */
+  constructor(work: () => Promise<void>, times: PacedTimes, inTurn: InTurn = (turn) => turn()) {
     this.#work = work;
+    this.#inTurn = inTurn;
     this.#delayMs = times.delayMs ?? 0;
     this.#pace = new Pace(times);
   }
@@ -59,7 +66,7 @@ export class PacedTask {
   #run(): void {
     this.#timer = null;
     this.#wanted = 'no';
-    this.#running = this.#pace.turn(this.#work).finally(() => {
+    this.#running = this.#inTurn(() => this.#pace.turn(this.#work)).finally(() => {
       this.#running = null;
       this.#arm();
     });

@@ -3,13 +3,25 @@ import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { askAgent } from '../../src/cli/admin-client.ts';
-import { WEB_NODE_PORT, WEB_PORT, webNodePort, webSlices } from '../../src/lab/examples.ts';
+import {
+  UDP_PORT,
+  udpObjects,
+  WEB_NODE_PORT,
+  WEB_PORT,
+  webNodePort,
+  webService,
+  webSlices,
+} from '../../src/lab/examples.ts';
 import { createLab, type Lab } from '../../src/lab/lab.ts';
+import { sliceObjects } from '../../src/lab/manifests.ts';
 import { serviceAddress } from '../../src/lab/plan.ts';
 import { ipvs } from '../support/ipvs.ts';
 import { buildProgram, eventually, json, OwnAgent, statusOf, triplane } from './support/node.ts';
 
 const WEB = serviceAddress(4, 10);
+const STICKY = serviceAddress(4, 20);
+const DATAGRAMS = serviceAddress(4, 11);
+const LOAD = { rate: 2, close: 'fin', timeoutMs: 10_000, durationMs: 290_000 } as const;
 const HOLD = { connections: 2, intervalMs: 200, timeoutMs: 10_000, durationMs: 290_000 };
 
 ipvs.describe('an agent in ipvs mode', () => {
@@ -95,7 +107,22 @@ ipvs.describe('an agent in ipvs mode', () => {
   test('moves to the other modes and back, and open connections stay', async () => {
     const node = lab.node('cp').addresses[4]!;
     const status = async () => (await statusOf(agent.adminSocket)).mode;
+    lab.manifests.write('more', [
+      webService(lab, { name: 'sticky', clusterIPs: [STICKY], affinitySeconds: 600 }),
+      ...sliceObjects({
+        ...{ service: 'sticky', families: [4], ports: [{ port: 80 }] },
+        endpoints: lab.plan.pods.filter(({ labels }) => labels.app === 'web'),
+      }),
+      ...udpObjects(lab),
+    ]);
+    const ask = async (protocol: 'tcp' | 'udp', address: string, port: number) =>
+      (await lab.node('cp').ask(protocol, address, port, { timeoutMs: 5000 })).outcome;
+    await eventually(() => ask('tcp', STICKY, WEB_PORT)).toBe('ok');
+    await eventually(() => ask('udp', DATAGRAMS, UDP_PORT)).toBe('ok');
+    // The node itself: its sockets take their source from a route, and its packets meet IPVS right after the rules.
+    const own = await lab.node('cp').load('tcp', STICKY, WEB_PORT, LOAD);
     const holds = await Promise.all([
+      lab.node('cp').hold('udp', DATAGRAMS, UDP_PORT, { ...HOLD, socket: 'unconnected' }),
       lab.pod('net-pod').hold('tcp', WEB, WEB_PORT, HOLD),
       lab.client.hold('tcp', node, WEB_NODE_PORT, HOLD),
       lab.node('cp').hold('tcp', WEB, WEB_PORT, HOLD),
@@ -111,6 +138,9 @@ ipvs.describe('an agent in ipvs mode', () => {
       expect(await hold.stop()).toMatchObject({ moved: 0 });
       expect(hold.failures).toEqual([]);
     }
+    const { outcomes, total } = await own.stop();
+    expect([own.failures, outcomes.ok]).toEqual([[], total]);
+    lab.manifests.write('more', []);
     // IPVS keeps a closed connection for a while (net/netfilter/ipvs/ip_vs_proto_tcp.c: up to two minutes).
     const drained = expect.poll(async () => (await status()).draining, { timeout: 170_000, interval: 500 });
     await drained.toEqual([]);

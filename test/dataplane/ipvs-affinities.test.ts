@@ -4,7 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { readTemplates, templateOf } from '../../src/dataplane/ipvs/affinities.ts';
-import { markOf } from '../../src/dataplane/ipvs/scheme.ts';
+import { markOf } from '../../src/dataplane/ipvs/marks.ts';
 
 const hex = (mark: number) => mark.toString(16).toUpperCase().padStart(8, '0');
 const HEAD = 'Pro FromIP   FPrt ToIP     TPrt DestIP   DPrt State       Expires PEName PEData';

@@ -45,6 +45,22 @@ test('asked for at once: without the rest, but after what runs', async () => {
   expect(began[1]! - startMs).toBeLessThan(60);
 });
 
+test('waiting for its turn among other work is no part of what it rests for', async () => {
+  let turns = 0;
+  const work = async () => {
+    turns++;
+  };
+  const task = new PacedTask(work, { rests: 10 }, async (turn) => {
+    await sleep(500);
+    await turn();
+  });
+  task.request();
+  await pass(600);
+  task.request();
+  await pass(600);
+  expect(turns).toBe(2);
+});
+
 test('what nobody did yet is forgotten at the end, which waits for what runs', async () => {
   const { task, began } = bench({ rests: 0 }, 50);
   task.request();

@@ -8,7 +8,7 @@ import { formatAddress } from '../../model/address.ts';
 import type { Address, Family } from '../../model/records.ts';
 import type { AffinityView } from '../dataplane.ts';
 import type { FamilyKernel } from '../nft/family-kernel.ts';
-import { poolOfMark } from './scheme.ts';
+import { poolOfMark } from './marks.ts';
 
 export const CONNECTIONS_FILE = '/proc/net/ip_vs_conn';
 

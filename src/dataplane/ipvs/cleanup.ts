@@ -3,9 +3,10 @@ import { SERVICE_LINK } from '../../node/service-link.ts';
 import { cleanupNft } from '../nft/cleanup.ts';
 import { openNftSocket } from '../nft/native.ts';
 import { PackedWriter } from '../nft/packed.ts';
+import { poolOfMark } from './marks.ts';
 import { type IpvsSocket, ipvsNative, openIpvsSocket } from './native.ts';
 import { readServices, writeServiceRemoval } from './packed-ipvs.ts';
-import { IPVS_SCHEME, poolOfMark } from './scheme.ts';
+import { IPVS_SCHEME } from './scheme.ts';
 import { ServiceDevice } from './service-device.ts';
 
 /** null where there is no IPVS: then there is nothing of it to remove. */

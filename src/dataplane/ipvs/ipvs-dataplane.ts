@@ -48,10 +48,11 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
   private readonly leaving: LeavingAddresses;
   private readonly counting: IpvsTraffic;
   private readonly refusedSchedulers = new Set<string>();
-  /** What fails is found by the next verify(). */
   private readonly sweeping = new PacedTask(
-    () => this.inTurn(() => this.sweep()).catch(() => {}),
+    // What fails is found by the next verify().
+    () => this.sweep().catch(() => {}),
     SWEEP_TIMES,
+    (work) => this.inTurn(work),
   );
   private turn: Promise<unknown> = Promise.resolve();
   private closed = false;

@@ -3,8 +3,8 @@ import type { DesiredState } from '../../model/desired.ts';
 import type { Address, Family } from '../../model/records.ts';
 import type { OwnerState } from '../nft/family-table.ts';
 import type { PortState } from '../nft/service-elements.ts';
+import { markOf } from './marks.ts';
 import type { ServiceName } from './packed-ipvs.ts';
-import { markOf } from './scheme.ts';
 import type { WantedPool } from './virtual-services.ts';
 
 export function keyOf({ family, mark }: ServiceName): string {

@@ -8,9 +8,10 @@ import { addressSize, SET } from '../nft/layout.ts';
 import { NFPROTO, type NftSocket, openNftSocket } from '../nft/native.ts';
 import { PROTOCOL_NUMBER } from '../nft/packed.ts';
 import type { ReadBack } from '../nft/readback.ts';
+import { poolOfMark } from './marks.ts';
 import { openIpvsSocket } from './native.ts';
 import { readServices, type ServiceRow } from './packed-ipvs.ts';
-import { IPVS_SCHEME, IPVS_TABLE, poolOfMark } from './scheme.ts';
+import { IPVS_SCHEME, IPVS_TABLE } from './scheme.ts';
 
 const PROTOCOL_NAME = new Map<number, Protocol>(
   Object.entries(PROTOCOL_NUMBER).map(([name, number]) => [number, name as Protocol]),

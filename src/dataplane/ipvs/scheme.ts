@@ -19,6 +19,7 @@ import {
   type PortState,
   poolComment,
 } from '../nft/service-elements.ts';
+import { markOf, POOL_NUMBER_MAX, poolOfMark } from './marks.ts';
 import { skeletonText } from './skeleton.ts';
 
 export const IPVS_TABLE = 'triplane-ipvs';
@@ -36,26 +37,6 @@ export const IPVS_SET = {
   /** All frontends with a pool, for the same reason. */
   frontends: SET.picks,
 } as const;
-
-/**
- * The low byte of every mark of ours. Marks of others are flags in other places (kube-proxy 0x4000 and 0x8000,
- * Calico's upper half, Cilium's 0x0f00) or small whole numbers: IPVS takes any packet for this node whose mark
- * is the number of a virtual service.
- */
-const MARK_SIGN = 0x7a;
-
-/** What is left of a mark beside the sign. */
-const POOL_NUMBER_MAX = 0xffffff;
-
-/** The firewall mark of a pool; 0, which is nobody's, for number 0. */
-export function markOf(pool: number): number {
-  return pool === 0 ? 0 : ((pool << 8) | MARK_SIGN) >>> 0;
-}
-
-/** The pool of a mark; 0 when it is none of ours. */
-export function poolOfMark(mark: number): number {
-  return (mark & 0xff) === MARK_SIGN ? mark >>> 8 : 0;
-}
 
 const layouts = new Map<Family, readonly SetLayout[]>();
 

@@ -6,12 +6,8 @@
 import type { LocalDetector } from '../../model/desired.ts';
 import type { Family } from '../../model/records.ts';
 import { each, MASQUERADE, masqueradeRules, podMatch, ruleSets, setPort, WORDS } from '../nft/skeleton.ts';
+import { PORTED_LABEL } from './marks.ts';
 
-/**
- * The bit of conntrack's labels that says: this connection's port is ours to translate. Marks belong to everybody, labels to
- * hardly anybody: Open vSwitch, who uses them, has its connections in zones of its own. The number is the sign of our marks.
- */
-const PORTED_LABEL = 0x7a;
 /** Of a base chain before IPVS: packets after the first. */
 const LATER = `    ct direction original ct label ${PORTED_LABEL} goto keep-port\n`;
 

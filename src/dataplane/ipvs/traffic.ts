@@ -1,9 +1,9 @@
 /** Counting in the ipvs mode: the kernel does it anyway, for each virtual service and each of its destinations. */
 import { PackedWriter } from '../nft/packed.ts';
 import type { TrafficCell, TrafficReader, TrafficSettings } from '../traffic.ts';
+import { poolOfMark } from './marks.ts';
 import type { IpvsSocket } from './native.ts';
 import { readServices, type ServiceName, type ServiceRow, writeServiceName } from './packed-ipvs.ts';
-import { poolOfMark } from './scheme.ts';
 import { type Place, Tally } from './tally.ts';
 
 /** The kernel sums up what its processors have counted every two seconds (ip_vs_est.c), and shows that sum alone. */

@@ -7,6 +7,7 @@ import type { Backend } from '../../model/desired.ts';
 import type { Family, Protocol } from '../../model/records.ts';
 import { PackedWriter } from '../nft/packed.ts';
 import { backendKey } from '../nft/pool.ts';
+import { markOf, poolOfMark } from './marks.ts';
 import type { IpvsRefusal, IpvsSocket } from './native.ts';
 import {
   type Destination,
@@ -18,7 +19,6 @@ import {
   writeServiceRemoval,
 } from './packed-ipvs.ts';
 import { HASHED, type Scheduling } from './scheduling.ts';
-import { markOf, poolOfMark } from './scheme.ts';
 import type { CountersTouched, IpvsTraffic } from './traffic.ts';
 
 /** A pool as it is to be. */

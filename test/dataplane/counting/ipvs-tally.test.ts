@@ -2,7 +2,7 @@
 import { setImmediate } from 'node:timers/promises';
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { markOf } from '../../../src/dataplane/ipvs/scheme.ts';
+import { markOf } from '../../../src/dataplane/ipvs/marks.ts';
 import { IpvsTraffic, rowsOf } from '../../../src/dataplane/ipvs/traffic.ts';
 import { VirtualServices, type WantedPool } from '../../../src/dataplane/ipvs/virtual-services.ts';
 import type { TrafficSettings } from '../../../src/dataplane/traffic.ts';
