@@ -3,6 +3,7 @@ import { writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { askAgent } from '../../src/cli/admin-client.ts';
+import type { Mode } from '../../src/dataplane/dataplane.ts';
 import {
   UDP_PORT,
   udpObjects,
@@ -118,22 +119,27 @@ ipvs.describe('an agent in ipvs mode', () => {
     const ask = async (protocol: 'tcp' | 'udp', address: string, port: number) =>
       (await lab.node('cp').ask(protocol, address, port, { timeoutMs: 5000 })).outcome;
     await eventually(() => ask('tcp', STICKY, WEB_PORT)).toBe('ok');
-    await eventually(() => ask('udp', DATAGRAMS, UDP_PORT)).toBe('ok');
     // The node itself: its sockets take their source from a route, and its packets meet IPVS right after the rules.
     const own = await lab.node('cp').load('tcp', STICKY, WEB_PORT, LOAD);
     const holds = await Promise.all([
-      lab.node('cp').hold('udp', DATAGRAMS, UDP_PORT, { ...HOLD, socket: 'unconnected' }),
       lab.pod('net-pod').hold('tcp', WEB, WEB_PORT, HOLD),
       lab.client.hold('tcp', node, WEB_NODE_PORT, HOLD),
       lab.node('cp').hold('tcp', WEB, WEB_PORT, HOLD),
     ]);
     for (const hold of holds) expect((await hold.established).open).toBe(HOLD.connections);
-    for (const mode of ['nft', 'ipvs', 'ebpf', 'ipvs', 'nft'] as const) {
+    const switchTo = async (mode: Mode) => {
       expect(await askAgent(agent.adminSocket, 'POST', '/v1/switch', { mode })).toMatchObject({ to: mode });
       expect(await status()).toMatchObject({ mode, failure: '' });
       for (const place of [lab.pod('net-pod'), lab.node('cp')])
         expect((await place.call('tcp', WEB, WEB_PORT, { count: 5, timeoutMs: 8000 })).outcomes.ok).toBe(5);
-    }
+    };
+    await switchTo('nft');
+    await eventually(() => ask('udp', DATAGRAMS, UDP_PORT)).toBe('ok');
+    const datagrams = { ...HOLD, socket: 'unconnected' } as const;
+    const flows = await lab.node('cp').hold('udp', DATAGRAMS, UDP_PORT, datagrams);
+    expect((await flows.established).open).toBe(HOLD.connections);
+    holds.push(flows);
+    for (const mode of ['ipvs', 'ebpf', 'ipvs', 'nft'] as const) await switchTo(mode);
     for (const hold of holds) {
       expect(await hold.stop()).toMatchObject({ moved: 0 });
       expect(hold.failures).toEqual([]);
@@ -142,8 +148,11 @@ ipvs.describe('an agent in ipvs mode', () => {
     expect([own.failures, outcomes.ok]).toEqual([[], total]);
     lab.manifests.write('more', []);
     // IPVS keeps a closed connection for a while (net/netfilter/ipvs/ip_vs_proto_tcp.c: up to two minutes).
-    const drained = expect.poll(async () => (await status()).draining, { timeout: 170_000, interval: 500 });
-    await drained.toEqual([]);
+    const kept = async () => {
+      if ((await status()).draining.length === 0) return '';
+      return (await lab.node('cp').exec(['cat', '/proc/net/ip_vs', '/proc/net/ip_vs_conn'])).stdout;
+    };
+    await expect.poll(kept, { timeout: 170_000, interval: 500 }).toBe('');
     expect(await held()).not.toMatch(/FWM|triplane-(ipvs|keeper)/);
     await askAgent(agent.adminSocket, 'POST', '/v1/switch', { mode: 'ipvs' });
   }, 900_000);
