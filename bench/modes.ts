@@ -131,30 +131,46 @@ async function controlPath(
   keep: (part: Partial<Result>) => void,
 ): Promise<void> {
   const control: ControlRow[] = [];
-  const rolling: RollingRow[] = [];
-  const skipped: Skipped[] = [];
-  // Socket programs make no difference to the control path.
-  const some = modes.filter((mode) => mode !== 'ebpf-tc');
-  const { families, changes, rollingEndpoints: endpoints } = args;
-  const attempt = async (what: string, work: () => Promise<unknown>) => {
-    say(what);
-    await work().catch((error: unknown) => skipped.push({ mode: what, reason: reasonOf(error) }));
-    keep({ control, rolling, skipped: skipped.splice(0) });
-  };
+  const { families, changes } = args;
   for (const size of controlSizes(args)) {
     const streamSeconds = size.services === args.sizes.at(-1) ? args.streamSeconds : 0;
     const options = { ...size, families, cpu: CPU, changes, streamSeconds, rival };
-    for (const mode of some)
-      await attempt(
-        `control path: ${mode}, ${size.services} services of ${size.endpoints} endpoints`,
-        async () => control.push(await measureControl(mode, options)),
-      );
+    for (const mode of agentsOf(modes)) {
+      const what = `control path: ${mode}, ${size.services} services of ${size.endpoints} endpoints`;
+      const skipped = await attempt(what, async () => control.push(await measureControl(mode, options)));
+      keep({ control, skipped });
+    }
   }
-  if (families.includes(4)) {
-    for (const mode of some)
-      await attempt(`rolling update: ${mode}, ${endpoints} endpoints`, async () =>
-        rolling.push(await measureRolling(mode, { endpoints, cpu: CPU, rival })),
-      );
+}
+
+async function rollingUpdates(
+  modes: readonly RunMode[],
+  { families, rollingEndpoints: endpoints }: BenchArguments,
+  rival: Rival | null,
+  keep: (part: Partial<Result>) => void,
+): Promise<void> {
+  if (!families.includes(4)) return;
+  const rolling: RollingRow[] = [];
+  for (const mode of agentsOf(modes)) {
+    const skipped = await attempt(`rolling update: ${mode}, ${endpoints} endpoints`, async () =>
+      rolling.push(await measureRolling(mode, { endpoints, cpu: CPU, rival })),
+    );
+    keep({ rolling, skipped });
+  }
+}
+
+/** Socket programs make no difference to what a change costs. */
+function agentsOf(modes: readonly RunMode[]): RunMode[] {
+  return modes.filter((mode) => mode !== 'ebpf-tc');
+}
+
+async function attempt(what: string, work: () => Promise<unknown>): Promise<Skipped[]> {
+  say(what);
+  try {
+    await work();
+    return [];
+  } catch (error) {
+    return [{ mode: what, reason: reasonOf(error) }];
   }
 }
 
@@ -183,6 +199,7 @@ async function measure(args: BenchArguments, keep: (result: Result) => void): Pr
     take({ skipped });
     if (args.parts.has('data')) take(await dataPath(modes, args, rival));
     if (args.parts.has('control')) await controlPath(modes, args, rival, take);
+    if (args.parts.has('rolling')) await rollingUpdates(modes, args, rival, take);
   } finally {
     await rival?.api.stop();
   }

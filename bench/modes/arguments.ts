@@ -14,7 +14,7 @@ interleaved run, in network namespaces of its own. Needs root.
                       --kube-proxy also kube-proxy-nftables, kube-proxy-iptables (default: all)
   --kube-proxy PATH   this kube-proxy as well, in the same run; needs kube-apiserver and etcd in the folder that
                       KUBEBUILDER_ASSETS names, from which every control path is then fed
-  --only PART,...     these parts of packet, data, control (default all)
+  --only PART,...     these parts of packet, data, control, rolling (default all)
   --family 4|6        one family (default both)
   --rounds N          rounds of the data path (default 15)
   --calls N           calls of a kind in one round (default 200)
@@ -28,7 +28,7 @@ export interface BenchArguments {
   readonly modes: readonly RunMode[];
   /** Its path; null: none is measured. */
   readonly kubeProxy: string | null;
-  readonly parts: ReadonlySet<'data' | 'control' | 'packet'>;
+  readonly parts: ReadonlySet<Part>;
   readonly families: readonly Family[];
   readonly rounds: number;
   readonly calls: number;
@@ -48,7 +48,8 @@ export type BenchCommand =
   | { readonly run: 'help' };
 
 const OWN_MODES = ['nft', 'ipvs', 'ebpf', 'ebpf-tc'] as const;
-const PARTS = ['packet', 'data', 'control'] as const;
+const PARTS = ['packet', 'data', 'control', 'rolling'] as const;
+type Part = (typeof PARTS)[number];
 const SIZE_MAX = 100_000;
 
 function listOf<T extends string>(flag: string, text: string, allowed: readonly T[]): T[] {

@@ -386,6 +386,29 @@ describe('comparing with the kernel', () => {
     expect(bench.fake.callsOf('verify')).toEqual([]);
   });
 
+  test('comparisons that take long come seldom by the clock, and at once when somebody has changed something', async () => {
+    const bench = new Bench({ minSyncPeriodMs: 0, syncPeriodMs: 1000 });
+    bench.loop.begin();
+    await pass(500);
+    bench.fake.slownessMs = 100;
+    await pass(40_000);
+    // Two hundred times as long is 20 s, less the clock's period.
+    const began = bench.fake.callsOf('verify').map(({ beganMs }) => beganMs);
+    expect(began).toHaveLength(2);
+    expect(began[1]! - began[0]!).toBeGreaterThan(18_000);
+    bench.loop.verifySoon();
+    await pass(500);
+    expect(bench.fake.callsOf('verify')).toHaveLength(3);
+    // What the kernel refused is asked for at each turn of the clock all the same.
+    bench.fake.refused.add('default/a');
+    bench.set(web('a', 1), pods('a', '10.10.1.1'));
+    await pass(500);
+    bench.fake.refused.clear();
+    await pass(2000);
+    expect(bench.fake.held.size).toBe(1);
+    expect(bench.fake.callsOf('verify')).toHaveLength(3);
+  });
+
   test('a period that is changed counts from now on', async () => {
     const bench = new Bench({ minSyncPeriodMs: 0, syncPeriodMs: 1_000_000 });
     bench.loop.begin();

@@ -23,7 +23,7 @@ describe('arguments', () => {
     [['--sizes', '0'], '--sizes: "0" is no whole number from 1 to 100000'],
     [['--sizes', '1,x'], '--sizes: "x" is no whole number from 1 to 100000'],
     [['--modes', 'iptables'], '--modes: "iptables" is none of nft, ipvs, ebpf, ebpf-tc'],
-    [['--only', 'all'], '--only: "all" is none of packet, data, control'],
+    [['--only', 'all'], '--only: "all" is none of packet, data, control, rolling'],
     [['--family', '5'], '--family: "5" is none of 4, 6'],
     [['--compare', 'a.json'], '--compare takes two JSON files'],
     [['what'], '"what" is not understood'],
