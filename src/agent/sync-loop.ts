@@ -23,10 +23,10 @@ const VERIFY_DEBOUNCE_MS = 50;
 const TIMER_MAX_MS = 2 ** 31 - 1;
 const NEVER = Number.POSITIVE_INFINITY;
 /**
- * Clearing flows walks the kernel's whole table (4 ms for 262,144 buckets). One after another it takes at most this share
- * of a processor; what comes sooner is cleared together.
+ * Clearing flows walks the kernel's whole table (4 ms for 262,144 buckets). It rests so many times as long: what
+ * comes sooner is cleared together.
  */
-const CLEAR_RESTS = 10;
+const CLEAR_RESTS = 20;
 /**
  * A change that comes during a comparison waits for its end (1.7 s with 100,000 endpoints on a slow machine). By the clock, which
  * is there for what nobody tells of, no more than one in two hundred is to meet one.
