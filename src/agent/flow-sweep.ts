@@ -5,7 +5,7 @@
  * twentieth of a processor.
  */
 import type { FlowProtocol } from '../model/conntrack.ts';
-import { PacedTask } from '../model/paced-task.ts';
+import { PacedTask } from '../node/paced-task.ts';
 import type { Log } from './status.ts';
 
 const RESTS = 20;

@@ -19,7 +19,7 @@ import {
 import type { TrafficReader } from '../dataplane/traffic.ts';
 import type { DesiredChange, DesiredState } from '../model/desired.ts';
 import { TriplaneError } from '../model/errors.ts';
-import { PacedTask } from '../model/paced-task.ts';
+import { PacedTask } from '../node/paced-task.ts';
 import type { Log } from './status.ts';
 import { Unserved } from './unserved.ts';
 

@@ -9,8 +9,8 @@ import type { ModelChange, Trigger } from '../model/change.ts';
 import type { ClusterModel } from '../model/cluster.ts';
 import type { StaleFlow } from '../model/conntrack.ts';
 import { type ErrorCode, TriplaneError } from '../model/errors.ts';
-import { Pace } from '../model/pace.ts';
 import type { Family, ObjectKey } from '../model/records.ts';
+import { Pace } from '../node/pace.ts';
 import { Pending } from './pending.ts';
 import type { FamilyProgress, Log, SyncEvent } from './status.ts';
 

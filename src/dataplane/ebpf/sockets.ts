@@ -1,7 +1,7 @@
 /** Sockets that our programs translated: a list of them; connected UDP ones whose backend is gone are destroyed. */
 import { addressBytes } from '../../model/address.ts';
-import { PacedTask } from '../../model/paced-task.ts';
 import type { Address, Family, Protocol } from '../../model/records.ts';
+import { PacedTask } from '../../node/paced-task.ts';
 import { readAddress } from './abi.ts';
 import { type Clock, ticksOf } from './clock.ts';
 import { readTimeouts, UDP_STREAM } from './collector.ts';

@@ -1,7 +1,7 @@
 /** The ipvs mode: IPVS carries the traffic, and a table of nftables does what it cannot. See docs/ipvs.md. */
 import type { DesiredChange, DesiredState } from '../../model/desired.ts';
-import { PacedTask } from '../../model/paced-task.ts';
 import type { Address, Family } from '../../model/records.ts';
+import { PacedTask } from '../../node/paced-task.ts';
 import type {
   AffinityView,
   ApplyResult,

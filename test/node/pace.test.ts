@@ -1,8 +1,8 @@
 /** How often work comes, under a clock that the tests move. */
 import fc from 'fast-check';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
-import { Pace } from '../../src/model/pace.ts';
-import { PacedTask, type PacedTimes } from '../../src/model/paced-task.ts';
+import { Pace } from '../../src/node/pace.ts';
+import { PacedTask, type PacedTimes } from '../../src/node/paced-task.ts';
 
 beforeEach(() => void vi.useFakeTimers());
 afterEach(() => void vi.useRealTimers());
