@@ -121,20 +121,22 @@ ipvs.describe('an agent in ipvs mode', () => {
       expect(await status()).toMatchObject({ mode, failure: '' });
       for (const place of [lab.pod('net-pod'), lab.node('cp')])
         expect((await place.call('tcp', WEB, WEB_PORT, { count: 5, timeoutMs: 8000 })).outcomes.ok).toBe(5);
+      if (mode !== 'ebpf') continue;
+      // From ipvs and to it; what ends now has been forgotten by IPVS when the rest is waited for.
+      const { outcomes, total } = await own.stop();
+      expect([own.failures, outcomes.ok]).toEqual([[], total]);
     }
     for (const hold of holds) {
       expect(await hold.stop()).toMatchObject({ moved: 0 });
       expect(hold.failures).toEqual([]);
     }
-    const { outcomes, total } = await own.stop();
-    expect([own.failures, outcomes.ok]).toEqual([[], total]);
     lab.manifests.write('more', []);
     // IPVS keeps a closed connection for a while (net/netfilter/ipvs/ip_vs_proto_tcp.c: up to two minutes).
     const kept = async () => {
       if ((await status()).draining.length === 0) return '';
       return (await lab.node('cp').exec(['cat', '/proc/net/ip_vs', '/proc/net/ip_vs_conn'])).stdout;
     };
-    await expect.poll(kept, { timeout: 170_000, interval: 500 }).toBe('');
+    await expect.poll(kept, { timeout: 400_000, interval: 500 }).toBe('');
     expect(await held()).not.toMatch(/FWM|triplane-(ipvs|keeper)/);
     await askAgent(agent.adminSocket, 'POST', '/v1/switch', { mode: 'ipvs' });
   }, 900_000);
