@@ -59,15 +59,17 @@ export class IpvsSubject extends NamespaceSubject {
   }
 }
 
-/** Without marks and pool numbers, which are of a history. */
+/** Without marks, pool numbers and what was counted, which are of a history. */
 async function image(netns: string): Promise<unknown> {
   const { services, endpoints } = await readIpvs(netns);
   const socket = openIpvsSocket(netns);
   try {
-    const virtual = readServices(await socket.dump()).map(({ mark: _, destinations, ...rest }) => {
-      const to = destinations.map(({ address, port, weight }) => `${address} ${port} weight ${weight}`);
-      return { ...rest, destinations: to.sort() };
-    });
+    const virtual = readServices(await socket.dump()).map(
+      ({ mark: _mark, counts: _counts, destinations, ...rest }) => {
+        const to = destinations.map(({ address, port, weight }) => `${address} ${port} weight ${weight}`);
+        return { ...rest, destinations: to.sort() };
+      },
+    );
     const rows = (list: readonly unknown[]) => list.map((one) => JSON.stringify(one)).sort();
     return {
       services: rows(services),
