@@ -72,16 +72,21 @@ Napi::Value Unlink(const Napi::CallbackInfo &info) {
   return Napi::String::New(env, err ? ErrnoName(err) : "");
 }
 
-// A route that makes the address local. `source`: what the node's own sockets get as their address toward it, or empty.
-void PutRoute(nlmsghdr *nlh, const uint8_t *bytes, size_t size, uint32_t link, const std::vector<uint8_t> &source) {
+rtmsg *PutDestination(nlmsghdr *nlh, const uint8_t *bytes, size_t size) {
   rtmsg *route = static_cast<rtmsg *>(mnl_nlmsg_put_extra_header(nlh, sizeof(rtmsg)));
   route->rtm_family = size == 4 ? AF_INET : AF_INET6;
   route->rtm_dst_len = static_cast<uint8_t>(size * 8);
+  mnl_attr_put(nlh, RTA_DST, size, bytes);
+  return route;
+}
+
+// A route that makes the address local. `source`: what the node's own sockets get as their address toward it, or empty.
+void PutRoute(nlmsghdr *nlh, const uint8_t *bytes, size_t size, uint32_t link, const std::vector<uint8_t> &source) {
+  rtmsg *route = PutDestination(nlh, bytes, size);
   route->rtm_table = RT_TABLE_LOCAL;
   route->rtm_protocol = RTPROT_STATIC;
   route->rtm_scope = RT_SCOPE_HOST;
   route->rtm_type = RTN_LOCAL;
-  mnl_attr_put(nlh, RTA_DST, size, bytes);
   mnl_attr_put_u32(nlh, RTA_OIF, link);
   if (!source.empty()) mnl_attr_put(nlh, RTA_PREFSRC, size, source.data());
 }
@@ -91,10 +96,7 @@ void PutRoute(nlmsghdr *nlh, const uint8_t *bytes, size_t size, uint32_t link, c
 std::vector<uint8_t> SourceToward(NetlinkSocket *socket, const uint8_t *bytes, size_t size) {
   Message message;
   nlmsghdr *nlh = message.Start(socket, RTM_GETROUTE, 0);
-  rtmsg *route = static_cast<rtmsg *>(mnl_nlmsg_put_extra_header(nlh, sizeof(rtmsg)));
-  route->rtm_family = size == 4 ? AF_INET : AF_INET6;
-  route->rtm_dst_len = static_cast<uint8_t>(size * 8);
-  mnl_attr_put(nlh, RTA_DST, size, bytes);
+  PutDestination(nlh, bytes, size);
   std::vector<uint8_t> source;
   auto read = [&](const nlmsghdr *answer) {
     // IPv6 answers with a route of another type where there is no way.
@@ -115,18 +117,18 @@ std::vector<uint8_t> SourceToward(NetlinkSocket *socket, const uint8_t *bytes, s
 // unless the route says otherwise: it says what the source was so far, so that a socket of the node goes on under the address
 // it had. Returns 0 or the errno.
 int Bind(NetlinkSocket *socket, const uint8_t *bytes, size_t size, uint32_t link, std::set<std::vector<uint8_t>> *sources) {
+  auto add = [&](const std::vector<uint8_t> &from) {
+    Message message;
+    // Behind one of another device, as kube-proxy's, if there is one; EEXIST only where this very route is there.
+    nlmsghdr *nlh = message.Start(socket, RTM_NEWROUTE, NLM_F_CREATE | (size == 4 ? NLM_F_APPEND : NLM_F_EXCL));
+    PutRoute(nlh, bytes, size, link, from);
+    return Send(socket, nlh);
+  };
   const std::vector<uint8_t> source = SourceToward(socket, bytes, size);
-  Message message;
-  // Behind one of another device, as kube-proxy's, if there is one; EEXIST only where this very route is there.
-  nlmsghdr *nlh = message.Start(socket, RTM_NEWROUTE, NLM_F_CREATE | (size == 4 ? NLM_F_APPEND : NLM_F_EXCL));
-  PutRoute(nlh, bytes, size, link, source);
-  const int err = Send(socket, nlh);
+  const int err = add(source);
   if (err == 0 && !source.empty()) sources->insert(source);
-  if (err != EINVAL || source.empty()) return err;
-  // The source has gone meanwhile, or is not to be had yet (a tentative address).
-  nlh = message.Start(socket, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL);
-  PutRoute(nlh, bytes, size, link, {});
-  return Send(socket, nlh);
+  // EINVAL: the source has gone meanwhile, or is not to be had yet (a tentative address).
+  return err == EINVAL && !source.empty() ? add({}) : err;
 }
 
 // Takes the route away, and the address itself, which kube-proxy has on its device. Returns 0 when either was there.

@@ -1,8 +1,5 @@
 import { Pace, type Rests } from './pace.ts';
 
-/** Node's timers hold no more (24.8 days), and fire at once when asked to. */
-const TIMER_MAX_MS = 2 ** 31 - 1;
-
 export interface PacedTimes extends Rests {
   /** From a request to its turn, at least: what is asked for meanwhile is done with it. */
   readonly delayMs?: number;
@@ -60,7 +57,7 @@ export class PacedTask {
     this.#disarm();
     if (this.#isClosed || this.#running || this.#wanted === 'no') return;
     const delayMs = this.#wanted === 'at once' ? 0 : Math.max(this.#delayMs, this.#pace.restMs);
-    this.#timer = setTimeout(() => this.#run(), Math.min(delayMs, TIMER_MAX_MS)).unref();
+    this.#timer = setTimeout(() => this.#run(), delayMs).unref();
   }
 
   #run(): void {

@@ -123,8 +123,6 @@ export class SocketSweeper {
   #waiting = new Map<number, Departure>();
   /** Sockets destroyed so far. */
   destroyed = 0;
-  /** Looks so far. */
-  looks = 0;
 
   /**
    * @param peers descriptor of tp_sock_peers
@@ -156,7 +154,6 @@ export class SocketSweeper {
     const gone = [...this.#waiting.values()].filter(({ record }) => this.#isGone(record));
     this.#waiting.clear();
     if (gone.length === 0) return;
-    this.looks++;
     try {
       this.destroyed += (await lifeNative().sockDestroyUdp(this.#peers, encode(gone)))[1];
     } catch {
