@@ -1,3 +1,4 @@
+import process from 'node:process';
 import { defineConfig } from 'vitest/config';
 
 /** For the bundled tests in a booted kernel: one file after another, and time-outs for an emulated processor. */
@@ -8,6 +9,7 @@ export default defineConfig({
     pool: 'forks',
     fileParallelism: false,
     maxWorkers: 1,
+    ...(process.env.TRIPLANE_TEST_NAME ? { testNamePattern: process.env.TRIPLANE_TEST_NAME } : {}),
     allowOnly: false,
     retry: 0,
     testTimeout: 600_000,
