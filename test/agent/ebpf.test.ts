@@ -72,7 +72,8 @@ root.describe('ebpf agents', () => {
 
   test('an agent with tables of other sizes takes over: what is open goes on, and no new one gets a port of it', async () => {
     const toNode = lab.node('worker2').addresses[4]!;
-    const hold = await lab.client.hold('tcp', toNode, WEB_NODE_PORT, { connections: 64, durationMs: 60_000 });
+    const kept = { connections: 64, timeoutMs: 8000, durationMs: 60_000 };
+    const hold = await lab.client.hold('tcp', toNode, WEB_NODE_PORT, kept);
     await hold.established;
     const call = async () => {
       const many = { count: 1500, concurrency: 4, timeoutMs: 8000 };

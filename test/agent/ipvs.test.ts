@@ -12,7 +12,7 @@ import { buildProgram, eventually, json, OwnAgent, statusOf, triplane } from './
 
 const WEB = serviceAddress(4, 10);
 const STICKY = serviceAddress(4, 20);
-const LOAD = { rate: 2, close: 'fin', timeoutMs: 10_000, durationMs: 290_000 } as const;
+const LOAD = { rate: 2, timeoutMs: 10_000, durationMs: 290_000 } as const;
 const HOLD = { connections: 2, intervalMs: 200, timeoutMs: 10_000, durationMs: 290_000 };
 
 ipvs.describe('an agent in ipvs mode', () => {
