@@ -16,7 +16,8 @@ import { measureEvenness } from './modes/evenness.ts';
 import { growthOf } from './modes/growth.ts';
 import { resultHtml } from './modes/html.ts';
 import { isKubeProxy, missingTools } from './modes/kube-proxy.ts';
-import { Lane, type LaneMode, type RunMode } from './modes/lane.ts';
+import { Lane } from './modes/lane.ts';
+import { isPacketVariant, isPlain, isUntracked, type LaneMode, type RunMode } from './modes/lane-mode.ts';
 import { lastLine } from './modes/last-words.ts';
 import { type ControlRow, FORMAT, type Result, type RollingRow } from './modes/result.ts';
 import { type Rival, startRival } from './modes/rival.ts';
@@ -68,7 +69,7 @@ async function dataLane(
   const lane = await Lane.create(mode, families, CPU, isKubeProxy(mode) ? rival : null);
   try {
     await lane.startLoad();
-    if (mode !== 'none') {
+    if (!isPlain(mode)) {
       await lane.feed.show('cluster', clusterObjects({ services, families, backends: lane.backends() }));
       await lane.startProxy();
       await lane.ready();
@@ -89,6 +90,7 @@ async function dataPath(modes: readonly RunMode[], args: BenchArguments, rival: 
   try {
     // The second one of plain routing says how much is noise.
     for (let i = 0; i < 2; i++) lanes.push(await dataLane('none', 0, args, null));
+    if (modes.some(isUntracked)) lanes.push(await dataLane('none-untracked', 0, args, null));
     for (const services of args.sizes) {
       for (const mode of modes) {
         say(`data path: ${mode}, ${services} services`);
@@ -104,7 +106,7 @@ async function dataPath(modes: readonly RunMode[], args: BenchArguments, rival: 
     const { rows, noise } = await measureData(lanes, { rounds, calls, onRound });
     const evenness = [];
     for (const { lane, mode, services } of lanes)
-      if (mode !== 'none' && services === args.sizes.at(-1))
+      if (!isPlain(mode) && services === args.sizes.at(-1))
         evenness.push(await measureEvenness(lane, services - 1, EVENNESS_CALLS));
     return { data: rows, noise, evenness, skipped };
   } finally {
@@ -159,9 +161,8 @@ async function rollingUpdates(
   }
 }
 
-/** Socket programs make no difference to what a change costs. */
 function agentsOf(modes: readonly RunMode[]): RunMode[] {
-  return modes.filter((mode) => mode !== 'ebpf-tc');
+  return modes.filter((mode) => !isPacketVariant(mode));
 }
 
 async function attempt(what: string, work: () => Promise<unknown>): Promise<Skipped[]> {

@@ -2,7 +2,7 @@
 import { parseArgs } from 'node:util';
 import type { Family } from '../../src/model/records.ts';
 import { KUBE_PROXY_MODES } from './kube-proxy.ts';
-import type { RunMode } from './lane.ts';
+import type { RunMode } from './lane-mode.ts';
 
 export const USAGE = `triplane bench [options]: measures every mode that this kernel can run beside plain routing, in one
 interleaved run, in network namespaces of its own. Needs root.
@@ -10,8 +10,9 @@ interleaved run, in network namespaces of its own. Needs root.
   --quick             a few minutes: 10 and 1,000 services, fewer rounds
   --large             50,000 services as well
   --sizes N,N,...     these numbers of services (default 1,100,1000,10000)
-  --modes M,M,...     these modes of nft, ipvs, ebpf, ebpf-tc (ebpf without its socket programs), and with
-                      --kube-proxy also kube-proxy-nftables, kube-proxy-iptables (default: all)
+  --modes M,M,...     these modes of nft, ipvs, ebpf, ebpf-tc (ebpf without its socket programs), ebpf-untracked
+                      (ebpf on a node without connection tracking), and with --kube-proxy also
+                      kube-proxy-nftables, kube-proxy-iptables (default: all)
   --kube-proxy PATH   this kube-proxy as well, in the same run; needs kube-apiserver and etcd in the folder that
                       KUBEBUILDER_ASSETS names, from which every control path is then fed
   --only PART,...     these parts of packet, data, control, rolling (default all)
@@ -47,7 +48,7 @@ export type BenchCommand =
   | { readonly run: 'compare'; readonly files: readonly [string, string] }
   | { readonly run: 'help' };
 
-const OWN_MODES = ['nft', 'ipvs', 'ebpf', 'ebpf-tc'] as const;
+const OWN_MODES = ['nft', 'ipvs', 'ebpf', 'ebpf-tc', 'ebpf-untracked'] as const;
 const PARTS = ['packet', 'data', 'control', 'rolling'] as const;
 type Part = (typeof PARTS)[number];
 const SIZE_MAX = 100_000;

@@ -2,7 +2,7 @@
 import type { Ratio } from '../support/ratio.ts';
 import { formatTable } from '../support/table.ts';
 import { isKubeProxy } from './kube-proxy.ts';
-import type { LaneMode } from './lane.ts';
+import { isPlain, type LaneMode } from './lane-mode.ts';
 import { type ControlRow, dataName, FORMAT, type PacketRow, type Result } from './result.ts';
 
 /** Ratios to plain routing carry over from machine to machine; a difference below this is nobody's concern. */
@@ -55,7 +55,7 @@ export function parseResult(text: string, label: string): Result {
 type Named = ReadonlyMap<string, Ratio>;
 
 const dataRows = ({ data }: Result): Named =>
-  new Map(data.filter((row) => row.mode !== 'none').map((row) => [dataName(row), row]));
+  new Map(data.filter((row) => !isPlain(row.mode)).map((row) => [dataName(row), row]));
 
 function packetRows({ perPacket = [] }: Partial<Result>): Named {
   const nameOf = ({ hook, family, flows, what }: PacketRow) =>

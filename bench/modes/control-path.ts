@@ -4,7 +4,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type { Family } from '../../src/model/records.ts';
 import { summarize } from '../support/stats.ts';
 import { type Backend, changingObjects, clusterObjects } from './cluster.ts';
-import { Lane, type RunMode } from './lane.ts';
+import { Lane } from './lane.ts';
+import type { RunMode } from './lane-mode.ts';
 import type { ControlRow } from './result.ts';
 import type { Rival } from './rival.ts';
 

@@ -1,4 +1,5 @@
 /** How costs grow with the number of services: a straight line through what was measured, by least squares. */
+import { isPlain } from './lane-mode.ts';
 import type { ControlRow, DataRow, GrowthRow } from './result.ts';
 
 /** The line through the points; null with fewer than two different x. */
@@ -35,7 +36,7 @@ const CONTROL: readonly Cost[] = [
 ];
 
 export function growthOf(control: readonly ControlRow[], data: readonly DataRow[]): GrowthRow[] {
-  const modes = [...new Set([...control, ...data].map(({ mode }) => mode))].filter((mode) => mode !== 'none');
+  const modes = [...new Set([...control, ...data].map(({ mode }) => mode))].filter((mode) => !isPlain(mode));
   const rows: GrowthRow[] = [];
   for (const mode of modes) {
     const add = (cost: string, unit: string, points: readonly (readonly [number, number])[]) => {

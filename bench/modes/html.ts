@@ -1,5 +1,6 @@
 /** One self-contained page of a run: tables and plots, nothing loaded from anywhere. */
 import { escapeText } from './escape.ts';
+import { isPlain, titleOf } from './lane-mode.ts';
 import { barPlot, linePlot, type Series } from './plot.ts';
 import type { DataKind, DataRow, Result } from './result.ts';
 import { isWithinNoise, number, resultText } from './text.ts';
@@ -28,7 +29,7 @@ function ratioFigure(result: Result, kind: DataKind, target: DataRow['target'], 
   );
   if (rows.length === 0) return '';
   const bars = rows.map((row) => ({
-    label: `${row.mode} IPv${row.family}${isWithinNoise(row, result.noise) ? ' ~' : ''}`,
+    label: `${titleOf(row.mode)} IPv${row.family}${isWithinNoise(row, result.noise) ? ' ~' : ''}`,
     value: row.ratio,
     low: row.low,
     high: row.high,
@@ -65,7 +66,7 @@ function latencyFigure(result: Result, kind: DataKind, title: string): string {
     (row) =>
       row.kind === kind &&
       row.family === family &&
-      (row.mode === 'none'
+      (isPlain(row.mode)
         ? row.target === 'pod'
         : row.target === 'ClusterIP' &&
           row.services === largest &&
@@ -73,7 +74,7 @@ function latencyFigure(result: Result, kind: DataKind, title: string): string {
   );
   const series: Series[] = [];
   for (const row of rows) {
-    const name = row.mode === 'none' ? 'plain routing' : row.mode;
+    const name = titleOf(row.mode);
     if (!series.some((one) => one.name === name)) series.push({ name, points: row.curve });
   }
   if (series.length === 0) return '';

@@ -29,20 +29,16 @@ import {
   SERVICE_PORTS,
 } from './cluster.ts';
 import { type Feed, ManifestFeed } from './feed.ts';
-import { isKubeProxy, KubeProxy, type KubeProxyMode } from './kube-proxy.ts';
+import { isKubeProxy, KubeProxy } from './kube-proxy.ts';
+import { isPlain, isUntracked, type LaneMode, type OwnMode } from './lane-mode.ts';
 import type { Rival } from './rival.ts';
-
-/** 'ebpf-tc': ebpf without its socket programs. */
-export type OwnMode = 'nft' | 'ipvs' | 'ebpf' | 'ebpf-tc';
-export type RunMode = OwnMode | KubeProxyMode;
-/** 'none': plain routing. */
-export type LaneMode = 'none' | RunMode;
 
 const MODE_ARGS: Readonly<Record<OwnMode, readonly string[]>> = {
   nft: ['--proxy-mode', 'nft'],
   ipvs: ['--proxy-mode', 'ipvs'],
   ebpf: ['--proxy-mode', 'ebpf'],
   'ebpf-tc': ['--proxy-mode', 'ebpf', '--socket-lb', 'off'],
+  'ebpf-untracked': ['--proxy-mode', 'ebpf'],
 };
 
 /** Where a call goes to, and who makes it. */
@@ -67,7 +63,7 @@ const NODE = 'node';
 const FAR = 'far';
 export const BACKEND_PODS = ['b1', 'b2', 'b3'] as const;
 
-/** What every node does anyway: connection tracking, and a firewall's usual first rule. */
+/** What most nodes do anyway: connection tracking, and a firewall's usual first rule. */
 const CONNTRACK = `table inet bench-node {
   chain forward {
     type filter hook forward priority 0;
@@ -144,11 +140,13 @@ export class Lane {
       await lab.ip(FAR, [`route replace ${outside[family]} via ${node.addresses[family]}`]);
     }
     const netns = `/run/netns/${node.namespace}`;
-    loadRules(netns, CONNTRACK);
-    const settings = Object.entries(CONNTRACK_SECONDS).map(
-      ([name, s]) => `net.netfilter.nf_conntrack_${name}=${s}`,
-    );
-    inNamespace(netns, 'sysctl', '-qw', ...settings);
+    if (!isUntracked(this.mode)) {
+      loadRules(netns, CONNTRACK);
+      const settings = Object.entries(CONNTRACK_SECONDS).map(
+        ([name, s]) => `net.netfilter.nf_conntrack_${name}=${s}`,
+      );
+      inNamespace(netns, 'sysctl', '-qw', ...settings);
+    }
     for (const place of [lab.pod('caller'), lab.client])
       inNamespace(`/run/netns/${place.namespace}`, 'sysctl', '-qw', 'net.ipv4.tcp_tw_reuse=1');
   }
@@ -183,7 +181,7 @@ export class Lane {
   /** Starts the proxy and does not wait for it. */
   async startProxy(): Promise<void> {
     const { mode, lab, feed } = this;
-    if (mode === 'none') return;
+    if (isPlain(mode)) return;
     if (isKubeProxy(mode)) {
       const clusterCidrs = clusterCidrFlag(lab.plan).split(',');
       const { program, feed: api } = this.rival!;
@@ -207,6 +205,14 @@ export class Lane {
     for (const family of this.families)
       for (const service of calledAmong(services))
         await Promise.race([this.until(family, service, 1), ended]);
+    if (isUntracked(this.mode)) this.expectUntracked();
+  }
+
+  /** What the proxy has just answered is in no table, or this lane would not be what its name says. */
+  private expectUntracked(): void {
+    const count = 'net.netfilter.nf_conntrack_count';
+    const answer = inNamespace(`/run/netns/${this.lab.node(NODE).namespace}`, 'sysctl', '-n', count).trim();
+    if (answer !== '0') throw new Error(`${this.mode}: the node tracks ${answer} connections`);
   }
 
   /** Resolves once a pod answers with its name through this service; throws when none does in time. */

@@ -2,7 +2,8 @@
 import type { Family } from '../../src/model/records.ts';
 import type { Machine, Quietness } from '../support/quiet.ts';
 import type { Ratio } from '../support/ratio.ts';
-import type { LaneMode, TargetKind } from './lane.ts';
+import type { TargetKind } from './lane.ts';
+import { isPlain, type LaneMode } from './lane-mode.ts';
 
 export const FORMAT = 1;
 
@@ -119,6 +120,6 @@ export function dataName(
   row: Pick<DataRow, 'mode' | 'services' | 'target' | 'which' | 'family' | 'kind'>,
 ): string {
   const which = row.which === '' ? '' : ` (${row.which})`;
-  const services = row.mode === 'none' ? '' : ` ${row.services}`;
+  const services = isPlain(row.mode) ? '' : ` ${row.services}`;
   return `${row.kind} IPv${row.family} ${row.target}${which}, ${row.mode}${services}`;
 }

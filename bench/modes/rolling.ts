@@ -2,7 +2,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Family } from '../../src/model/records.ts';
 import { type Backend, clusterIp, NAME_PORT, SERVICE_PORTS, slices } from './cluster.ts';
-import { BACKEND_PODS, Lane, type RunMode } from './lane.ts';
+import { BACKEND_PODS, Lane } from './lane.ts';
+import type { RunMode } from './lane-mode.ts';
 import type { RollingRow } from './result.ts';
 import type { Rival } from './rival.ts';
 

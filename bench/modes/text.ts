@@ -2,6 +2,7 @@
 import { headline } from '../support/quiet.ts';
 import type { Ratio } from '../support/ratio.ts';
 import { formatTable } from '../support/table.ts';
+import { isPlain, titleOf } from './lane-mode.ts';
 import type { DataKind, DataRow, Result } from './result.ts';
 
 const TITLES: Readonly<Record<DataKind, string>> = {
@@ -36,12 +37,12 @@ function dataTable(kind: DataKind, rows: readonly DataRow[], noise: Ratio): stri
   const table = [[TITLES[kind], ...head.slice(1), ...(percentiles ? ['p50', 'p99', 'p99.9 us'] : [])]];
   for (const row of rows) {
     const interval = `${row.low.toFixed(3)}..${row.high.toFixed(3)}`;
-    const plain = row.mode === 'none';
+    const plain = isPlain(row.mode);
     const ratio = plain
       ? row.ratio.toFixed(3)
       : `${row.ratio.toFixed(3)}${isWithinNoise(row, noise) ? ' ~' : ''}`;
     table.push([
-      plain ? 'plain routing' : row.mode,
+      titleOf(row.mode),
       plain ? '' : String(row.services),
       row.target,
       row.which,

@@ -22,7 +22,7 @@ describe('arguments', () => {
   test.each([
     [['--sizes', '0'], '--sizes: "0" is no whole number from 1 to 100000'],
     [['--sizes', '1,x'], '--sizes: "x" is no whole number from 1 to 100000'],
-    [['--modes', 'iptables'], '--modes: "iptables" is none of nft, ipvs, ebpf, ebpf-tc'],
+    [['--modes', 'iptables'], '--modes: "iptables" is none of nft, ipvs, ebpf, ebpf-tc, ebpf-untracked'],
     [['--only', 'all'], '--only: "all" is none of packet, data, control, rolling'],
     [['--family', '5'], '--family: "5" is none of 4, 6'],
     [['--compare', 'a.json'], '--compare takes two JSON files'],
@@ -37,7 +37,8 @@ describe('arguments', () => {
 
   test('kube-proxy is measured where it is given, and only there', () => {
     expect(() => parseArguments(['--modes', 'kube-proxy-nftables'])).toThrow(/is none of nft/);
-    const modes = ['nft', 'ipvs', 'ebpf', 'ebpf-tc', 'kube-proxy-nftables', 'kube-proxy-iptables'];
+    const own = ['nft', 'ipvs', 'ebpf', 'ebpf-tc', 'ebpf-untracked'];
+    const modes = [...own, 'kube-proxy-nftables', 'kube-proxy-iptables'];
     expect(parseArguments(['--kube-proxy', 'kp'])).toMatchObject({ with: { kubeProxy: 'kp', modes } });
     expect(missingTools('kube-proxy-iptables', { PATH: '' })).toBe(
       'needs iptables, iptables-save, iptables-restore on PATH',
