@@ -226,6 +226,7 @@ nlmsghdr *BuildRtDump(void *buffer, RtKind kind, uint32_t seq) {
       break;
     case RtKind::kRoute:
     case RtKind::kDefaultRoute:
+    case RtKind::kLocalRoute:
       nlh->nlmsg_type = RTM_GETROUTE;
       mnl_nlmsg_put_extra_header(nlh, sizeof(rtmsg));
       break;
@@ -237,7 +238,9 @@ nlmsghdr *BuildRtDump(void *buffer, RtKind kind, uint32_t seq) {
   return nlh;
 }
 
-bool IsDefaultRoute(const nlmsghdr *nlh) {
+bool WantsRt(RtKind kind, const nlmsghdr *nlh) {
+  if (kind != RtKind::kDefaultRoute && kind != RtKind::kLocalRoute) return true;
   const rtmsg *header = HeaderOf<rtmsg>(nlh);
-  return header && nlh->nlmsg_type == RTM_NEWROUTE && header->rtm_dst_len == 0;
+  if (!header || nlh->nlmsg_type != RTM_NEWROUTE) return false;
+  return kind == RtKind::kDefaultRoute ? header->rtm_dst_len == 0 : header->rtm_table == RT_TABLE_LOCAL;
 }

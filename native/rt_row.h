@@ -6,8 +6,15 @@
 #include <vector>
 
 // What to dump. Numbers are shared with src/node/rtnetlink.ts.
-enum class RtKind : uint32_t { kLink = 0, kAddress = 1, kRoute = 2, kNeighbour = 3, kDefaultRoute = 4 };
-constexpr uint32_t kRtKindLast = 4;
+enum class RtKind : uint32_t {
+  kLink = 0,
+  kAddress = 1,
+  kRoute = 2,
+  kNeighbour = 3,
+  kDefaultRoute = 4,
+  kLocalRoute = 5
+};
+constexpr uint32_t kRtKindLast = 5;
 
 constexpr size_t kRtRowBytes = 112;
 
@@ -17,5 +24,6 @@ bool AppendRtRow(const nlmsghdr *nlh, std::vector<uint8_t> *rows);
 // The dump request for `kind` in `buffer` (at least 128 bytes).
 nlmsghdr *BuildRtDump(void *buffer, RtKind kind, uint32_t seq);
 
-// Whether the message is a route without a destination (the whole family).
-bool IsDefaultRoute(const nlmsghdr *nlh);
+// Whether a dump of `kind` wants the message: of default routes those without a destination (the whole family), of local ones
+// those of the table `local`. A node may have hundreds of thousands of others.
+bool WantsRt(RtKind kind, const nlmsghdr *nlh);

@@ -23,8 +23,7 @@ TaskError Dump(NetlinkSocket &socket, RtKind kind, std::vector<uint8_t> *rows) {
     alignas(nlmsghdr) char buffer[128];
     rows->clear();
     int err = socket.Dump(BuildRtDump(buffer, kind, socket.NextSeq()), [&](const nlmsghdr *nlh) {
-      if (kind == RtKind::kDefaultRoute && !IsDefaultRoute(nlh)) return;
-      AppendRtRow(nlh, rows);
+      if (WantsRt(kind, nlh)) AppendRtRow(nlh, rows);
     });
     if (err == 0) return {};
     // EINTR: something changed under the dump, which then may miss or repeat entries.

@@ -75,7 +75,7 @@ const ROW_BYTES = 112;
 const RTM_NEWLINK = 16;
 const KINDS = ['link', 'address', 'route', 'neighbour'] as const;
 /** The numbers of RtKind in native/rt_row.h. */
-const DUMP = { link: 0, address: 1, route: 2, neighbour: 3, defaultRoute: 4 } as const;
+const DUMP = { link: 0, address: 1, route: 2, neighbour: 3, defaultRoute: 4, localRoute: 5 } as const;
 
 export type RtGroup = (typeof KINDS)[number];
 
@@ -174,6 +174,11 @@ export async function readRoutes(netns: string): Promise<RtRoute[]> {
 /** Only routes to everywhere, of both families and all tables. */
 export async function readDefaultRoutes(netns: string): Promise<RtRoute[]> {
   return recordsOf(await loadNative().rtDump(netns, DUMP.defaultRoute));
+}
+
+/** Only those of the table `local` (255), of both families. */
+export async function readLocalRoutes(netns: string): Promise<RtRoute[]> {
+  return recordsOf(await loadNative().rtDump(netns, DUMP.localRoute));
 }
 
 export async function readNeighbours(netns: string): Promise<RtNeighbour[]> {

@@ -5,6 +5,7 @@ import {
   readAddresses,
   readDefaultRoutes,
   readLinks,
+  readLocalRoutes,
   readNeighbours,
   readRoutes,
   watchRtnetlink,
@@ -212,6 +213,9 @@ describe.skipIf(!canMakeNamespaces())('addresses of a namespace', () => {
     ip('-6', 'route', 'add', 'unreachable', '::ffff:10.0.0.0/104');
     ip('neigh', 'add', '10.8.0.7', 'lladdr', '02:00:00:00:00:09', 'dev', 'd0', 'nud', 'permanent');
     const routes = await readRoutes(ns.path);
+    const local = routes.filter(({ table }) => table === 255);
+    expect(local.length).toBeGreaterThan(0);
+    expect(await readLocalRoutes(ns.path)).toEqual(local);
     const find = (destination: string) => routes.find((row) => row.destination === destination);
     expect(find('10.99.0.0/16')).toMatchObject({
       gateway: '10.8.0.7',

@@ -12,7 +12,7 @@ import {
   type RtRoute,
   readAddresses,
   readLinks,
-  readRoutes,
+  readLocalRoutes,
   watchRtnetlink,
 } from '../../node/rtnetlink.ts';
 import { KUBE_PROXY_LINK, SERVICE_LINK } from '../../node/service-link.ts';
@@ -115,7 +115,7 @@ export class ServiceDevice {
   }
 
   private async readBound(): Promise<void> {
-    const routes = await readRoutes(this.netns);
+    const routes = await readLocalRoutes(this.netns);
     const here = new Set(readAddresses(this.netns).map(({ address }) => address));
     // Not before: what is taken meanwhile is told by what was known until now.
     this.bound.clear();
