@@ -7,6 +7,9 @@
  */
 const SIGN = 0x7a;
 
+/** Of a packet whose mark is one of ours, as a rule asks for it. */
+export const MARKED = `meta mark & 0xff == ${SIGN}`;
+
 /** What is left of a mark beside the sign. */
 export const POOL_NUMBER_MAX = 0xffffff;
 

@@ -6,7 +6,7 @@
 import type { LocalDetector } from '../../model/desired.ts';
 import type { Family } from '../../model/records.ts';
 import { each, MASQUERADE, masqueradeRules, podMatch, ruleSets, setPort, WORDS } from '../nft/skeleton.ts';
-import { PORTED_LABEL } from './marks.ts';
+import { MARKED, PORTED_LABEL } from './marks.ts';
 
 /** Of a base chain before IPVS: packets after the first. */
 const LATER = `    ct direction original ct label ${PORTED_LABEL} goto keep-port\n`;
@@ -71,6 +71,7 @@ ${LATER}  }
     ${key} @ported ct label set ${PORTED_LABEL}
     ${key} @by-source jump ask-source
     meta mark set ${key} map @services goto choose-port
+    ${MARKED} accept comment "by the table that replaces this one"
     jump check
   }
   chain ask-source {

@@ -1,8 +1,6 @@
 /** Takes the tables of the nft mode, or of the one beside IPVS, out of the kernel. */
-import { writeNamed } from './chains.ts';
-import { FamilyKernel } from './family-kernel.ts';
-import { NFPROTO, openNftSocket } from './native.ts';
-import { OP } from './packed.ts';
+import { openNftSocket } from './native.ts';
+import { removeTable } from './remove-table.ts';
 import { NFT_SCHEME, type Scheme } from './scheme.ts';
 import { removeTraffic } from './traffic.ts';
 
@@ -15,9 +13,7 @@ export async function cleanupNft(netns = '', scheme: Scheme = NFT_SCHEME): Promi
     const removed: string[] = [];
     for (const family of FAMILIES) {
       for (const table of [scheme.table, scheme.nextTable]) {
-        if ((await socket.dumpNames(NFPROTO[family], table)).tableFlags < 0) continue;
-        await new FamilyKernel(family, socket).must((out) => writeNamed(out, OP.delTable, table));
-        removed.push(`${family === 4 ? 'ip' : 'ip6'} ${table}`);
+        if (await removeTable(socket, family, table)) removed.push(`${family === 4 ? 'ip' : 'ip6'} ${table}`);
       }
     }
     if (scheme === NFT_SCHEME) removed.push(...(await removeTraffic(netns)));

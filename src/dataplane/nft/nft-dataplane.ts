@@ -33,6 +33,7 @@ import {
 } from './native.ts';
 import { OP } from './packed.ts';
 import { areTablesThere } from './presence.ts';
+import { removeTable } from './remove-table.ts';
 import { NFT_SCHEME, type Scheme } from './scheme.ts';
 import { SkeletonChild } from './skeleton-loader.ts';
 import { NftTraffic } from './traffic.ts';
@@ -147,7 +148,8 @@ export class NftDataplane implements Switchable {
     // Ours translate by NAT alone; without tables of ours it is another proxy whose connections are about.
     const share = next === 'ipvs' || (await areTablesThere(this.netns, this.scheme)) ? 'nat' : 'all';
     for (const family of FAMILIES)
-      for (const table of [this.scheme.table, this.scheme.nextTable]) await this.dropTable(family, table);
+      for (const table of [this.scheme.table, this.scheme.nextTable])
+        await removeTable(this.socket, family, table);
     if (this.scheme === NFT_SCHEME && !this.traffic()) await this.counting.remove();
     const remains = await KernelRemains.of(this.mode, this.netns, state, { share, counting: this.counting });
     this.kernels = [];
@@ -172,7 +174,7 @@ export class NftDataplane implements Switchable {
       }
       kernels.set(family, kernel);
       results.push(adopted);
-      await this.dropTable(family, this.scheme.nextTable);
+      await removeTable(this.socket, family, this.scheme.nextTable);
     }
     for (const [family, kernel, result] of await this.build(missing, state, changes)) {
       kernels.set(family, kernel);
@@ -241,7 +243,7 @@ export class NftDataplane implements Switchable {
     changes: readonly OwnerChange[],
   ): Promise<[Family, FamilyKernel, ApplyResult][]> {
     if (families.length === 0) return [];
-    for (const family of families) await this.dropTable(family, table);
+    for (const family of families) await removeTable(this.socket, family, table);
     const begun = await this.takeChild();
     await (begun?.isWaiting ? begun : new SkeletonChild(this.netns)).apply(
       families.map((family) => this.scheme.skeleton(table, family, state.node.detector)).join(''),
@@ -263,11 +265,6 @@ export class NftDataplane implements Switchable {
       built.push([family, kernel, result]);
     }
     return built;
-  }
-
-  private async dropTable(family: Family, table: string): Promise<void> {
-    if ((await this.names(family, table)).tableFlags < 0) return;
-    await this.kernelOf(family, table).must((out) => writeNamed(out, OP.delTable, table));
   }
 
   async apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult> {

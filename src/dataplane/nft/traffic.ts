@@ -1,16 +1,15 @@
 /** Counting in the nft mode: the table of traffic-text.ts in the kernel, and what its counters stand at. */
 import { formatAddress } from '../../model/address.ts';
 import type { DesiredState } from '../../model/desired.ts';
-import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
 import { formatSocket } from '../../model/socket.ts';
 import type { TableUse } from '../dataplane.ts';
 import type { TrafficCell, TrafficReader, TrafficSettings } from '../traffic.ts';
-import { writeNamed } from './chains.ts';
 import { staticDigest } from './kernel-image.ts';
 import { addressSize } from './layout.ts';
 import { type NameAnswer, NFPROTO, type NftSocket, openNftSocket, withNftSocket } from './native.ts';
 import { NO_OWNER, OP, PackedWriter } from './packed.ts';
+import { removeTable } from './remove-table.ts';
 import { applySkeleton } from './skeleton-loader.ts';
 import {
   CELLS_MAX,
@@ -84,7 +83,7 @@ export class NftTraffic implements TrafficReader {
           // What can be read of it is read for the last time.
           await this.#readFamily(socket, family).catch(() => {});
         }
-        await dropTable(socket, family);
+        await removeTable(socket, family, TRAFFIC_TABLE);
         wanted.push(family);
       }
       if (broken.length > 0) this.#end(broken, portsByFrontend(state));
@@ -229,21 +228,12 @@ export async function removeTraffic(netns: string): Promise<string[]> {
   try {
     const removed: string[] = [];
     for (const family of FAMILIES)
-      if (await dropTable(socket, family)) removed.push(`${family === 4 ? 'ip' : 'ip6'} ${TRAFFIC_TABLE}`);
+      if (await removeTable(socket, family, TRAFFIC_TABLE))
+        removed.push(`${family === 4 ? 'ip' : 'ip6'} ${TRAFFIC_TABLE}`);
     return removed;
   } finally {
     socket.close();
   }
-}
-
-async function dropTable(socket: NftSocket, family: Family): Promise<boolean> {
-  if ((await socket.dumpNames(NFPROTO[family], TRAFFIC_TABLE)).tableFlags < 0) return false;
-  const out = new PackedWriter();
-  writeNamed(out, OP.delTable, TRAFFIC_TABLE);
-  const answer = await socket.commit(NFPROTO[family], TRAFFIC_TABLE, [], out.take(), false);
-  const errno = answer.errno || answer.refused.map((one) => one.errno).join(', ');
-  if (errno === '' || errno === 'ENOENT') return true;
-  throw new TriplaneError('TP_KERNEL_REFUSED', `the kernel refused to remove ${TRAFFIC_TABLE} (${errno})`);
 }
 
 /** Of the rules of a family's table. `names`: asked for already. */

@@ -112,6 +112,29 @@ networks.describe('nft, traffic', () => {
     expect((await dataplane.verify(state)).repaired).toEqual([]);
   });
 
+  test('nobody is refused while the tables go and another proxy takes over', async () => {
+    const other = `table ip other-proxy {
+  map services { type ipv4_addr . inet_service : ipv4_addr . inet_service; elements = { 10.200.1.10 . 9000 : 10.10.1.1 . 80 }; }
+  chain prerouting { type nat hook prerouting priority -90; meta l4proto tcp dnat ip to ip daddr . tcp dport map @services; }
+  chain output { type nat hook output priority -90; meta l4proto tcp dnat ip to ip daddr . tcp dport map @services; }
+}
+`;
+    expect((await world.run('node', ['nft', '-f', '-'], other)).stderr).toBe('');
+    await bring([web(10, FOUR.slice(0, 1)), ...Array.from({ length: 200 }, (_, n) => web(20 + n, FOUR))]);
+    const load = { concurrency: 8, timeoutMs: LOST_MS, durationMs: 60_000 };
+    const loads = await Promise.all(
+      (['pod', 'node'] as const).map((from) => world.place(from).load('tcp', '10.200.1.10', 9000, load)),
+    );
+    for (let round = 0; round < repeated(20); round++) {
+      const remains = await dataplane.retire(state, 'ebpf');
+      await remains.close();
+      dataplane = new NftDataplane({ netns: world.netns });
+      await dataplane.start(state);
+    }
+    for (const one of loads) expectAllAnswered(await one.stop(), names(FOUR));
+    await world.run('node', ['nft', 'delete', 'table', 'ip', 'other-proxy']);
+  });
+
   test.each([2, 3, 6])('spreads evenly over %i backends', async (size) => {
     const backends = FOUR.slice(0, size);
     await bring([web(10, backends)]);

@@ -1,0 +1,33 @@
+/** Takes a table out of the kernel. */
+import { TriplaneError } from '../../model/errors.ts';
+import type { Family } from '../../model/records.ts';
+import { writeNamed, writeTableFlags } from './chains.ts';
+import { NFPROTO, type NftSocket } from './native.ts';
+import { OP, PackedWriter } from './packed.ts';
+
+/** NFT_TABLE_F_DORMANT of linux/netfilter/nf_tables.h. */
+const DORMANT = 1;
+
+/**
+ * False: there is no such table. Throws TP_KERNEL_REFUSED.
+ *
+ * In two transactions. In one, packets go on to meet the old rules for a while after the elements of maps have gone and before
+ * the hooks have (nf_tables_commit(): chains that are deleted keep their rules in both generations): what no map leads anywhere
+ * is refused as an undefined port of a ClusterIP, although another mode already serves it. Asleep, the table is whole for
+ * whoever is still in it.
+ */
+export async function removeTable(socket: NftSocket, family: Family, table: string): Promise<boolean> {
+  const { tableFlags } = await socket.dumpNames(NFPROTO[family], table);
+  if (tableFlags < 0) return false;
+  const commit = async (write: (out: PackedWriter) => void) => {
+    const out = new PackedWriter();
+    write(out);
+    const answer = await socket.commit(NFPROTO[family], table, [], out.take(), false);
+    const errno = answer.errno || answer.refused.map((one) => one.errno).join(', ');
+    if (errno === '' || errno === 'ENOENT') return;
+    throw new TriplaneError('TP_KERNEL_REFUSED', `the kernel refused to remove ${table} (${errno})`);
+  };
+  if ((tableFlags & DORMANT) === 0) await commit((out) => writeTableFlags(out, table, tableFlags | DORMANT));
+  await commit((out) => writeNamed(out, OP.delTable, table));
+  return true;
+}
