@@ -352,6 +352,22 @@ ipvs.describe('ipvs, traffic', () => {
     expect(await bound()).toContain(CLUSTER_IP);
   });
 
+  test('nobody is refused while the rules are replaced by other rules', async () => {
+    await bring([web(10, [L1, R2], 600), web(11, [L1, R2])]);
+    const load = { concurrency: 2, timeoutMs: 8_000, durationMs: 120_000 };
+    const loads = await Promise.all(
+      (['pod', 'node'] as const).flatMap((from) =>
+        [CLUSTER_IP, '10.200.1.11'].map((to) => world.place(from).load('tcp', to, 9000, load)),
+      ),
+    );
+    for (let round = 0; round < 8; round++) {
+      const node = round % 2 ? NODE : { ...NODE, detector: { by: 'bridge' as const, name: 'cni0' } };
+      await dataplane.apply({ set: [], remove: [], node }, { ...state, node });
+    }
+    for (const one of loads) expect(await one.stop()).toMatchObject({ outcomes: { refused: 0, timeout: 0 } });
+    expect((await dataplane.verify(state)).repaired).toEqual([]);
+  });
+
   test('a first start with services needs no second look, and cleanup leaves nothing', async () => {
     const bare = await bareNamespaces(1);
     try {
