@@ -172,7 +172,6 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
     const added = await this.meetDevice();
     refusals.push(...table.refusals, ...added.problems.map(({ reason }) => ({ service: '', reason })));
     const settled = await this.settle();
-    this.sweepSoon();
     return { operations: table.operations + added.operations + settled, refusals };
   }
 
@@ -194,7 +193,9 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
     const { operations } = await this.services.withdraw(all, now);
     for (const address of this.device.addresses())
       if (!this.uses.has(address) && !this.leaving.has(address)) this.leave(address, gone);
-    return operations + (await this.releaseAddresses());
+    const released = await this.releaseAddresses();
+    this.sweepSoon();
+    return operations + released;
   }
 
   private wantedPools(): WantedPool[] {
@@ -369,10 +370,13 @@ export class IpvsDataplane implements Switchable, Companion, Lingering {
 
   private async sweep(): Promise<void> {
     if (this.closed) return;
-    await this.services.sweep(wantedBy(this.wantedPools()), Date.now());
-    await this.releaseAddresses();
-    await this.unbind(await this.leaving.idle());
-    this.sweepSoon();
+    try {
+      await this.services.sweep(wantedBy(this.wantedPools()), Date.now());
+      await this.releaseAddresses();
+      await this.unbind(await this.leaving.idle());
+    } finally {
+      this.sweepSoon();
+    }
   }
 
   /** One at a time: requests on one socket, and what they change here. */

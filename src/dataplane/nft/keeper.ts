@@ -12,6 +12,7 @@ import type { Address, Family, Protocol } from '../../model/records.ts';
 import { addressSize, type SetLayout } from './layout.ts';
 import { NFPROTO, type NftSocket, withNftSocket } from './native.ts';
 import { NO_OWNER, OP, PackedWriter, PROTOCOL_NUMBER } from './packed.ts';
+import { removeTable } from './remove-table.ts';
 import { applySkeleton } from './skeleton-loader.ts';
 
 export const KEEPER_TABLE = 'triplane-keeper';
@@ -112,17 +113,11 @@ export class Keeper {
 
   /** Takes it away. True: it was there. */
   async remove(): Promise<boolean> {
-    const there = await this.families();
-    await withNftSocket(this.#netns, async (socket) => {
-      for (const family of there) {
-        const out = new PackedWriter();
-        out.u8(OP.delTable);
-        out.u32(NO_OWNER);
-        out.text(KEEPER_TABLE);
-        await commit(socket, family, out);
-      }
+    return withNftSocket(this.#netns, async (socket) => {
+      let there = false;
+      for (const family of FAMILIES) if (await removeTable(socket, family, KEEPER_TABLE)) there = true;
+      return there;
     });
-    return there.length > 0;
   }
 }
 
