@@ -103,7 +103,8 @@ async function dataPath(modes: readonly RunMode[], args: BenchArguments, rival: 
     }
     const { rounds, calls } = args;
     const onRound = (round: number) => say(`data path: round ${round + 1} of ${rounds}`);
-    const { rows, noise } = await measureData(lanes, { rounds, calls, onRound });
+    const { rows, noise, broken } = await measureData(lanes, { rounds, calls, onRound });
+    skipped.push(...broken.map((reason) => ({ mode: 'data path', reason })));
     const evenness = [];
     for (const { lane, mode, services } of lanes)
       if (!isPlain(mode) && services === args.sizes.at(-1))

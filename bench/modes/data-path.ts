@@ -26,6 +26,8 @@ interface Measurement {
   /** The same of `base`, made meanwhile. */
   readonly beside: number[];
   readonly histogram: Map<number, number>;
+  /** Calls without an answer, in all tries. */
+  failed: number;
 }
 
 const KINDS: readonly DataKind[] = ['tcp', 'udp', 'tcp-rr', 'udp-rr', 'stream'];
@@ -77,7 +79,17 @@ function plan(lanes: readonly DataLane[]): Measurement[] {
               one.target.kind === (outside ? 'pod from outside' : 'pod'),
           );
           const histogram = new Map<number, number>();
-          all.push({ in: lane, target, which, kind, base: base ?? null, samples: [], beside: [], histogram });
+          all.push({
+            in: lane,
+            target,
+            which,
+            kind,
+            base: base ?? null,
+            samples: [],
+            beside: [],
+            histogram,
+            failed: 0,
+          });
         }
       }
     }
@@ -115,6 +127,7 @@ function rowOf(one: Measurement): DataRow {
     p99: quiet ? null : us(0.99),
     p999: quiet ? null : us(0.999),
     curve: curveOf(histogram),
+    ...(one.failed > 0 ? { failed: one.failed } : {}),
   };
 }
 
@@ -129,22 +142,41 @@ function callsOf(kind: DataKind, calls: number): number {
   return kind === 'tcp-rr' || kind === 'udp-rr' ? calls * 2 : calls;
 }
 
-/** One sample of it, and one of the same call without a proxy. */
+/** A try in which a call fails is made again, so often. */
+const TRIES = 3;
+
+/** One sample of it, and one of the same call without a proxy. Throws when calls go on to fail. */
 async function sample(one: Measurement, calls: number): Promise<void> {
+  for (let left = TRIES; left > 0; left--) if (await takeSample(one, calls)) return;
+  const { in: lane, kind, target } = one;
+  throw new Error(
+    `${lane.mode}: ${kind} calls to a ${target.kind} of IPv${target.family} fail: ${one.failed}`,
+  );
+}
+
+/** False: calls failed, and nothing is kept but their number. */
+async function takeSample(one: Measurement, calls: number): Promise<boolean> {
+  const histograms: Histogram[] = [];
   const took = { base: 0, own: 0 };
   for (const side of SLICES) {
     const from = side === 'base' ? one.base : one;
     if (!from) continue;
-    const { nanoseconds, histogram } = await from.in.lane.call(
+    const { nanoseconds, failed, histogram } = await from.in.lane.call(
       one.kind,
       from.target,
       Math.ceil(callsOf(one.kind, calls) / 2),
     );
+    if (failed > 0) {
+      from.failed += failed;
+      return false;
+    }
     took[side] += nanoseconds / 2;
-    if (side === 'own') merge(one.histogram, histogram);
+    if (side === 'own') histograms.push(histogram);
   }
+  for (const histogram of histograms) merge(one.histogram, histogram);
   one.samples.push(took.own);
   if (one.base) one.beside.push(took.base);
+  return true;
 }
 
 /** The first round is for warming up. */
@@ -160,13 +192,23 @@ function forget({ samples, beside, histogram }: Measurement): void {
 export async function measureData(
   lanes: readonly DataLane[],
   { rounds, calls, onRound }: DataOptions,
-): Promise<{ rows: DataRow[]; noise: Ratio }> {
-  const all = plan(lanes);
+): Promise<{ rows: DataRow[]; noise: Ratio; broken: string[] }> {
+  let all = plan(lanes);
+  const broken: string[] = [];
+  /** What goes on to fail is named and left out: the rest of an hour is not lost with it. */
+  const attempt = async (one: Measurement) => {
+    try {
+      await sample(one, calls);
+    } catch (error) {
+      broken.push((error as Error).message);
+      all = all.filter((other) => other !== one);
+    }
+  };
   for (let round = -1; round < rounds; round++) {
     for (const kind of KINDS) {
       const some = all.filter((one) => one.kind === kind);
       // Every other round the other way about: what drifts hits all alike.
-      for (const one of round % 2 === 0 ? some : some.toReversed()) await sample(one, calls);
+      for (const one of round % 2 === 0 ? some : some.toReversed()) await attempt(one);
     }
     if (round < 0) all.forEach(forget);
     onRound(round);
@@ -174,5 +216,5 @@ export async function measureData(
   const again = all.filter((one) => one.in !== lanes[0] && one.in.mode === 'none');
   const ratios = again.map((one) => pairedRatioOf(one.beside, one.samples).ratio);
   const noise = { ratio: typical(ratios), low: Math.min(...ratios), high: Math.max(...ratios) };
-  return { rows: all.map(rowOf), noise };
+  return { rows: all.map(rowOf), noise, broken };
 }

@@ -56,6 +56,8 @@ export interface Target {
 export interface CallFigures {
   /** Of one call; of one MiB for 'stream'. */
   readonly nanoseconds: number;
+  /** How many had no answer. With one among them the times say nothing: it was waited for. */
+  readonly failed: number;
   readonly histogram: Histogram;
 }
 
@@ -250,7 +252,6 @@ export class Lane {
     return { address: pod[family]!, port: ECHO_PORT };
   }
 
-  /** Throws when a call failed. */
   async call(kind: LoadKind, target: Target, calls: number): Promise<CallFigures> {
     const { address, port } = this.addressOf(target);
     const inside = target.kind === 'ClusterIP' || target.kind === 'pod';
@@ -262,9 +263,7 @@ export class Lane {
       kind === 'stream' ? port + 1 : port,
       calls,
     );
-    if (failed > 0)
-      throw new Error(`${this.mode}: ${failed} of ${calls} ${kind} calls to ${address} port ${port} failed`);
-    return { nanoseconds: nanoseconds / calls, histogram };
+    return { nanoseconds: nanoseconds / calls, failed, histogram };
   }
 
   /** CLOCK_MONOTONIC, in ns, at which the service's own address was first answered by the backend `id` (1..). */

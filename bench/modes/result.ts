@@ -26,6 +26,8 @@ export interface DataRow extends Ratio {
   readonly p999: number | null;
   /** [latency in us, share of calls up to it], for plots. */
   readonly curve: readonly (readonly [number, number])[];
+  /** Calls that had no answer, and were made again. Absent: none. */
+  readonly failed?: number;
 }
 
 /** How evenly new connections are spread over the backends. */

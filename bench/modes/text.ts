@@ -3,7 +3,7 @@ import { headline } from '../support/quiet.ts';
 import type { Ratio } from '../support/ratio.ts';
 import { formatTable } from '../support/table.ts';
 import { isPlain, titleOf } from './lane-mode.ts';
-import type { DataKind, DataRow, Result } from './result.ts';
+import { type DataKind, type DataRow, dataName, type Result } from './result.ts';
 
 const TITLES: Readonly<Record<DataKind, string>> = {
   tcp: 'TCP: connect, request, answer, close (percentiles: connect)',
@@ -55,6 +55,12 @@ function dataTable(kind: DataKind, rows: readonly DataRow[], noise: Ratio): stri
     ]);
   }
   return formatTable(table);
+}
+
+/** Nothing of it is in the figures: a call without an answer is waited for. */
+function failures({ data }: Result): string {
+  const rows = data.filter(({ failed = 0 }) => failed > 0);
+  return rows.map((row) => `WITHOUT AN ANSWER, and made again: ${row.failed} of ${dataName(row)}\n`).join('');
 }
 
 function evennessTable({ evenness }: Result): string {
@@ -148,6 +154,7 @@ export function resultText(result: Result): string {
     }
   }
   parts.push(
+    failures(result),
     evennessTable(result),
     packetTable(result),
     controlTable(result),
