@@ -5,11 +5,13 @@ import { missingApiServer } from '../../bench/modes/api-server.ts';
 import { parseArguments } from '../../bench/modes/arguments.ts';
 import { calledAmong, clusterIp, clusterObjects, fakeBackends } from '../../bench/modes/cluster.ts';
 import { compareResults, comparisonText, judge, parseResult } from '../../bench/modes/compare.ts';
+import { type DataLane, measureData } from '../../bench/modes/data-path.ts';
 import { escapeText } from '../../bench/modes/escape.ts';
 import { chiSquareTail } from '../../bench/modes/evenness.ts';
 import { exponentOf, fitLine, growthOf } from '../../bench/modes/growth.ts';
 import { resultHtml } from '../../bench/modes/html.ts';
 import { missingTools } from '../../bench/modes/kube-proxy.ts';
+import type { Lane } from '../../bench/modes/lane.ts';
 import { lastLine } from '../../bench/modes/last-words.ts';
 import { barPlot, linePlot } from '../../bench/modes/plot.ts';
 import type { DataRow, Result } from '../../bench/modes/result.ts';
@@ -178,6 +180,36 @@ const RESULT: Result = {
   growth: growthOf([], [row({}), row({ services: 1000 })]),
 };
 
+describe('a call that fails', () => {
+  /** A lane whose calls of this kind fail, so many of them or all. */
+  function lane(mode: 'none' | 'nft', failing: string, times = Number.POSITIVE_INFINITY): DataLane {
+    let left = times;
+    const call = (kind: string) => {
+      const failed = kind === failing && left-- > 0 ? 1 : 0;
+      return Promise.resolve({ nanoseconds: 1000, failed, histogram: new Map([[20, 1]]) });
+    };
+    const fake = { families: [4], call } as unknown as Lane;
+    return { lane: fake, mode, services: mode === 'none' ? 0 : 1 };
+  }
+  const plain = () => [lane('none', ''), lane('none', '')];
+  const options = { rounds: 2, calls: 4, onRound: () => {} };
+
+  test('is made again, and counted', async () => {
+    const { rows, broken } = await measureData([...plain(), lane('nft', 'udp', 2)], options);
+    expect(broken).toEqual([]);
+    expect(rows.reduce((sum, { failed = 0 }) => sum + failed, 0)).toBe(2);
+    expect(rows.filter(({ kind }) => kind === 'udp').every(({ ratio }) => ratio === 1)).toBe(true);
+  });
+
+  test('again and again, leaves out its row and no other', async () => {
+    const { rows, broken } = await measureData([...plain(), lane('nft', 'udp')], options);
+    expect(broken.length).toBeGreaterThan(0);
+    expect(broken[0]).toMatch(/^nft: udp calls to a \w+ of IPv4 fail: 3$/);
+    expect(rows.filter(({ mode, kind }) => mode === 'nft' && kind === 'udp')).toEqual([]);
+    expect(rows.some(({ mode, kind }) => mode === 'nft' && kind === 'tcp')).toBe(true);
+  });
+});
+
 describe('what people see', () => {
   test('the terminal shows every part, and marks what is noise', () => {
     const text = resultText(RESULT);
@@ -186,6 +218,13 @@ describe('what people see', () => {
     expect(text).toMatch(/nft +10 +ClusterIP +last +4 +36.0 +27778 +1.200 +1.100/);
     for (const title of ['spread over backends', 'control path', 'rolling update', 'growth', 'per packet'])
       expect(text).toContain(title);
+  });
+
+  test('calls without an answer are named', () => {
+    const [first, ...rest] = RESULT.data;
+    const text = resultText({ ...RESULT, data: [{ ...first!, failed: 3 }, ...rest] });
+    expect(text).toMatch(/^WITHOUT AN ANSWER, and made again: 3 of .*$/m);
+    expect(resultText(RESULT)).not.toContain('WITHOUT');
   });
 
   test('the page loads nothing and escapes every word', () => {
