@@ -178,16 +178,17 @@ TP_RARE int conn_evict(__u32 index)
 	return 1;
 }
 
-/* The other connection than `except` (both index + 1) that has the same client and backend: one client port used
- * toward two frontends. 0: none. */
-TP_RARE __u32 tuple_holder(const struct packet *p, __u32 backend, __u32 except)
+/* The other connection than `except` (both index + 1) that has the same client and backend, and this port on the client's
+ * side (network order): one client port used toward two frontends. 0: none. Both in one word, HOLDER_ASK(): the frame is full. */
+#define HOLDER_ASK(except, port) ((__u64)(except) << 32 | (__u16)(port))
+TP_RARE __u32 tuple_holder(const struct packet *p, __u32 backend, __u64 ask)
 {
 	struct tp_backend *b = backend_at(backend);
 	__u64 hash;
 
 	if (!p || !b)
 		return 0;
-	hash = tp_hash_pair(tp_knobs.seed, &p->src, p->sport, &b->addr, b->port, p->proto, p->family);
+	hash = tp_hash_pair(tp_knobs.seed, &p->src, (__u16)ask, &b->addr, b->port, p->proto, p->family);
 	for (__u32 try = 0; try < TP_BUCKET_TRIES * TP_BUCKET_SLOTS; try++) {
 		__u64 *slot = pair_slot(hash, try);
 		struct tp_backend *theirs;
@@ -195,11 +196,11 @@ TP_RARE __u32 tuple_holder(const struct packet *p, __u32 backend, __u32 except)
 
 		if (!slot || !*slot)
 			return 0;
-		if (SLOT_TAG(*slot) != SLOT_TAG(hash) || (__u32)*slot == except)
+		if (SLOT_TAG(*slot) != SLOT_TAG(hash) || (__u32)*slot == ask >> 32)
 			continue;
 		c = conn_at(SLOT_INDEX(*slot));
 		theirs = c ? backend_at(c->backend) : NULL;
-		if (!theirs || c->proto != p->proto || c->family != p->family || conn_inner_port(c) != p->sport)
+		if (!theirs || c->proto != p->proto || c->family != p->family || conn_inner_port(c) != (__u16)ask)
 			continue;
 		/* The same pod may be a backend of several services. */
 		if (theirs->port == b->port && same_addr(&theirs->addr, &b->addr, p->family) &&
@@ -224,13 +225,29 @@ static __always_inline int open_pick(struct opening *o, const struct packet *p)
 /* Whether a connection that is not over has the two ends that this one would have. One that is over gives way. */
 static __always_inline int open_shares(const struct opening *o, const struct packet *p)
 {
-	__u32 holder = tuple_holder(p, o->backend, o->retake);
+	__u32 holder = tuple_holder(p, o->backend, HOLDER_ASK(o->retake, p->sport));
 	struct tp_conn *c = holder ? conn_at(holder - 1) : NULL;
 
 	if (!c || (p->proto != IPPROTO_UDP && conn_is_over(c) && conn_evict(holder - 1)))
 		return 0;
 	count(TP_N_TUPLE_TAKEN);
 	return 1;
+}
+
+/* Of a client with a tenth of the NAT ports open toward one backend, one connection in a hundred thousand finds none. */
+#define WISHES 4
+
+/* A connection that goes on from another port of its client's own address: the client itself may talk to the backend from
+ * the one that it wishes for, and has no NAT port for that. Another one, then. */
+static __always_inline void open_wish_again(struct opening *o, const struct packet *p)
+{
+	struct tp_backend *b;
+
+	if (!tuple_holder(p, o->backend, HOLDER_ASK(0, bpf_htons(o->nat.port))))
+		return;
+	b = backend_at(o->backend);
+	if (b)
+		nat_wish(&o->nat, b, 0, p->proto, p->family);
 }
 
 /* A split connection to the backend already picked. */
@@ -253,6 +270,12 @@ TP_RARE int open_split(struct opening *o, const struct packet *p)
 		o->shared = o->origin != FROM_NODE && open_shares(o, p);
 	if (masquerade || o->shared || o->origin == FROM_NODE)
 		nat_wish(&o->nat, b, o->shared ? 0 : p->sport, p->proto, p->family);
+	if (o->shared) {
+		/* Unrolled: a counter finds no room in the frame. */
+#pragma unroll
+		for (int try = 0; try < WISHES; try++)
+			open_wish_again(o, p);
+	}
 	c = open_entry(o, p);
 	if (!c)
 		return V_DROP;

@@ -39,6 +39,7 @@ export const PACKAGES = [
   { name: 'nftables', use: 'look', why: 'nft: tests assert that it can list our table' },
   { name: 'iproute2', use: 'look', why: 'ip and tc: namespaces and devices in tests' },
   { name: 'procps', use: 'look', why: 'ps and sysctl' },
+  { name: 'conntrack', use: 'look', why: 'tests make flows with it' },
   { name: 'iptables', use: 'look', why: "tests make what kube-proxy's iptables mode leaves" },
   { name: 'ipset', use: 'boot', why: "tests make what kube-proxy's ipvs mode leaves", when: onX64 },
   { name: 'ipvsadm', use: 'boot', why: 'that, too', when: onX64 },

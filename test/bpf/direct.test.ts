@@ -104,6 +104,18 @@ root.describe('client ports that come round', () => {
         expect(world.connections()).toHaveLength(2);
       });
 
+      test('by way of two frontends: it goes on from no port from which the client itself speaks', () => {
+        // A tenth of the ports that it may have.
+        for (let port = 61_000; port < 61_450; port++) through(from(CLUSTER_IP[family], 80, 'S', port));
+        for (let port = 40_000; port < 40_060; port++) {
+          through(from(CLUSTER_IP[family], 80, 'S', port));
+          const { out } = through(from(WITHDRAWN[family], 80, 'S', port));
+          expect(out.sport).toBeGreaterThanOrEqual(61_000);
+          const wanted = { src: WITHDRAWN[family], sport: 80, dst: POD[family], dport: port, ...good };
+          expect(home(out)).toMatchObject(wanted);
+        }
+      });
+
       test('the direct one goes on from its port when the other is no more', () => {
         through(from(CLUSTER_IP[family], 80, 'S'));
         const { out } = through(direct());

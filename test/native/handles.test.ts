@@ -162,7 +162,7 @@ describe('arguments', () => {
 
   const bad: [string, unknown[]][] = [
     ['rtDump', []],
-    ['rtDump', ['', 5]],
+    ['rtDump', ['', 6]],
     ['rtDump', ['', -1]],
     ['rtDump', ['', 0.5]],
     ['rtDump', ['', Number.NaN]],

@@ -354,7 +354,7 @@ ipvs.describe('ipvs, traffic', () => {
 
   test('nobody is refused while the rules are replaced by other rules', async () => {
     await bring([web(10, [L1, R2], 600), web(11, [L1, R2])]);
-    const load = { concurrency: 2, timeoutMs: 8_000, durationMs: 120_000 };
+    const load = { concurrency: 2, timeoutMs: 30_000, durationMs: 120_000 };
     const loads = await Promise.all(
       (['pod', 'node'] as const).flatMap((from) =>
         [CLUSTER_IP, '10.200.1.11'].map((to) => world.place(from).load('tcp', to, 9000, load)),
@@ -391,6 +391,8 @@ ipvs.describe('ipvs, traffic', () => {
 
   test('a start reconciles weights, and brings back who was on the way out', async () => {
     await bring([web(10, [L1, R2])]);
+    // What other tests left is nobody's to bring back.
+    await expect.poll(proc, { timeout: 20_000 }).not.toMatch(/Masq +0 /);
     await dataplane.close();
     // As a predecessor may have left it: one backend on its way out, one with a weight of before.
     const rows = await withSocket(async (socket) => {
