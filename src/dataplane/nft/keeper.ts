@@ -7,11 +7,11 @@
  * they are.
  */
 import { formatAddress } from '../../model/address.ts';
-import { TriplaneError } from '../../model/errors.ts';
 import type { Address, Family, Protocol } from '../../model/records.ts';
+import { commitTo } from './commit.ts';
 import { addressSize, type SetLayout } from './layout.ts';
-import { NFPROTO, type NftSocket, withNftSocket } from './native.ts';
-import { NO_OWNER, OP, PackedWriter, PROTOCOL_NUMBER } from './packed.ts';
+import { NFPROTO, withNftSocket } from './native.ts';
+import { NO_OWNER, OP, PROTOCOL_NUMBER } from './packed.ts';
 import { removeTable } from './remove-table.ts';
 import { applySkeleton } from './skeleton-loader.ts';
 
@@ -80,18 +80,19 @@ export class Keeper {
       for (const family of FAMILIES) {
         const own = frontends.filter(({ address }) => address.includes(':') === (family === 6));
         for (let from = 0; from < own.length; from += ELEMENTS_PER_BATCH) {
-          const out = new PackedWriter();
-          for (const { address, port, protocol } of own.slice(from, from + ELEMENTS_PER_BATCH)) {
-            out.u8(OP.addElement);
-            out.u32(NO_OWNER);
-            out.u8(0);
-            out.u8(0);
-            out.address(address);
-            out.protocol(protocol);
-            out.port(port);
-            out.text('');
-          }
-          await commit(socket, family, out);
+          const target = { family, table: KEEPER_TABLE, layouts: LAYOUTS[family] };
+          await commitTo(socket, target, (out) => {
+            for (const { address, port, protocol } of own.slice(from, from + ELEMENTS_PER_BATCH)) {
+              out.u8(OP.addElement);
+              out.u32(NO_OWNER);
+              out.u8(0);
+              out.u8(0);
+              out.address(address);
+              out.protocol(protocol);
+              out.port(port);
+              out.text('');
+            }
+          });
         }
       }
     });
@@ -119,13 +120,6 @@ export class Keeper {
       return there;
     });
   }
-}
-
-async function commit(socket: NftSocket, family: Family, out: PackedWriter): Promise<void> {
-  const answer = await socket.commit(NFPROTO[family], KEEPER_TABLE, LAYOUTS[family], out.take(), false);
-  const errno = answer.errno || answer.refused.map((one) => one.errno).join(', ');
-  if (errno === '' || errno === 'ENOENT') return;
-  throw new TriplaneError('TP_KERNEL_REFUSED', `the kernel refused a change of ${KEEPER_TABLE} (${errno})`);
 }
 
 const PROTOCOL_OF = new Map<number, Protocol>(

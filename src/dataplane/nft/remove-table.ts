@@ -1,9 +1,9 @@
 /** Takes a table out of the kernel. */
-import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
 import { writeNamed, writeTableFlags } from './chains.ts';
+import { commitTo } from './commit.ts';
 import { NFPROTO, type NftSocket } from './native.ts';
-import { OP, PackedWriter } from './packed.ts';
+import { OP } from './packed.ts';
 
 /** NFT_TABLE_F_DORMANT of linux/netfilter/nf_tables.h. */
 const DORMANT = 1;
@@ -19,15 +19,9 @@ const DORMANT = 1;
 export async function removeTable(socket: NftSocket, family: Family, table: string): Promise<boolean> {
   const { tableFlags } = await socket.dumpNames(NFPROTO[family], table);
   if (tableFlags < 0) return false;
-  const commit = async (write: (out: PackedWriter) => void) => {
-    const out = new PackedWriter();
-    write(out);
-    const answer = await socket.commit(NFPROTO[family], table, [], out.take(), false);
-    const errno = answer.errno || answer.refused.map((one) => one.errno).join(', ');
-    if (errno === '' || errno === 'ENOENT') return;
-    throw new TriplaneError('TP_KERNEL_REFUSED', `the kernel refused to remove ${table} (${errno})`);
-  };
-  if ((tableFlags & DORMANT) === 0) await commit((out) => writeTableFlags(out, table, tableFlags | DORMANT));
-  await commit((out) => writeNamed(out, OP.delTable, table));
+  const target = { family, table };
+  if ((tableFlags & DORMANT) === 0)
+    await commitTo(socket, target, (out) => writeTableFlags(out, table, tableFlags | DORMANT));
+  await commitTo(socket, target, (out) => writeNamed(out, OP.delTable, table));
   return true;
 }

@@ -21,7 +21,7 @@ export class IpvsSubject extends NamespaceSubject {
   readonly mode = 'ipvs';
   /** Nor does kube-proxy: IPVS takes what comes from a backend for an answer, whoever asked. */
   override readonly twins = false;
-  protected override readonly settleMs = 3_000 * SLOWNESS;
+  protected override readonly settleMs = 3000 * SLOWNESS;
   /** Addresses that services have or had: the node's own until their connections have ended (docs/ipvs.md). */
   readonly #own = new Set<string>();
 
