@@ -203,6 +203,12 @@ export class Handover implements Dataplane {
     });
   }
 
+  /** Of the one in charge; where that is another one in the end, nothing is known of it. */
+  survey(): Promise<boolean> | null {
+    const current = this.#current;
+    return current.survey?.()?.then((same) => same && current === this.#current) ?? null;
+  }
+
   verify(state: DesiredState): Promise<VerifyResult> {
     return this.#alone(() => this.#current.verify(state));
   }

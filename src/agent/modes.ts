@@ -18,7 +18,7 @@ export interface EbpfConfig {
   /** '': the root of cgroup v2. */
   readonly cgroupRoot: string;
   readonly socketLb: 'all' | 'host' | 'off';
-  readonly xdp: 'native' | 'generic' | 'off';
+  readonly xdp: 'auto' | 'native' | 'generic' | 'off';
   readonly xdpForward: 'auto' | 'always' | 'never';
   readonly bpfServicesMax: number;
   readonly bpfBackendsMax: number;

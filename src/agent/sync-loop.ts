@@ -11,6 +11,7 @@ import type { StaleFlow } from '../model/conntrack.ts';
 import { type ErrorCode, TriplaneError } from '../model/errors.ts';
 import type { Family, ObjectKey } from '../model/records.ts';
 import { Pace } from '../node/pace.ts';
+import { Comparing } from './comparing.ts';
 import { Pending } from './pending.ts';
 import type { FamilyProgress, Log, SyncEvent } from './status.ts';
 
@@ -27,11 +28,6 @@ const NEVER = Number.POSITIVE_INFINITY;
  * comes sooner is cleared together.
  */
 const CLEAR_RESTS = 20;
-/**
- * A change that comes during a comparison waits for its end (1.7 s with 100,000 endpoints on a slow machine). By the clock, which
- * is there for what nobody tells of, no more than one in two hundred is to meet one.
- */
-const COMPARE_RESTS = 200;
 
 export interface SyncTimes {
   /** Between two applications of changes, at least. 0: none. */
@@ -89,9 +85,7 @@ export class SyncLoop {
   private timer: NodeJS.Timeout | undefined;
   private timerDueMs = NEVER;
   private verifyTimer: NodeJS.Timeout | undefined;
-  /** Somebody may have changed what is ours: rest or not. */
-  private mustCompare = false;
-  private readonly comparePace = new Pace({ rests: COMPARE_RESTS });
+  private readonly comparing = new Comparing(() => this.verifyAfter(0));
   private retryMs = 0;
   private retryDueMs = -NEVER;
   private lastAppliedMs = -NEVER;
@@ -145,7 +139,7 @@ export class SyncLoop {
   /** Somebody else may have changed our objects, or it is time to look. */
   verifySoon(): void {
     if (!this.open) return;
-    this.mustCompare = true;
+    this.comparing.ask();
     this.verifyAfter(VERIFY_DEBOUNCE_MS);
   }
 
@@ -176,6 +170,7 @@ export class SyncLoop {
     clearTimeout(this.timer);
     clearInterval(this.verifyTimer);
     await this.running;
+    await this.comparing.ended();
     if (this.clearDueMs !== NEVER) await this.clearFlows([]);
   }
 
@@ -337,12 +332,8 @@ export class SyncLoop {
     const { state } = this.parts.model;
     await this.clearFlows([]);
     await this.retryRefused();
-    // Where less than a period of rest is left, the clock's next turn would be later than need be.
-    if (this.mustCompare || this.comparePace.restMs < this.times.syncPeriodMs) {
-      this.mustCompare = false;
-      const { repaired } = await this.comparePace.turn(() => this.dataplane.verify(state));
-      if (repaired.length > 0) this.parts.onRepair(repaired);
-    }
+    const repaired = await this.comparing.turn(this.dataplane, state, this.times.syncPeriodMs);
+    if (repaired.length > 0) this.parts.onRepair(repaired);
     if (this.oldestQueuedMs === 0) this.lastSyncedMs = Date.now();
   }
 

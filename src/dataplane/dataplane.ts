@@ -93,6 +93,11 @@ export interface Dataplane {
   start(state: DesiredState): Promise<ApplyResult>;
   /** Brings the kernel from the state after the last call to the one after `change`. Never called before start() is done. */
   apply(change: DesiredChange, state: DesiredState): Promise<ApplyResult>;
+  /**
+   * Whether the kernel holds what was applied, asked beside other calls, which it does not hold up; changes nothing. False: it does
+   * not, or so much changed meanwhile that only verify() can tell. null, or not there: only verify() can in any case.
+   */
+  survey?(): Promise<boolean> | null;
   /** Compares the kernel with what was applied and repairs what differs. */
   verify(state: DesiredState): Promise<VerifyResult>;
   /** What the mode got of what it can do without, as of now. Not there: the mode needs all that it uses. */

@@ -409,6 +409,79 @@ describe('comparing with the kernel', () => {
     expect(bench.fake.callsOf('verify')).toHaveLength(3);
   });
 
+  describe('beside changes, where the dataplane can', () => {
+    async function surveyed(): Promise<Bench> {
+      const bench = new Bench({ minSyncPeriodMs: 0, syncPeriodMs: 1_000_000 });
+      bench.fake.surveyMs = 1000;
+      bench.set(web('a', 1), pods('a', '10.10.1.1'), web('b', 2), pods('b', '10.10.1.1'));
+      bench.loop.begin();
+      await pass(5);
+      return bench;
+    }
+
+    test('nothing is repaired where nothing differs, and changes do not wait', async () => {
+      const bench = await surveyed();
+      bench.loop.verifySoon();
+      await pass(900);
+      bench.set(web('c', 3), pods('c', '10.10.1.1'));
+      await pass(5);
+      bench.expectInSync();
+      expect(bench.fake.callsOf('survey')).toEqual([]);
+      // So much changed meanwhile that only a comparison between changes can tell.
+      await pass(5000);
+      expect(bench.fake.calls.map(({ what }) => what)).toEqual(['start', 'apply', 'survey', 'verify']);
+      bench.loop.verifySoon();
+      await pass(5000);
+      expect(bench.fake.calls.map(({ what }) => what).slice(4)).toEqual(['survey']);
+      expect(bench.repairs).toEqual([]);
+    });
+
+    test('drift is repaired and told', async () => {
+      const bench = await surveyed();
+      bench.fake.flush();
+      bench.loop.verifySoon();
+      await pass(5000);
+      expect(bench.repairs).toEqual([['default/a', 'default/b']]);
+      bench.expectInSync();
+    });
+
+    test('what is asked for during one is looked at by the next', async () => {
+      const bench = await surveyed();
+      bench.loop.verifySoon();
+      await pass(500);
+      expect(bench.fake.callsOf('survey')).toEqual([]);
+      for (let n = 0; n < 10; n++) bench.loop.verifySoon();
+      await pass(1000);
+      // The first has ended, and looked before this.
+      bench.fake.flush();
+      await pass(5000);
+      expect(bench.fake.callsOf('survey')).toHaveLength(2);
+      expect(bench.repairs).toEqual([['default/a', 'default/b']]);
+      bench.expectInSync();
+    });
+
+    test('does not starve under changes without end, and the loop ends with it', async () => {
+      const bench = await surveyed();
+      bench.fake.held.delete('default/b');
+      bench.loop.verifySoon();
+      for (let n = 0; n < 3000; n++) {
+        bench.set(pods('a', `10.10.1.${(n % 200) + 2}`));
+        await pass(1);
+      }
+      expect(bench.fake.held.has('default/b')).toBe(true);
+      expect(bench.fake.callsOf('apply').length).toBeGreaterThan(500);
+      bench.loop.verifySoon();
+      await pass(500);
+      const stopped = bench.loop.stop();
+      await pass(1000);
+      await stopped;
+      await bench.fake.close();
+      await pass(5000);
+      expect(bench.fake.breaches).toEqual([]);
+      expect(bench.fake.callsOf('verify')).toHaveLength(1);
+    });
+  });
+
   test('a period that is changed counts from now on', async () => {
     const bench = new Bench({ minSyncPeriodMs: 0, syncPeriodMs: 1_000_000 });
     bench.loop.begin();

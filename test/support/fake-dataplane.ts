@@ -7,7 +7,7 @@ import type { DesiredChange, DesiredNode, DesiredService, DesiredState } from '.
 import type { ObjectKey } from '../../src/model/records.ts';
 
 export interface FakeCall {
-  readonly what: 'start' | 'apply' | 'verify';
+  readonly what: 'start' | 'apply' | 'verify' | 'survey';
   /** performance.now(). */
   readonly beganMs: number;
   readonly endedMs: number;
@@ -31,6 +31,8 @@ export class FakeDataplane implements Dataplane {
   error: () => Error = () => new Error('the fake kernel fails, as the test wants it');
   /** How long each call takes. */
   slownessMs = 0;
+  /** How long a survey takes; null: there is none. */
+  surveyMs: number | null = null;
   closed = false;
   #busy: FakeCall['what'] | '' = '';
   /** The last call that changes something went well: apply() and verify() may build on it. */
@@ -89,6 +91,27 @@ export class FakeDataplane implements Dataplane {
       this.node = this.#appliedNode;
       return { repaired };
     });
+  }
+
+  survey(): Promise<boolean> | null {
+    return this.surveyMs === null ? null : this.#survey(this.surveyMs);
+  }
+
+  async #survey(lengthMs: number): Promise<boolean> {
+    this.#must(!this.closed, 'survey() after close()');
+    const beganMs = performance.now();
+    const isSame = () => Array.from(this.#applied).every(([key, wanted]) => this.held.get(key) === wanted);
+    const wasSame = isSame();
+    await new Promise((resolve) => setTimeout(resolve, lengthMs));
+    const isSteady = this.callsOf('start', 'apply').every(({ endedMs }) => endedMs <= beganMs);
+    this.calls.push({
+      what: 'survey',
+      beganMs,
+      endedMs: performance.now(),
+      outcome: 'done',
+      keys: [],
+    });
+    return isSteady && wasSame && isSame() && this.held.size === this.#applied.size;
   }
 
   async close(): Promise<void> {

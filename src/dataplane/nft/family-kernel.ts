@@ -75,6 +75,8 @@ export class FamilyKernel {
   readonly companion: Companion | undefined;
   /** By set: the sum over the elements that the kernel should hold. */
   sums: BigUint64Array;
+  /** Begins and ends of commits, counted: who looks meanwhile may see neither what was nor what is to be. */
+  commits = 0;
 
   constructor(family: Family, socket: NftSocket, kind: TableKind = {}) {
     const { scheme = NFT_SCHEME, name = scheme.table, companion } = kind;
@@ -234,8 +236,19 @@ export class FamilyKernel {
     return bad;
   }
 
-  private commit(bytes: Buffer, messages: 'shared' | 'single'): Promise<CommitAnswer> {
-    return this.socket.commit(this.proto, this.name, this.table.layouts, bytes, messages === 'single');
+  private async commit(bytes: Buffer, messages: 'shared' | 'single'): Promise<CommitAnswer> {
+    this.commits++;
+    try {
+      return await this.socket.commit(
+        this.proto,
+        this.name,
+        this.table.layouts,
+        bytes,
+        messages === 'single',
+      );
+    } finally {
+      this.commits++;
+    }
   }
 
   /**

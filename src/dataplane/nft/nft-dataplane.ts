@@ -1,5 +1,4 @@
 /** The nft mode: nftables carries the traffic. See docs/nft.md for the layout and why it is so. */
-import { setTimeout as sleep } from 'node:timers/promises';
 import type { DesiredChange, DesiredNode, DesiredService, DesiredState } from '../../model/desired.ts';
 import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
@@ -16,13 +15,14 @@ import type {
 import { NO_TRAFFIC, type TrafficReader, type TrafficSettings } from '../traffic.ts';
 import { adoptTable } from './adopt.ts';
 import { readAffinities, writeAffinities } from './affinities.ts';
-import { parsePickChain, pickChainRules, writeNamed, writeTableFlags } from './chains.ts';
+import { writeNamed, writeTableFlags } from './chains.ts';
+import { Comparison } from './comparison.ts';
 import { type Companion, FamilyKernel, type OwnerChange } from './family-kernel.ts';
 import { Keeper } from './keeper.ts';
-import { asTriplaneError, goneMeanwhile } from './kernel-errors.ts';
-import { comparableSets, hasAllSets, staticDigest } from './kernel-image.ts';
+import { asTriplaneError } from './kernel-errors.ts';
+import { staticDigest } from './kernel-image.ts';
 import { KernelRemains } from './kernel-remains.ts';
-import { GUARD_CHECK, MARKER_PREFIX, shortHash } from './layout.ts';
+import { MARKER_PREFIX, shortHash } from './layout.ts';
 import {
   type NameAnswer,
   NFPROTO,
@@ -30,6 +30,7 @@ import {
   type NftSocket,
   openNftMonitor,
   openNftSocket,
+  withNftSocket,
 } from './native.ts';
 import { OP } from './packed.ts';
 import { areTablesThere } from './presence.ts';
@@ -40,9 +41,6 @@ import { NftTraffic } from './traffic.ts';
 
 /** A change of so many services is made without the kernel telling us of our own elements one by one. */
 const QUIET_FROM_SERVICES = 200;
-
-const LOOKS_MAX = 3;
-const LOOK_AGAIN_MS = 50;
 
 export interface NftOptions {
   /** Path of the network namespace; '': the current one. */
@@ -62,6 +60,7 @@ export class NftDataplane implements Switchable {
   private readonly netns: string;
   private readonly onForeignChange: () => void;
   private readonly socket: NftSocket;
+  private readonly comparison: Comparison;
   private readonly monitor: NftMonitor;
   private kernels: FamilyKernel[] = [];
   private node: DesiredNode | null = null;
@@ -84,6 +83,7 @@ export class NftDataplane implements Switchable {
     } catch (error) {
       throw asTriplaneError(error);
     }
+    this.comparison = new Comparison(this.socket, this.markerOf);
   }
 
   /** Most of what an empty kernel costs is the process that loads the skeleton. */
@@ -167,7 +167,9 @@ export class NftDataplane implements Switchable {
     for (const family of FAMILIES) {
       const kernel = this.kernelOf(family, this.scheme.table);
       const names = await this.names(family, this.scheme.table);
-      const adopted = (await this.isOurs(kernel, names)) ? await this.adopt(kernel, names, changes) : null;
+      const adopted = (await this.comparison.isOurs(kernel, names))
+        ? await this.adopt(kernel, names, changes)
+        : null;
       if (!adopted) {
         missing.push(family);
         continue;
@@ -209,16 +211,9 @@ export class NftDataplane implements Switchable {
     });
   }
 
-  /** Awake, of this very skeleton, and with its static rules untouched. */
-  private async isOurs(kernel: FamilyKernel, names: NameAnswer): Promise<boolean> {
-    if (names.tableFlags !== 0 || !hasAllSets(kernel.table.layouts, names)) return false;
-    const rules = await this.socket.dumpRules(kernel.proto, this.scheme.table);
-    return names.chains.includes(this.marker(kernel.family, staticDigest(names, rules)));
-  }
-
-  private marker(family: Family, digest: string): string {
+  private readonly markerOf = ({ family }: FamilyKernel, digest: string): string => {
     return `${MARKER_PREFIX}${shortHash(this.scheme.skeleton(this.scheme.table, family, this.node!.detector))}-${digest}`;
-  }
+  };
 
   private async build(
     families: readonly Family[],
@@ -255,7 +250,7 @@ export class NftDataplane implements Switchable {
         await this.names(family, table),
         await this.socket.dumpRules(kernel.proto, table),
       );
-      await kernel.must((out) => writeNamed(out, OP.addChain, this.marker(family, digest)));
+      await kernel.must((out) => writeNamed(out, OP.addChain, this.markerOf(kernel, digest)));
       const result = await kernel.apply(changes);
       const otherExists = (await this.names(family, other)).tableFlags >= 0;
       await kernel.must((out) => {
@@ -312,11 +307,31 @@ export class NftDataplane implements Switchable {
     }
   }
 
+  /** By a socket of its own. */
+  survey(): Promise<boolean> {
+    const looking = withNftSocket(this.netns, (socket) =>
+      this.isAllSame(new Comparison(socket, this.markerOf)),
+    );
+    this.surveying = looking.then(
+      () => {},
+      () => {},
+    );
+    return looking;
+  }
+  private surveying: Promise<void> = Promise.resolve();
+
+  private async isAllSame(comparison: Comparison): Promise<boolean> {
+    const { kernels } = this;
+    for (const kernel of kernels) if (!(await comparison.isSame(kernel))) return false;
+    // Made anew meanwhile, others count.
+    return kernels === this.kernels && (await this.counting.isAsMade());
+  }
+
   async verify(state: DesiredState): Promise<VerifyResult> {
     const repaired: string[] = [];
     for (const kernel of this.kernels) {
       await kernel.deleteIdleChains();
-      const found = await this.differences(kernel).catch(goneMeanwhile);
+      const found = await this.comparison.differences(kernel);
       repaired.push(...found.map((what) => `IPv${kernel.family}: ${what}`));
     }
     if (repaired.length > 0) await this.start(state);
@@ -324,58 +339,9 @@ export class NftDataplane implements Switchable {
     return { repaired };
   }
 
-  private async differences(kernel: FamilyKernel): Promise<string[]> {
-    const names = await this.names(kernel.family, this.scheme.table);
-    if (names.tableFlags < 0) return ['the table was gone'];
-    if (!(await this.isOurs(kernel, names))) return ['chains, rules or sets were changed'];
-    const found: string[] = [];
-    const { picks } = kernel.table;
-    const inUse = new Set(picks.inUse());
-    for (const name of inUse) if (!names.chains.includes(name)) found.push(`chain ${name} was gone`);
-    for (const name of names.chains) {
-      if (parsePickChain(name) && !inUse.has(name) && !picks.idle.has(name))
-        found.push(`chain ${name} is not used`);
-    }
-    found.push(...(await this.changedChains(kernel)));
-    for (const set of comparableSets(kernel.table.layouts, names)) {
-      if (!(await this.holdsExpected(kernel, set)))
-        found.push(`elements of ${kernel.table.layouts[set]!.name} were changed`);
-    }
-    return found;
-  }
-
-  /** Chains outside of the static rules, by their number of rules: what a flush or an added rule changes. */
-  private async changedChains(kernel: FamilyKernel): Promise<string[]> {
-    const { picks } = kernel.table;
-    const wanted = new Map(
-      picks.inUse().map((name) => [name, pickChainRules(kernel.family, parsePickChain(name)!)]),
-    );
-    wanted.set(GUARD_CHECK, kernel.table.rangeLengths().length + 1);
-    for (const { chain } of await this.socket.dumpRules(kernel.proto, this.scheme.table)) {
-      const left = wanted.get(chain);
-      if (left !== undefined) wanted.set(chain, left - 1);
-    }
-    return [...wanted].filter(([, left]) => left !== 0).map(([name]) => `rules of ${name} were changed`);
-  }
-
-  /** A dump that meets a hash table while it grows may show elements twice or not at all: look again before believing it. */
-  private async holdsExpected(kernel: FamilyKernel, set: number): Promise<boolean> {
-    for (let look = 0; look < LOOKS_MAX; look++) {
-      if (look > 0) await sleep(LOOK_AGAIN_MS);
-      const answer = await this.socket.dumpElements(
-        kernel.proto,
-        this.scheme.table,
-        kernel.table.layouts,
-        set,
-        true,
-      );
-      if (answer.strange === 0 && answer.sum === kernel.sums[set]) return true;
-    }
-    return false;
-  }
-
   async close(): Promise<void> {
     (await this.takeChild())?.end();
+    await this.surveying;
     this.monitor.close();
     this.socket.close();
   }

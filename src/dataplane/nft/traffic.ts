@@ -102,6 +102,14 @@ export class NftTraffic implements TrafficReader {
     return broken.map((family) => `IPv${family}: the table that counts traffic was gone or another one`);
   }
 
+  /** Whether nothing is there to repair. */
+  isAsMade(): Promise<boolean> {
+    return this.#inTurn(async (socket) => {
+      for (const family of this.#digests.keys()) if (!(await this.#isAsMade(socket, family))) return false;
+      return true;
+    });
+  }
+
   /** With every rule that it was made with, and no other. */
   async #isAsMade(socket: NftSocket, family: Family): Promise<boolean> {
     const names = await socket.dumpNames(NFPROTO[family], TRAFFIC_TABLE);

@@ -44,8 +44,10 @@ networks.describe('nft, others at our tables', () => {
   }
 
   async function expectRepaired(state: DesiredState): Promise<void> {
+    expect(await dataplane.survey()).toBe(false);
     expect((await dataplane.verify(state)).repaired).not.toEqual([]);
     expect((await dataplane.verify(state)).repaired).toEqual([]);
+    expect(await dataplane.survey()).toBe(true);
   }
 
   test.each([
@@ -87,6 +89,57 @@ networks.describe('nft, others at our tables', () => {
       expect((await dataplane.verify(STATE)).repaired).toEqual([]);
       expect(await tableLines(netns)).toEqual(before);
     }
+  });
+
+  test('a survey holds up no change, is not deceived by changes, and sees what somebody else does meanwhile', async () => {
+    const many = Array.from({ length: 250 }, (_, n) => web(n, A, n % 3 ? 0 : 60));
+    let state = stateOf(many, NODE);
+    await dataplane.start(state);
+    const change = async (n: number) => {
+      const next = stateOf(many.with(n % many.length, web(n % many.length, A.slice(n % 3))), NODE);
+      await dataplane.apply(changeBetween(state, next), next);
+      state = next;
+    };
+    let changesBeside = 0;
+    let changes = 0;
+    for (let round = 0; round < 5; round++) {
+      let isOver = false;
+      const survey = dataplane.survey().finally(() => {
+        isOver = true;
+      });
+      for (; !isOver; changesBeside++) await change(changes++);
+      await survey;
+      expect(await dataplane.survey()).toBe(true);
+    }
+    expect(changesBeside).toBeGreaterThan(5);
+    await nft('add element ip triplane unanswered { 10.200.1.99 . tcp . 1 }');
+    let isOver = false;
+    const survey = dataplane.survey().finally(() => {
+      isOver = true;
+    });
+    while (!isOver) await change(changes++);
+    expect(await survey).toBe(false);
+    await expectRepaired(state);
+  });
+
+  test('a survey of tables that go, or are made anew, says no and fails nobody', async () => {
+    await dataplane.start(STATE);
+    const other = { ...NODE, detector: { by: 'bridge' as const, name: 'cni0' } };
+    for (let round = 0; round < 6; round++) {
+      const survey = dataplane.survey();
+      const node = round % 2 ? NODE : other;
+      const state = stateOf([...STATE.services.values()], node);
+      await dataplane.apply({ set: [], remove: [], node }, state);
+      expect(await survey).toBeTypeOf('boolean');
+      expect(await dataplane.survey()).toBe(true);
+    }
+    const survey = dataplane.survey();
+    await nft('flush ruleset');
+    expect(await survey).toBeTypeOf('boolean');
+    expect(await dataplane.survey()).toBe(false);
+    const last = dataplane.survey();
+    await dataplane.close();
+    expect(await last).toBe(false);
   });
 
   test('the largest pool there is, with affinity, is written', async () => {

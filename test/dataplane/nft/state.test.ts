@@ -41,6 +41,7 @@ networks.describe('nft, state without traffic', () => {
       expect((await dataplane.start(first)).refusals).toEqual([]);
       for (const [change, state] of steps)
         expect((await dataplane.apply(change, state)).refusals).toEqual([]);
+      expect(await dataplane.survey()).toBe(true);
       expect((await dataplane.verify(last)).repaired).toEqual([]);
       expect(await second.start(last)).toEqual({ operations: 0, refusals: [] });
       expect((await second.verify(last)).repaired).toEqual([]);
