@@ -25,6 +25,7 @@ import { measureRolling } from './modes/rolling.ts';
 import { resultText } from './modes/text.ts';
 import { measurePackets } from './per-packet/measure.ts';
 import { describeMachine, headline, lookForQuiet } from './support/quiet.ts';
+import { UNKNOWN } from './support/ratio.ts';
 
 type Skipped = { readonly mode: string; readonly reason: string };
 
@@ -182,10 +183,9 @@ async function measure(args: BenchArguments, keep: (result: Result) => void): Pr
   const machine = describeMachine();
   const quietness = await lookForQuiet(QUIET_PATIENCE_MS);
   say(headline(machine, quietness));
-  const none = { ratio: Number.NaN, low: Number.NaN, high: Number.NaN };
   let result: Result = {
     ...{ format: FORMAT, program: version(), startedAt: new Date().toISOString(), seconds: 0 },
-    ...{ machine, quietness, skipped: [], noise: none, data: [], evenness: [], perPacket: [] },
+    ...{ machine, quietness, skipped: [], noise: UNKNOWN, data: [], evenness: [], perPacket: [] },
     ...{ source: args.kubeProxy === null ? 'manifests' : 'API server', control: [], rolling: [], growth: [] },
   };
   const take = ({ skipped = [], ...part }: Partial<Result>) => {

@@ -1,7 +1,7 @@
 /** What a call costs in each lane, beside the same call through plain routing. */
 import type { Family } from '../../src/model/records.ts';
 import { type Histogram, histogramQuantile, merge, middleOf } from '../support/histogram.ts';
-import { pairedRatioOf, type Ratio, typical } from '../support/ratio.ts';
+import { pairedRatioOf, type Ratio, typical, UNKNOWN } from '../support/ratio.ts';
 import { calledAmong } from './cluster.ts';
 import type { Lane, Target } from './lane.ts';
 import { isPlain, type LaneMode } from './lane-mode.ts';
@@ -145,17 +145,22 @@ function callsOf(kind: DataKind, calls: number): number {
 /** A try in which a call fails is made again, so often. */
 const TRIES = 3;
 
-/** One sample of it, and one of the same call without a proxy. Throws when calls go on to fail. */
+/** One sample of it, and one of the same call without a proxy. Throws when calls go on to fail, of whichever of the two. */
 async function sample(one: Measurement, calls: number): Promise<void> {
-  for (let left = TRIES; left > 0; left--) if (await takeSample(one, calls)) return;
-  const { in: lane, kind, target } = one;
+  let failing: Measurement | null = one;
+  for (let left = TRIES; left > 0 && failing; left--) failing = await takeSample(one, calls);
+  if (!failing) return;
+  const { in: lane, kind, target, failed } = failing;
+  const what = `${kind} calls to a ${target.kind} of IPv${target.family}`;
   throw new Error(
-    `${lane.mode}: ${kind} calls to a ${target.kind} of IPv${target.family} fail: ${one.failed}`,
+    failing === one
+      ? `${lane.mode}: ${what} fail: ${failed}`
+      : `${one.in.mode}: left out, since without a proxy ${what} fail: ${failed}`,
   );
 }
 
-/** False: calls failed, and nothing is kept but their number. */
-async function takeSample(one: Measurement, calls: number): Promise<boolean> {
+/** Whose calls failed, of which nothing is kept but their number; null: none did. */
+async function takeSample(one: Measurement, calls: number): Promise<Measurement | null> {
   const histograms: Histogram[] = [];
   const took = { base: 0, own: 0 };
   for (const side of SLICES) {
@@ -168,7 +173,7 @@ async function takeSample(one: Measurement, calls: number): Promise<boolean> {
     );
     if (failed > 0) {
       from.failed += failed;
-      return false;
+      return from;
     }
     took[side] += nanoseconds / 2;
     if (side === 'own') histograms.push(histogram);
@@ -176,7 +181,7 @@ async function takeSample(one: Measurement, calls: number): Promise<boolean> {
   for (const histogram of histograms) merge(one.histogram, histogram);
   one.samples.push(took.own);
   if (one.base) one.beside.push(took.base);
-  return true;
+  return null;
 }
 
 /** The first round is for warming up. */
@@ -215,6 +220,9 @@ export async function measureData(
   }
   const again = all.filter((one) => one.in !== lanes[0] && one.in.mode === 'none');
   const ratios = again.map((one) => pairedRatioOf(one.beside, one.samples).ratio);
-  const noise = { ratio: typical(ratios), low: Math.min(...ratios), high: Math.max(...ratios) };
+  const noise =
+    ratios.length === 0
+      ? UNKNOWN
+      : { ratio: typical(ratios), low: Math.min(...ratios), high: Math.max(...ratios) };
   return { rows: all.map(rowOf), noise, broken };
 }

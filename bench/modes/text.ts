@@ -144,7 +144,9 @@ export function resultText(result: Result): string {
     result.skipped.map(({ mode, reason }) => `not measured: ${mode}: ${reason}\n`).join(''),
   ];
   if (result.data.length > 0) {
-    const band = `${noise.low.toFixed(3)}..${noise.high.toFixed(3)}`;
+    const band = Number.isFinite(noise.low)
+      ? `${noise.low.toFixed(3)}..${noise.high.toFixed(3)}`
+      : 'not known';
     parts.push(
       `Ratios are to the same call through plain routing in the same rounds. Plain routing against itself: ${band};\n~ marks what is within that noise. Both ends and the node share one processor, so time is work.\n`,
     );

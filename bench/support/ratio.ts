@@ -8,6 +8,9 @@ export interface Ratio {
   readonly high: number;
 }
 
+/** Of something that was not measured. */
+export const UNKNOWN: Ratio = { ratio: Number.NaN, low: Number.NaN, high: Number.NaN };
+
 const RESAMPLES = 400;
 
 /** Lower quartile: what others on the machine take away can only make a call slower. */
