@@ -23,7 +23,8 @@ import { skipUnless } from '../support/skip.ts';
 import { buildProgram, eventually, statusOf, triplane } from './support/node.ts';
 
 const root = skipUnless(privilege() === 'root', 'needs root');
-const ARGS = ['--proxy-mode', 'ebpf'];
+/** XDP as well, which by itself keeps off veth. */
+const ARGS = ['--proxy-mode', 'ebpf', '--xdp', 'native'];
 
 root.describe('ebpf agents', () => {
   let lab: Lab;

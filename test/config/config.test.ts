@@ -202,7 +202,7 @@ const BAD: readonly (readonly [string, string, RegExp])[] = [
   ['ipvs-udp-timeout', '-1s', /0 or more/],
   ['cgroup-root', 'relative', /absolute/],
   ['socket-lb', 'pods', /all, host, off/],
-  ['xdp', 'fast', /native, generic, off/],
+  ['xdp', 'fast', /auto, native, generic, off/],
   ['xdp-forward', 'yes', /auto, always, never/],
   ['bpf-root', '/sys/fs/bpf/a.b', /without a dot/],
   ['bpf-root', 'x', /absolute/],

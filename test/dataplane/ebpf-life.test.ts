@@ -282,6 +282,25 @@ root.describe('the ebpf dataplane', () => {
     expect((await start(stateOf(A))).result.operations).toBeLessThanOrEqual(1);
   });
 
+  test('XDP that costs others more than it gains goes from where a predecessor had it, and its device says why', async () => {
+    const { dataplane: first } = await start(stateOf(A));
+    const xdp = () => attached().filter(({ name }) => name.startsWith('xdp_'));
+    const others = attached().filter(({ name }) => !name.startsWith('xdp_'));
+    expect(xdp().length).toBeGreaterThan(0);
+    await first.close();
+    const { dataplane } = await start(stateOf(A), { xdp: 'auto' });
+    expect(xdp()).toEqual([]);
+    expect(attached().map(({ link }) => link)).toEqual(others.map(({ link }) => link));
+    const degrees = dataplane.degrees().filter(({ feature }) => feature === 'xdp');
+    expect(degrees.length).toBeGreaterThan(0);
+    for (const degree of degrees)
+      expect(degree).toMatchObject({ got: 'none', reason: expect.stringMatching(/veth.*; served at tc$/) });
+    expect((await dataplane.verify(stateOf(A))).repaired).toEqual([]);
+    await dataplane.close();
+    await start(stateOf(A), { xdp: 'native' });
+    expect(xdp().length).toBeGreaterThan(0);
+  });
+
   test('devices are followed as they come and go', async () => {
     await start(stateOf(A));
     const before = attached().length;

@@ -187,7 +187,8 @@ export class SwitchWorld {
   }
 
   startAgent(mode: Mode, args: readonly string[] = [], options: AgentOptions = {}): Promise<Agent> {
-    const all = ['--proxy-mode', mode, ...(this.#spec.args ?? []), ...args];
+    // XDP as well, which by itself keeps off veth: more that a switch can break.
+    const all = ['--proxy-mode', mode, '--xdp', 'native', ...(this.#spec.args ?? []), ...args];
     return this.lab.startAgent('n1', { readyMs: READY_MS, ...options, args: all });
   }
 

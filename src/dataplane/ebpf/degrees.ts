@@ -10,6 +10,8 @@ export interface Attached extends Pick<Running, 'omitted'>, Pick<Loaded, 'ctLook
   readonly held: ReturnType<Links['held']>;
   /** What could not be attached, by the name of its link. */
   readonly problems: ReadonlyMap<string, string>;
+  /** Why devices are left to tc that XDP could stand on, by their index. */
+  readonly spared: ReadonlyMap<number, string>;
   /** Names of devices by their index. */
   readonly uplinks: ReadonlyMap<number, string>;
   readonly socketLb: SocketLb;
@@ -32,14 +34,15 @@ function tc({ held, problems }: Attached): Degree {
   return { feature: 'tc', device: '', got, reason };
 }
 
-function xdp({ held, uplinks, omitted, problems, xdp: wanted }: Attached): Degree[] {
+function xdp({ held, uplinks, omitted, problems, spared, xdp: wanted }: Attached): Degree[] {
   return [...uplinks].map(([index, device]) => {
     const own = held.find(({ hook, ifindex }) => hook === 'xdp' && ifindex === index);
     if (own) {
       const reason = own.how === 'generic' ? 'the driver takes no XDP programs' : '';
       return { feature: 'xdp', device, got: own.how, reason };
     }
-    const why = wanted === 'off' ? 'not asked for' : (omitted.get('xdp') ?? problems.get(`xdp_${index}`));
+    const failed = omitted.get('xdp') ?? problems.get(`xdp_${index}`);
+    const why = wanted === 'off' ? 'not asked for' : (failed ?? spared.get(index));
     return { feature: 'xdp', device, got: 'none', reason: `${why ?? 'not attached'}; served at tc` };
   });
 }

@@ -326,7 +326,7 @@ export class EbpfDataplane implements Switchable {
     const { cgroup, socketLb, xdp } = this.#options;
     const { ctLookup } = loaded;
     const degrees = ebpfDegrees({
-      ...{ held: links.held(), problems: links.problems, uplinks: this.#uplinks },
+      ...{ held: links.held(), problems: links.problems, spared: links.spared, uplinks: this.#uplinks },
       ...{ omitted, ctLookup, socketLb, cgroup, xdp, forwarding: gate.state },
     });
     return [...degrees, ...optOuts.degrees()];

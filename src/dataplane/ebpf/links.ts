@@ -17,6 +17,7 @@ import type { DeviceRole } from './device-roles.ts';
 import { bpfNative } from './native.ts';
 import { lifeNative } from './native-life.ts';
 import type { Generation } from './pins.ts';
+import { xdpCost } from './xdp-cost.ts';
 
 /** XDP_ATTACHED_SKB of <linux/if_link.h>: behind the driver. */
 const XDP_ATTACHED_SKB = 2;
@@ -24,8 +25,11 @@ const XDP_FLAGS = { generic: XDP_GENERIC, native: XDP_NATIVE } as const;
 /** Of our clsact filters: before those of most others, and easily found. */
 const CLSACT = { priority: 0x7470, handle: 1, points: { ingress: 1, egress: 2 } } as const;
 
-/** 'native' is tried first unless 'generic' is asked for; where it fails: 'native' leaves that device to tc. */
-export type XdpMode = 'native' | 'native-or-generic' | 'generic' | 'off';
+/**
+ * 'native' is tried first unless 'generic' is asked for; where it fails: 'native' leaves that device to tc. 'auto' is 'native', and
+ * leaves to tc as well where XDP would cost others more than it gains.
+ */
+export type XdpMode = 'auto' | 'native' | 'native-or-generic' | 'generic' | 'off';
 
 export interface AttachOptions {
   readonly xdp: XdpMode;
@@ -57,6 +61,8 @@ export class Links {
   readonly #held = new Map<string, Held>();
   readonly #rows: readonly Attachment[];
   readonly problems = new Map<string, string>();
+  /** Why devices are left to tc that XDP could stand on, by their index. */
+  readonly spared = new Map<number, string>();
   #tcx: 'yes' | 'no' | 'unknown' = isSwitchedOff('tcx') ? 'no' : 'unknown';
 
   constructor(generation: Generation, programs: Readonly<Record<string, number>>, options: AttachOptions) {
@@ -93,6 +99,7 @@ export class Links {
 
   #wanted(devices: ReadonlyMap<number, DeviceRole>): Map<string, Wanted> {
     const wanted = new Map<string, Wanted>();
+    this.spared.clear();
     for (const row of this.#rows) {
       if (row.hook === 'cgroup') {
         wanted.set(row.program, { name: row.program, row, ifindex: 0 });
@@ -100,6 +107,11 @@ export class Links {
       }
       for (const [ifindex, role] of devices) {
         if (!isFor(row.on, role)) continue;
+        const cost = row.hook === 'xdp' && this.#options.xdp === 'auto' ? xdpCost(role) : '';
+        if (cost !== '') {
+          this.spared.set(ifindex, cost);
+          continue;
+        }
         const name = `${row.hook}_${ifindex}`;
         wanted.set(name, { name, row, ifindex });
       }
