@@ -283,12 +283,13 @@ root.describe('the ebpf dataplane', () => {
   });
 
   test('XDP that costs others more than it gains goes from where a predecessor had it, and its device says why', async () => {
-    const { dataplane: first } = await start(stateOf(A));
+    const devices = { except: [], uplinks: ['up0'] };
+    const { dataplane: first } = await start(stateOf(A), { devices });
     const xdp = () => attached().filter(({ name }) => name.startsWith('xdp_'));
     const others = attached().filter(({ name }) => !name.startsWith('xdp_'));
     expect(xdp().length).toBeGreaterThan(0);
     await first.close();
-    const { dataplane } = await start(stateOf(A), { xdp: 'auto' });
+    const { dataplane } = await start(stateOf(A), { devices, xdp: 'auto' });
     expect(xdp()).toEqual([]);
     expect(attached().map(({ link }) => link)).toEqual(others.map(({ link }) => link));
     const degrees = dataplane.degrees().filter(({ feature }) => feature === 'xdp');
@@ -297,7 +298,7 @@ root.describe('the ebpf dataplane', () => {
       expect(degree).toMatchObject({ got: 'none', reason: expect.stringMatching(/veth.*; served at tc$/) });
     expect((await dataplane.verify(stateOf(A))).repaired).toEqual([]);
     await dataplane.close();
-    await start(stateOf(A), { xdp: 'native' });
+    await start(stateOf(A), { devices, xdp: 'native' });
     expect(xdp().length).toBeGreaterThan(0);
   });
 
