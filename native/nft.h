@@ -25,7 +25,12 @@ struct SetLayout {
 // Appends the expressions packed at the reader's place to the rule. False: the packing is broken.
 bool AddExpressions(nftnl_rule *rule, ByteReader &in);
 
-// A number for one element, to be added up over a set: equal sets have equal sums whatever their order.
+// A set's elements are told apart by the upper bits of their hash, so that a dump which a commit has crossed can be
+// right in most shares. src/dataplane/nft/set-sums.ts has the same number.
+constexpr uint32_t kShares = 1024;
+constexpr uint32_t ShareOf(uint64_t hash) { return static_cast<uint32_t>(hash >> 54); }
+
+// A number for one element, to be added up over a share: equal sets have equal sums whatever their order.
 // `verdict_chain` is the data of verdict maps ("drop" or a chain's name).
 uint64_t ElementHash(const uint8_t *key, size_t key_len, const uint8_t *data, size_t data_len,
                      const std::string &comment);

@@ -20,6 +20,22 @@ Refused WhoseError(const BatchBuilder &batch, const NetlinkError &error) {
   return {error.err, -1};
 }
 
+// {places: Uint32Array, sums: BigUint64Array}
+Napi::Object Sums(Napi::Env env, const BatchBuilder &batch) {
+  const auto &all = batch.sums();
+  Napi::Uint32Array places = Napi::Uint32Array::New(env, all.size());
+  Napi::BigUint64Array sums = Napi::BigUint64Array::New(env, all.size());
+  size_t i = 0;
+  for (const auto &[place, sum] : all) {
+    places[i] = place;
+    sums[i++] = sum;
+  }
+  Napi::Object result = Napi::Object::New(env);
+  result.Set("places", places);
+  result.Set("sums", sums);
+  return result;
+}
+
 class CommitWorker : public Napi::AsyncWorker {
  public:
   CommitWorker(NftSocket *handle, NetlinkSocket *socket, Napi::Promise::Deferred deferred,
@@ -44,7 +60,7 @@ class CommitWorker : public Napi::AsyncWorker {
     for (const NetlinkError &error : errors) refused_.push_back(WhoseError(*batch_, error));
   }
 
-  // {errno: string ('' when the exchange went well), refused: [{errno, owner}], sums: BigUint64Array}
+  // {errno: string ('' when the exchange went well), refused: [{errno, owner}], sums}
   void OnOK() override {
     Napi::Env env = Env();
     Napi::HandleScope scope(env);
@@ -63,10 +79,7 @@ class CommitWorker : public Napi::AsyncWorker {
       refused.Set(static_cast<uint32_t>(i), row);
     }
     result.Set("refused", refused);
-    const std::vector<uint64_t> &sums = batch_->sums();
-    Napi::BigUint64Array array = Napi::BigUint64Array::New(env, sums.size());
-    for (size_t i = 0; i < sums.size(); i++) array[i] = sums[i];
-    result.Set("sums", array);
+    result.Set("sums", Sums(env, *batch_));
     deferred_.Resolve(result);
   }
 
@@ -101,7 +114,7 @@ uint64_t ElementHash(const uint8_t *key, size_t key_len, const uint8_t *data, si
   return h ^ (h >> 33);
 }
 
-// nftSums(family, layouts, operations: Uint8Array): BigUint64Array, by set: what commit() would answer.
+// nftSums(family, layouts, operations: Uint8Array): the sums that commit() would answer.
 Napi::Value NftSums(const Napi::CallbackInfo &info) {
   Napi::Uint8Array operations = info[2].As<Napi::Uint8Array>();
   BatchBuilder batch(static_cast<uint8_t>(info[0].As<Napi::Number>().Uint32Value()), "",
@@ -109,10 +122,7 @@ Napi::Value NftSums(const Napi::CallbackInfo &info) {
   if (!batch.Build(operations.Data(), operations.ByteLength(), 0)) {
     throw Napi::Error::New(info.Env(), "broken packing of nftables operations");
   }
-  const std::vector<uint64_t> &sums = batch.sums();
-  Napi::BigUint64Array array = Napi::BigUint64Array::New(info.Env(), sums.size());
-  for (size_t i = 0; i < sums.size(); i++) array[i] = sums[i];
-  return array;
+  return Sums(info.Env(), batch);
 }
 
 // commit(family, table, layouts, operations: Uint8Array, oneElementAMessage): Promise

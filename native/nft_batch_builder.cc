@@ -36,8 +36,7 @@ constexpr size_t kLargestElementBytes = 1024;
 }  // namespace
 
 BatchBuilder::BatchBuilder(uint8_t family, std::string table, Layouts layouts, bool one_element_a_message)
-    : family_(family), table_(std::move(table)), layouts_(std::move(layouts)), single_(one_element_a_message),
-      sums_(layouts_->size(), 0) {}
+    : family_(family), table_(std::move(table)), layouts_(std::move(layouts)), single_(one_element_a_message) {}
 
 nlmsghdr *BatchBuilder::Open(uint16_t type, uint16_t flags, uint32_t owner) {
   EndElements();
@@ -150,7 +149,7 @@ bool BatchBuilder::AddElement(ByteReader &in, uint8_t kind, uint32_t owner) {
                       ? ElementHash(key, layout.key_len, reinterpret_cast<const uint8_t *>(chain.data()), chain.size(),
                             comment)
                       : ElementHash(key, layout.key_len, data, static_cast<size_t>(layout.data_len), comment);
-  sums_[set] += kind == kAddElement ? hash : ~hash + 1;
+  sums_[set * kShares + ShareOf(hash)] += kind == kAddElement ? hash : ~hash + 1;
   return true;
 }
 

@@ -2,6 +2,8 @@
 // One atomic nftables transaction from the packed operations of src/dataplane/nft/packed.ts. Neighbouring
 // element operations on one set share a message: ten times fewer messages, and a refusal still names its
 // element by the offset in the extended acknowledgement.
+#include <unordered_map>
+
 #include "nft.h"
 
 struct Element {
@@ -27,7 +29,8 @@ class BatchBuilder {
   std::vector<Message> messages;
   std::vector<Element> elements;
   uint32_t last_seq = 0;
-  const std::vector<uint64_t> &sums() const { return sums_; }
+  // By set * kShares + share: hashes added minus those removed.
+  const std::unordered_map<uint32_t, uint64_t> &sums() const { return sums_; }
   uint32_t seq() const { return seq_; }
 
  private:
@@ -49,7 +52,7 @@ class BatchBuilder {
   Layouts layouts_;
   uint32_t seq_ = 0;
   bool single_;
-  std::vector<uint64_t> sums_;
+  std::unordered_map<uint32_t, uint64_t> sums_;
   uint32_t next_set_id_ = 1;
   size_t open_at_ = 0;
   // The element message that is still open, if any.

@@ -99,17 +99,17 @@ class ReadWorker : public Napi::AsyncWorker {
 
 class ElementReader : public ReadWorker {
  public:
-  // dumpElements(family, table, layouts, set index, sumsOnly)
+  // dumpElements(family, table, layouts, set index, sumsOnly, crossed: as it is when a commit has crossed it)
   ElementReader(NftSocket *handle, const Napi::CallbackInfo &info)
       : ReadWorker(handle, info), family_(static_cast<uint8_t>(info[0].As<Napi::Number>().Uint32Value())),
         table_(info[1].As<Napi::String>()),
         layout_(handle->Layouts(family_, info[2].As<Napi::Array>())->at(info[3].As<Napi::Number>().Uint32Value())),
-        sums_only_(info[4].As<Napi::Boolean>()) {}
+        sums_only_(info[4].As<Napi::Boolean>()), crossed_(info[5].ToBoolean()) {}
 
  protected:
   void Reset() override {
     packed_.clear();
-    sum_ = 0;
+    shares_.assign(kShares, 0);
     count_ = 0;
     strange_ = 0;
   }
@@ -119,18 +119,21 @@ class ElementReader : public ReadWorker {
     nlmsghdr *nlh = Request(buffer, NFT_MSG_GETSETELEM, NLM_F_DUMP, family_, socket()->NextSeq());
     mnl_attr_put_strz(nlh, NFTA_SET_ELEM_LIST_TABLE, table_.c_str());
     mnl_attr_put_strz(nlh, NFTA_SET_ELEM_LIST_SET, layout_.name.c_str());
-    return socket()->Dump(nlh, [this](const nlmsghdr *answer) {
+    const int error = socket()->Dump(nlh, [this](const nlmsghdr *answer) {
       Attributes<NFTA_SET_ELEM_LIST_MAX> list(answer);
       const nlattr *elements = list.at[NFTA_SET_ELEM_LIST_ELEMENTS];
       if (elements) EachNested(elements, [this](const nlattr *element) { Take(element); });
     });
+    return crossed_ && error == EINTR ? 0 : error;
   }
 
-  // {sum: bigint, count, strange, packed: Uint8Array}: packed as in a batch: u8 flags, key, data or u8
+  // {shares: BigUint64Array, count, strange, packed: Uint8Array}: packed as in a batch: u8 flags, key, data or u8
   // length and chain, u8 length and comment. `strange` counts elements that are not of our layout.
   Napi::Value Result() override {
     Napi::Object result = Napi::Object::New(Env());
-    result.Set("sum", Napi::BigInt::New(Env(), sum_));
+    Napi::BigUint64Array shares = Napi::BigUint64Array::New(Env(), kShares);
+    memcpy(shares.Data(), shares_.data(), kShares * sizeof(uint64_t));
+    result.Set("shares", shares);
     result.Set("count", Napi::Number::New(Env(), static_cast<double>(count_)));
     result.Set("strange", Napi::Number::New(Env(), static_cast<double>(strange_)));
     Napi::Uint8Array packed = Napi::Uint8Array::New(Env(), packed_.size());
@@ -209,7 +212,8 @@ class ElementReader : public ReadWorker {
                               ? std::to_string(be64toh(mnl_attr_get_u64(left)))
                               : Comment(element.at[NFTA_SET_ELEM_USERDATA]);
     if (element.at[NFTA_SET_ELEM_EXPR]) comment = Counter(element.at[NFTA_SET_ELEM_EXPR]);
-    sum_ += ElementHash(key_bytes, key_len, data, data_len, comment);
+    const uint64_t hash = ElementHash(key_bytes, key_len, data, data_len, comment);
+    shares_[ShareOf(hash)] += hash;
     if (sums_only_) return;
     packed_.push_back(flags & NFT_SET_ELEM_INTERVAL_END ? 1 : 0);
     Append(key_bytes, key_len);
@@ -238,9 +242,9 @@ class ElementReader : public ReadWorker {
   uint8_t family_;
   std::string table_;
   SetLayout layout_;
-  bool sums_only_;
+  bool sums_only_, crossed_;
   std::vector<uint8_t> packed_;
-  uint64_t sum_ = 0;
+  std::vector<uint64_t> shares_;
   size_t count_ = 0, strange_ = 0;
 };
 

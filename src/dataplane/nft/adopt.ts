@@ -24,6 +24,7 @@ import { GUARD_CHECK, SET } from './layout.ts';
 import { type NameAnswer, type NftSocket, sumsOf } from './native.ts';
 import { NO_OWNER, OP, PackedWriter } from './packed.ts';
 import { isRangeSet } from './range-pairs.ts';
+import { SetSums, sameShares } from './set-sums.ts';
 
 /** Elements are hashed in runs of about so many bytes. */
 const RUN_BYTES = 1 << 20;
@@ -59,13 +60,13 @@ export async function adoptTable(
   const dumps = await outliving(reading, summing);
   const expected = await outliving(adoptOwners(kernel, owners, image), summing);
   const held = await summing;
-  for (const [set, { sum }] of dumps) held.set(set, sum);
+  for (const [set, { shares }] of dumps) held.set(set, shares);
   const rules = await socket.dumpRules(proto, kernel.name);
   const repair: Repair = { ...objects(kernel, names, rules), added: [], ownerNames: [] };
   const different = new Map<number, Map<string, ElementValue>>();
-  for (const [set, sum] of held) {
-    kernel.sums[set] = expected[set]!;
-    if (sum === expected[set]) continue;
+  for (const [set, shares] of held) {
+    kernel.sums.replace(set, expected.of(set));
+    if (sameShares(shares, expected.of(set))) continue;
     const known = dumps.get(set);
     different.set(
       set,
@@ -77,7 +78,7 @@ export async function adoptTable(
   for (const bits of table.rangeLengths()) {
     const set = SET.ranges + bits;
     if (names.sets.includes(layouts[set]!.name)) continue;
-    kernel.sums[set] = expected[set]!;
+    kernel.sums.replace(set, expected.of(set));
     different.set(set, new Map());
   }
   const operations = writeDifferences(kernel, different, repair);
@@ -94,17 +95,17 @@ async function readPools(kernel: FamilyKernel, image: PoolImage): Promise<Map<nu
   return dumps;
 }
 
-/** By set, the sum over what the kernel holds, but for `others`. */
+/** By set, the sums over what the kernel holds, but for `others`. */
 async function sumsHeld(
   { table, proto, name }: FamilyKernel,
   names: NameAnswer,
   others: readonly number[],
   socket: NftSocket,
-): Promise<Map<number, bigint>> {
-  const held = new Map<number, bigint>();
+): Promise<Map<number, BigUint64Array>> {
+  const held = new Map<number, BigUint64Array>();
   for (const set of comparableSets(table.layouts, names)) {
     if (others.includes(set)) continue;
-    held.set(set, (await socket.dumpElements(proto, name, table.layouts, set, true)).sum);
+    held.set(set, (await socket.dumpElements(proto, name, table.layouts, set, true)).shares);
   }
   return held;
 }
@@ -142,13 +143,11 @@ async function adoptOwners(
   { table, family }: FamilyKernel,
   owners: readonly OwnerChange[],
   image: PoolImage,
-): Promise<BigUint64Array> {
-  const sums = new BigUint64Array(table.layouts.length);
+): Promise<SetSums> {
+  const sums = new SetSums(table.layouts.length);
   const run = new PackedWriter(RUN_BYTES + (64 << 10));
   const flush = () => {
-    sumsOf(family, table.layouts, run.take()).forEach((sum, set) => {
-      sums[set] = BigInt.asUintN(64, sums[set]! + sum);
-    });
+    sums.add(sumsOf(family, table.layouts, run.take()));
     run.length = 0;
   };
   for (const { owner, next } of owners) {

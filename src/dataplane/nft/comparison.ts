@@ -6,9 +6,14 @@ import { goneMeanwhile } from './kernel-errors.ts';
 import { comparableSets, hasAllSets, staticDigest } from './kernel-image.ts';
 import { GUARD_CHECK } from './layout.ts';
 import type { NameAnswer, NftSocket } from './native.ts';
+import { sameShares } from './set-sums.ts';
 
 const LOOKS_MAX = 3;
 const LOOK_AGAIN_MS = 50;
+/** At a hundred changes a second about half of the shares are right at each look. */
+const SURVEY_LOOKS_MAX = 16;
+/** What a look must leave less than, of what was open before it, for another one to be worth it. */
+const HOPELESS = 0.8;
 
 /** The name that a table has for its static rules, of which `digest` is one (kernel-image.ts). */
 export type MarkerOf = (kernel: FamilyKernel, digest: string) => string;
@@ -44,26 +49,57 @@ export class Comparison {
     }
   }
 
-  /**
-   * Whether nothing differs, while changes may go in: then each part is looked at again, a few times. False: something does,
-   * or did each time.
-   */
+  /** Whether nothing differs, while changes may go in. False: something does, or too much changed meanwhile. */
   async isSame(kernel: FamilyKernel): Promise<boolean> {
     try {
-      let names: NameAnswer | null = null;
-      const isFrameSame = async () => {
-        const frame = await this.#frame(kernel);
-        names = frame.names;
-        return frame.found.length === 0;
-      };
-      if (!(await steadily(kernel, isFrameSame)) || names === null) return false;
+      const names = await this.#steadyNames(kernel);
+      if (names === null) return false;
       for (const set of comparableSets(kernel.table.layouts, names))
-        if (!(await steadily(kernel, () => this.#looksExpected(kernel, set)))) return false;
+        if (!(await this.#isSetSame(kernel, set))) return false;
       return true;
     } catch (error) {
-      goneMeanwhile(error);
+      // Commits, ours or others', crossed each of its tries.
+      if ((error as { code?: string }).code !== 'EINTR') goneMeanwhile(error);
       return false;
     }
+  }
+
+  /** null: something differs beside the elements, or changed each time that it was looked. */
+  async #steadyNames(kernel: FamilyKernel): Promise<NameAnswer | null> {
+    for (let look = 0; look < SURVEY_LOOKS_MAX; look++) {
+      const crossed = crossings(kernel);
+      const { found, names } = await this.#frame(kernel);
+      if (found.length === 0) return names;
+      if (!crossed()) break;
+    }
+    return null;
+  }
+
+  /**
+   * A dump that a change has crossed is wrong where it changed something, and, since the kernel goes on by counting elements,
+   * for about as many others. Each share (set-sums.ts) need be right once: no part of its elements has the sum of all.
+   */
+  async #isSetSame(kernel: FamilyKernel, set: number): Promise<boolean> {
+    const { layouts } = kernel.table;
+    const now = kernel.sums.of(set);
+    let open = Array.from(now.keys());
+    for (let looks = 0, steadyLooks = 0; looks < SURVEY_LOOKS_MAX; looks++) {
+      const crossed = crossings(kernel);
+      const before = now.slice();
+      const answer = await this.#socket.dumpElements(kernel.proto, kernel.name, layouts, set, true, true);
+      if (answer.strange > 0) return false;
+      const left = open.filter((share) => {
+        const sum = answer.shares[share];
+        return sum !== before[share] && sum !== now[share];
+      });
+      if (left.length === 0) return true;
+      if (crossed()) {
+        if (left.length > open.length * HOPELESS) return false;
+        // A growing hash table may show elements twice or not at all, also where nothing has crossed it.
+      } else if (++steadyLooks >= LOOKS_MAX) return false;
+      open = left;
+    }
+    return false;
   }
 
   /** All but the elements. `names` null: these need not be asked for. */
@@ -100,29 +136,18 @@ export class Comparison {
 
   /** A dump that meets a hash table while it grows may show elements twice or not at all: look again before believing it. */
   async #holdsExpected(kernel: FamilyKernel, set: number): Promise<boolean> {
+    const { layouts } = kernel.table;
     for (let look = 0; look < LOOKS_MAX; look++) {
       if (look > 0) await sleep(LOOK_AGAIN_MS);
-      if (await this.#looksExpected(kernel, set)) return true;
+      const answer = await this.#socket.dumpElements(kernel.proto, kernel.name, layouts, set, true);
+      if (answer.strange === 0 && sameShares(answer.shares, kernel.sums.of(set))) return true;
     }
     return false;
   }
-
-  async #looksExpected(kernel: FamilyKernel, set: number): Promise<boolean> {
-    const before = kernel.sums[set];
-    const { layouts } = kernel.table;
-    const answer = await this.#socket.dumpElements(kernel.proto, kernel.name, layouts, set, true);
-    // Of a dump beside a change, either is proof enough: no part of a change has the sum of all.
-    return answer.strange === 0 && (answer.sum === before || answer.sum === kernel.sums[set]);
-  }
 }
 
-/** What `look` says, of a moment without a change where it says no; no, where there is no such moment. */
-async function steadily(kernel: FamilyKernel, look: () => Promise<boolean>): Promise<boolean> {
-  for (let tries = 0; tries < LOOKS_MAX; tries++) {
-    const { commits } = kernel;
-    if (await look()) return true;
-    if (tries > 0 && commits === kernel.commits) return false;
-    await sleep(LOOK_AGAIN_MS);
-  }
-  return false;
+/** Notes where commits are; what it returns says whether one has been under way since. */
+function crossings(kernel: FamilyKernel): () => boolean {
+  const { commits } = kernel;
+  return () => commits !== kernel.commits || commits % 2 === 1;
 }

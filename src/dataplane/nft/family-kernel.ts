@@ -12,6 +12,7 @@ import { type CommitAnswer, NFPROTO, type NftSocket } from './native.ts';
 import { NO_OWNER, PackedWriter } from './packed.ts';
 import { writeChainRemoval } from './pick-classes.ts';
 import { NFT_SCHEME, type Scheme } from './scheme.ts';
+import { SetSums } from './set-sums.ts';
 
 /** A netlink message around an element, beside the packed bytes: headers and attribute headers, at most. */
 const NETLINK_OVERHEAD = 3;
@@ -73,8 +74,8 @@ export class FamilyKernel {
   /** The name of the table that commits go to. */
   readonly name: string;
   readonly companion: Companion | undefined;
-  /** By set: the sum over the elements that the kernel should hold. */
-  sums: BigUint64Array;
+  /** Over the elements that the kernel should hold. */
+  readonly sums: SetSums;
   /** Begins and ends of commits, counted: who looks meanwhile may see neither what was nor what is to be. */
   commits = 0;
 
@@ -87,7 +88,7 @@ export class FamilyKernel {
     this.companion = companion;
     if (companion) this.table.numbers.startAfter(companion.lastPool(family));
     this.socket = socket;
-    this.sums = new BigUint64Array(this.table.layouts.length);
+    this.sums = new SetSums(this.table.layouts.length);
   }
 
   /** Applies changes; what the kernel refuses is left as it was and named. */
@@ -268,11 +269,7 @@ export class FamilyKernel {
   /** Sends one batch; on success the expected sums follow. */
   async send(bytes: Buffer, messages: 'shared' | 'single'): Promise<CommitAnswer> {
     const answer = await this.commit(bytes, messages);
-    if (isGood(answer)) {
-      answer.sums.forEach((sum, set) => {
-        if (sum !== 0n) this.sums[set] = BigInt.asUintN(64, this.sums[set]! + sum);
-      });
-    }
+    if (isGood(answer)) this.sums.add(answer.sums);
     return answer;
   }
 

@@ -38,7 +38,7 @@ export function hasAllSets(layouts: readonly SetLayout[], names: NameAnswer): bo
 
 /** One set as the kernel gave it. */
 export interface SetDump {
-  readonly sum: bigint;
+  readonly shares: BigUint64Array;
   readonly packed: Uint8Array;
 }
 
@@ -55,8 +55,8 @@ async function dumpSet(
   take: (packed: Uint8Array) => number,
 ): Promise<SetDump & { readonly strange: number }> {
   for (let look = 0; ; look++) {
-    const { sum, packed, count, strange } = await socket.dumpElements(proto, table, layouts, set, false);
-    if (take(packed) + strange === count || look >= LOOKS_MAX) return { sum, packed, strange };
+    const { shares, packed, count, strange } = await socket.dumpElements(proto, table, layouts, set, false);
+    if (take(packed) + strange === count || look >= LOOKS_MAX) return { shares, packed, strange };
     await sleep(LOOK_AGAIN_MS);
   }
 }

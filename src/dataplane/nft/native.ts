@@ -3,6 +3,7 @@
 import type { Family } from '../../model/records.ts';
 import { loadNative } from '../../node/native.ts';
 import type { SetLayout } from './layout.ts';
+import type { SumChanges } from './set-sums.ts';
 
 /** NFPROTO_IPV4, NFPROTO_IPV6 of linux/netfilter.h. */
 export const NFPROTO: Record<Family, number> = { 4: 2, 6: 10 };
@@ -12,12 +13,13 @@ export interface CommitAnswer {
   readonly errno: string;
   /** Operations that the kernel refused (then nothing was applied); owner -1: it cannot be told whose. */
   readonly refused: readonly { readonly errno: string; readonly owner: number }[];
-  /** By set: the sum of hashes added minus those removed. */
-  readonly sums: BigUint64Array;
+  /** Hashes added minus those removed. */
+  readonly sums: SumChanges;
 }
 
 export interface DumpAnswer {
-  readonly sum: bigint;
+  /** Sums of hashes (set-sums.ts). */
+  readonly shares: BigUint64Array;
   readonly count: number;
   /** Elements that are not laid out as ours. */
   readonly strange: number;
@@ -45,6 +47,8 @@ export interface NftSocket {
     layouts: readonly SetLayout[],
     set: number,
     sumsOnly: boolean,
+    /** Taken as it is when a commit has crossed it: elements may be missing, or there twice. Otherwise taken anew. */
+    crossed?: boolean,
   ): Promise<DumpAnswer>;
   dumpRules(family: number, table: string): Promise<readonly { chain: string; hash: string }[]>;
   dumpNames(family: number, table: string): Promise<NameAnswer>;
@@ -62,17 +66,13 @@ export interface NftMonitor {
 }
 
 interface NftNative {
-  nftSums(family: number, layouts: readonly SetLayout[], operations: Uint8Array): BigUint64Array;
+  nftSums(family: number, layouts: readonly SetLayout[], operations: Uint8Array): SumChanges;
   NftSocket: new (netns: string) => NftSocket;
   NftMonitor: new (netns: string, tablePrefix: string, onChange: (portId: number) => void) => NftMonitor;
 }
 
-/** By set: the sum of the hashes of packed element operations, as commit() would give. */
-export function sumsOf(
-  family: Family,
-  layouts: readonly SetLayout[],
-  operations: Uint8Array,
-): BigUint64Array {
+/** The sums of the hashes of packed element operations, as commit() would give. */
+export function sumsOf(family: Family, layouts: readonly SetLayout[], operations: Uint8Array): SumChanges {
   return (loadNative() as unknown as NftNative).nftSums(NFPROTO[family], layouts, operations);
 }
 
