@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parsePickChain, pickChainRules } from './chains.ts';
 import type { FamilyKernel } from './family-kernel.ts';
 import { goneMeanwhile } from './kernel-errors.ts';
-import { comparableSets, hasAllSets, staticDigest } from './kernel-image.ts';
+import { comparableSets, hasAllSets, readNames, staticDigest } from './kernel-image.ts';
 import { GUARD_CHECK } from './layout.ts';
 import type { NameAnswer, NftSocket } from './native.ts';
 import { sameShares } from './set-sums.ts';
@@ -104,7 +104,7 @@ export class Comparison {
 
   /** All but the elements. `names` null: these need not be asked for. */
   async #frame(kernel: FamilyKernel): Promise<{ found: string[]; names: NameAnswer | null }> {
-    const names = await this.#socket.dumpNames(kernel.proto, kernel.name);
+    const names = await readNames(this.#socket, kernel.proto, kernel.name);
     if (names.tableFlags < 0) return { found: ['the table was gone'], names: null };
     if (!(await this.isOurs(kernel, names)))
       return { found: ['chains, rules or sets were changed'], names: null };

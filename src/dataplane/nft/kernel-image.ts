@@ -5,6 +5,7 @@ import type { Backend, DesiredPort } from '../../model/desired.ts';
 import type { Family } from '../../model/records.ts';
 import { parsePickChain } from './chains.ts';
 import { type ElementValue, mapKey, readElements } from './elements.ts';
+import { asTriplaneError } from './kernel-errors.ts';
 import {
   addressSize,
   FIXED_SETS,
@@ -23,6 +24,13 @@ import { poolComment } from './service-elements.ts';
 
 const LOOKS_MAX = 5;
 const LOOK_AGAIN_MS = 50;
+
+/** Throws TP_NO_PRIVILEGE or TP_NO_FEATURE where nftables may not or cannot be asked. */
+export function readNames(socket: NftSocket, proto: number, table: string): Promise<NameAnswer> {
+  return socket.dumpNames(proto, table).catch((error) => {
+    throw asTriplaneError(error);
+  });
+}
 
 /** Sets whose elements are ours (not the kernel's own), by index, among those that exist. */
 export function comparableSets(layouts: readonly SetLayout[], names: NameAnswer): number[] {

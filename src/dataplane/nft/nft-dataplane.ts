@@ -20,7 +20,7 @@ import { Comparison } from './comparison.ts';
 import { type Companion, FamilyKernel, type OwnerChange } from './family-kernel.ts';
 import { Keeper } from './keeper.ts';
 import { asTriplaneError } from './kernel-errors.ts';
-import { staticDigest } from './kernel-image.ts';
+import { readNames, staticDigest } from './kernel-image.ts';
 import { KernelRemains } from './kernel-remains.ts';
 import { MARKER_PREFIX, shortHash } from './layout.ts';
 import {
@@ -206,9 +206,7 @@ export class NftDataplane implements Switchable {
   }
 
   private names(family: Family, table: string): Promise<NameAnswer> {
-    return this.socket.dumpNames(NFPROTO[family], table).catch((error) => {
-      throw asTriplaneError(error);
-    });
+    return readNames(this.socket, NFPROTO[family], table);
   }
 
   private readonly markerOf = ({ family }: FamilyKernel, digest: string): string => {
