@@ -19,7 +19,7 @@ import { writeNamed, writeTableFlags } from './chains.ts';
 import { Comparison } from './comparison.ts';
 import { type Companion, FamilyKernel, type OwnerChange } from './family-kernel.ts';
 import { Keeper } from './keeper.ts';
-import { asTriplaneError } from './kernel-errors.ts';
+import { asTriplaneError, goneMeanwhile } from './kernel-errors.ts';
 import { readNames, staticDigest } from './kernel-image.ts';
 import { KernelRemains } from './kernel-remains.ts';
 import { MARKER_PREFIX, shortHash } from './layout.ts';
@@ -167,9 +167,7 @@ export class NftDataplane implements Switchable {
     for (const family of FAMILIES) {
       const kernel = this.kernelOf(family, this.scheme.table);
       const names = await this.names(family, this.scheme.table);
-      const adopted = (await this.comparison.isOurs(kernel, names))
-        ? await this.adopt(kernel, names, changes)
-        : null;
+      const adopted = await this.adopt(kernel, names, changes);
       if (!adopted) {
         missing.push(family);
         continue;
@@ -186,12 +184,14 @@ export class NftDataplane implements Switchable {
     return merge(results);
   }
 
+  /** null: it is to be built, since none of ours is there, too much of it differs, or somebody takes it at this moment. */
   private async adopt(kernel: FamilyKernel, names: NameAnswer, changes: readonly OwnerChange[]) {
-    const beside = openNftSocket(this.netns);
     try {
-      return await adoptTable(kernel, names, changes, beside);
-    } finally {
-      beside.close();
+      if (!(await this.comparison.isOurs(kernel, names))) return null;
+      return await withNftSocket(this.netns, (beside) => adoptTable(kernel, names, changes, beside));
+    } catch (error) {
+      goneMeanwhile(error);
+      return null;
     }
   }
 
