@@ -18,8 +18,10 @@ function nameOf(test) {
   return `${describeModule(test.module)} > ${test.fullName}`;
 }
 
+/** Of a property, with the seed and the path to the counterexample: without them nobody finds it again. */
 function oneLine(errors) {
-  return String(errors?.[0]?.message ?? 'no message').split('\n')[0];
+  const [first, second] = String(errors?.[0]?.message ?? 'no message').split('\n');
+  return second?.startsWith('{ seed:') ? `${first} ${second}` : first;
 }
 
 export default class RunReporter {

@@ -8,6 +8,7 @@ import { Ranges } from '../../src/dataplane/ebpf/ranges.ts';
 import { ClusterModel } from '../../src/model/cluster.ts';
 import type { Family } from '../../src/model/records.ts';
 import { arbitraryChange, arbitraryConfig, arbitraryFacts } from '../model/arbitrary.ts';
+import { CONFIG, FACTS, ip, net, service } from '../model/world.ts';
 import { type Bench, meaning, openBench, Subject, wipe } from '../support/ebpf-tables.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
@@ -171,12 +172,35 @@ root.describe('the tables', () => {
       [now, withdrawn],
       [withdrawn, now],
     ])
-      expect(guardFamilies([...images, image(4, 5, ABI.GONE)])).toEqual(
-        new Map([
-          [3, 6],
-          [5, 4],
-        ]),
-      );
+      expect(guardFamilies([...images, image(4, 5, ABI.GONE)])).toEqual(new Map([[3, 6]]));
+  });
+
+  test('source ranges that went and came back before the agent ended are the same ones at the next start', () => {
+    const model = new ClusterModel(CONFIG, FACTS);
+    const guarded = (port: number, addresses: readonly string[]) =>
+      service({
+        type: 'LoadBalancer',
+        ports: [{ name: '', protocol: 'TCP', port, nodePort: 0 }],
+        loadBalancerIPs: addresses.map(ip),
+        sourceRanges: [net('198.51.100.0/24')],
+      });
+    const first = new Subject(bench.maps);
+    for (const [port, addresses] of [
+      [80, ['192.0.2.7']],
+      [80, []],
+      [81, ['192.0.2.7']],
+    ] as const) {
+      model.apply([{ op: 'set', record: guarded(port, addresses) }]);
+      model.produce();
+      first.bring(model.state);
+      first.nowMs += 700;
+    }
+    const second = new Subject(bench.maps);
+    adoptTables(second.compiler, { frontend: () => false, backend: () => false });
+    expect(second.bring(model.state).operations).toBe(0);
+    second.settle();
+    expect(meaning(bench.maps).ranges).toBe(1);
+    for (const subject of [first, second]) subject.clock.close();
   });
 
   test('what somebody else wrote is found and put right', () => {

@@ -142,13 +142,12 @@ export function kindOf(flags: number): Frontend['kind'] {
 }
 
 /**
- * The family of each guard. What is withdrawn keeps its number, which another guard may have by now: it counts only where
- * nothing else has it.
+ * The guards and their families. What is withdrawn has none any more: its number may be another's by now, and where a
+ * service went and came back within a grace there are two numbers with the same ranges, of which one can be taken.
  */
 export function guardFamilies(images: readonly FrontendImage[]): Map<number, Family> {
-  const guarded = images.filter(({ flags }) => (flags & ABI.F_GUARDED) !== 0);
-  const lastWord = [...guarded.filter(isGone), ...guarded.filter((image) => !isGone(image))];
-  return new Map(lastWord.map(({ guard, family }) => [guard, family]));
+  const guarded = images.filter((image) => (image.flags & ABI.F_GUARDED) !== 0 && !isGone(image));
+  return new Map(guarded.map(({ guard, family }) => [guard, family]));
 }
 
 /** It is withdrawn: only established connections still use it. */
