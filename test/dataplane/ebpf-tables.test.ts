@@ -121,7 +121,7 @@ root.describe('the tables', () => {
         subject.clock.close();
         other.clock.close();
       }),
-      { numRuns: 60 },
+      { numRuns: 300 },
     );
   });
 
@@ -158,7 +158,7 @@ root.describe('the tables', () => {
         expect(third.compiler.pools.used).toBe(other.compiler.pools.used);
         for (const subject of [first, second, third, other]) subject.clock.close();
       }),
-      { numRuns: 40 },
+      { numRuns: 300 },
     );
   });
 
