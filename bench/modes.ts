@@ -7,9 +7,9 @@ import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
 import { packageRoot } from '../src/node/native.ts';
-import { type BenchArguments, parseArguments, USAGE } from './modes/arguments.ts';
+import { type BenchArguments, controlSizes, parseArguments, USAGE } from './modes/arguments.ts';
 import { calledAmong, clusterObjects } from './modes/cluster.ts';
-import { compareResults, comparisonText, parseResult } from './modes/compare.ts';
+import { compareResults, comparisonText, missingRows, parseResult } from './modes/compare.ts';
 import { measureControl } from './modes/control-path.ts';
 import { type DataLane, measureData } from './modes/data-path.ts';
 import { measureEvenness } from './modes/evenness.ts';
@@ -19,8 +19,8 @@ import { isKubeProxy, missingTools } from './modes/kube-proxy.ts';
 import { Lane } from './modes/lane.ts';
 import { isPacketVariant, isPlain, isUntracked, type LaneMode, type RunMode } from './modes/lane-mode.ts';
 import { lastLine } from './modes/last-words.ts';
-import { type ControlRow, FORMAT, type Result, type RollingRow } from './modes/result.ts';
-import { type Rival, startRival } from './modes/rival.ts';
+import { type Asked, type ControlRow, FORMAT, type Result, type RollingRow } from './modes/result.ts';
+import { type Rival, startRival, versionOf } from './modes/rival.ts';
 import { measureRolling } from './modes/rolling.ts';
 import { resultText } from './modes/text.ts';
 import { measurePackets } from './per-packet/measure.ts';
@@ -70,7 +70,10 @@ async function dataLane(
   const lane = await Lane.create(mode, families, CPU, isKubeProxy(mode) ? rival : null);
   try {
     await lane.startLoad();
-    if (!isPlain(mode)) {
+    if (mode === 'none-nat') {
+      lane.translate();
+      await lane.routeBalancer(0);
+    } else if (!isPlain(mode)) {
       await lane.feed.show('cluster', clusterObjects({ services, families, backends: lane.backends() }));
       await lane.startProxy();
       await lane.ready();
@@ -91,6 +94,7 @@ async function dataPath(modes: readonly RunMode[], args: BenchArguments, rival: 
   try {
     // The second one of plain routing says how much is noise.
     for (let i = 0; i < 2; i++) lanes.push(await dataLane('none', 0, args, null));
+    lanes.push(await dataLane('none-nat', 1, args, null));
     if (modes.some(isUntracked)) lanes.push(await dataLane('none-untracked', 0, args, null));
     for (const services of args.sizes) {
       for (const mode of modes) {
@@ -116,17 +120,6 @@ async function dataPath(modes: readonly RunMode[], args: BenchArguments, rival: 
   }
 }
 
-/** Sizes with the usual number of endpoints; the other numbers of endpoints at a middling size. */
-function controlSizes({ sizes, endpoints }: BenchArguments): { services: number; endpoints: number }[] {
-  const usual = endpoints.includes(10) ? 10 : endpoints[0]!;
-  const middle = sizes[Math.min(sizes.length - 1, 2)]!;
-  const others = endpoints.filter((count) => count !== usual);
-  return [
-    ...sizes.map((services) => ({ services, endpoints: usual })),
-    ...others.map((count) => ({ services: middle, endpoints: count })),
-  ];
-}
-
 /** `keep` gets what there is after each row: of a large cluster one may take minutes. */
 async function controlPath(
   modes: readonly RunMode[],
@@ -137,8 +130,7 @@ async function controlPath(
   const control: ControlRow[] = [];
   const { families, changes } = args;
   for (const size of controlSizes(args)) {
-    const streamSeconds = size.services === args.sizes.at(-1) ? args.streamSeconds : 0;
-    const options = { ...size, families, cpu: CPU, changes, streamSeconds, rival };
+    const options = { ...size, families, cpu: CPU, changes, streamSeconds: args.streamSeconds, rival };
     for (const mode of agentsOf(modes)) {
       const what = `control path: ${mode}, ${size.services} services of ${size.endpoints} endpoints`;
       const skipped = await attempt(what, async () => control.push(await measureControl(mode, options)));
@@ -185,7 +177,16 @@ async function measure(args: BenchArguments, keep: (result: Result) => void): Pr
   say(headline(machine, quietness));
   let result: Result = {
     ...{ format: FORMAT, program: version(), startedAt: new Date().toISOString(), seconds: 0 },
-    ...{ machine, quietness, skipped: [], noise: UNKNOWN, data: [], evenness: [], perPacket: [] },
+    ...{
+      asked: askedOf(args),
+      machine,
+      quietness,
+      skipped: [],
+      noise: UNKNOWN,
+      data: [],
+      evenness: [],
+      perPacket: [],
+    },
     ...{ source: args.kubeProxy === null ? 'manifests' : 'API server', control: [], rolling: [], growth: [] },
   };
   const take = ({ skipped = [], ...part }: Partial<Result>) => {
@@ -221,6 +222,22 @@ function version(): string {
     .version;
 }
 
+function askedOf(args: BenchArguments): Asked {
+  const { sizes, modes, families, parts, endpoints, packetFlows, rounds, calls, kubeProxy } = args;
+  const rival = kubeProxy === null ? null : versionOf(kubeProxy);
+  return {
+    sizes,
+    modes,
+    families,
+    parts: [...parts],
+    endpoints,
+    packetFlows,
+    rounds,
+    calls,
+    kubeProxy: rival,
+  };
+}
+
 function write(file: string, text: string): void {
   mkdirSync(path.dirname(path.resolve(file)), { recursive: true });
   writeFileSync(file, text);
@@ -228,9 +245,11 @@ function write(file: string, text: string): void {
 
 function compare([a, b]: readonly [string, string]): number {
   const read = (file: string) => parseResult(readFileSync(file, 'utf8'), file);
-  const all = compareResults(read(a), read(b));
-  process.stdout.write(comparisonText(all));
-  return all.some(({ judgement }) => judgement === 'slower') ? 1 : 0;
+  const [before, after] = [read(a), read(b)];
+  const all = compareResults(before, after);
+  const missing = missingRows(before, after);
+  process.stdout.write(comparisonText(all, missing));
+  return missing.length > 0 || all.some(({ judgement }) => judgement === 'slower') ? 1 : 0;
 }
 
 async function main(): Promise<number> {

@@ -16,6 +16,7 @@ interleaved run, in network namespaces of its own. Needs root.
   --kube-proxy PATH   this kube-proxy as well, in the same run; needs kube-apiserver and etcd in the folder that
                       KUBEBUILDER_ASSETS names, from which every control path is then fed
   --only PART,...     these parts of packet, data, control, rolling (default all)
+  --endpoints N,N,... these numbers of endpoints a service in the control path (default 1,10,100)
   --family 4|6        one family (default both)
   --rounds N          rounds of the data path (default 15)
   --calls N           calls of a kind in one round (default 200)
@@ -52,6 +53,7 @@ const OWN_MODES = ['nft', 'ipvs', 'ebpf', 'ebpf-tc', 'ebpf-untracked'] as const;
 const PARTS = ['packet', 'data', 'control', 'rolling'] as const;
 type Part = (typeof PARTS)[number];
 const SIZE_MAX = 100_000;
+const ENDPOINTS_MAX = 1000;
 
 function listOf<T extends string>(flag: string, text: string, allowed: readonly T[]): T[] {
   return text.split(',').map((word) => {
@@ -98,13 +100,36 @@ export function parseArguments(args: readonly string[]): BenchCommand {
       calls: positive('calls', values.calls ?? '200', 5000),
       changes: quick ? 10 : 30,
       streamSeconds: quick ? 3 : 60,
-      endpoints: quick ? [10] : [1, 10, 100],
+      endpoints: values.endpoints
+        ? values.endpoints.split(',').map((text) => positive('endpoints', text, ENDPOINTS_MAX))
+        : quick
+          ? [10]
+          : [1, 10, 100],
       packetFlows: quick ? [1, 1 << 10, 1 << 16] : [1, 1 << 10, 1 << 16, 1 << 20],
       rollingEndpoints: quick ? 300 : 1000,
       json: values.json ?? null,
       html: values.html ?? null,
     },
   };
+}
+
+/** More than that is no cluster: Kubernetes itself goes to 150,000 pods. */
+const CLUSTER_ENDPOINTS_MAX = 200_000;
+
+/**
+ * The clusters of the control path: each size with each number of endpoints. What would have more endpoints than any
+ * cluster is left out, but for the usual number (10, or the first that was asked for), which each size has.
+ */
+export function controlSizes({
+  sizes,
+  endpoints: counts,
+}: Pick<BenchArguments, 'sizes' | 'endpoints'>): { services: number; endpoints: number }[] {
+  const usual = counts.includes(10) ? 10 : counts[0]!;
+  return [usual, ...counts.filter((count) => count !== usual)].flatMap((endpoints) =>
+    sizes
+      .filter((services) => endpoints === usual || services * endpoints <= CLUSTER_ENDPOINTS_MAX)
+      .map((services) => ({ services, endpoints })),
+  );
 }
 
 function parse(args: readonly string[]) {
@@ -124,6 +149,7 @@ function parse(args: readonly string[]) {
         'kube-proxy': text,
         only: text,
         family: text,
+        endpoints: text,
         rounds: text,
         calls: text,
         json: text,

@@ -132,12 +132,48 @@ export function compareResults(a: Result, b: Result): Comparison[] {
   ];
 }
 
-export function comparisonText(all: readonly Comparison[]): string {
+/** Names of rows of `a` that `b` was asked for and has not: what failed is not what became no slower. */
+export function missingRows(a: Result, b: Result): string[] {
+  const { asked } = b;
+  if (!asked) return [];
+  const has = <T>(list: readonly T[], value: T) => list.includes(value);
+  const wanted: Result = {
+    ...a,
+    data: a.data.filter(
+      ({ mode, services, family }) =>
+        has(asked.parts, 'data') &&
+        has(asked.modes, mode) &&
+        has(asked.sizes, services) &&
+        has(asked.families, family),
+    ),
+    perPacket: a.perPacket.filter(
+      ({ family, flows }) =>
+        has(asked.parts, 'packet') && has(asked.families, family) && has(asked.packetFlows, flows),
+    ),
+    rolling: a.rolling.filter(({ mode }) => has(asked.parts, 'rolling') && has(asked.modes, mode)),
+    control: a.control.filter(
+      ({ mode, services, endpoints }) =>
+        has(asked.parts, 'control') &&
+        has(asked.modes, mode) &&
+        has(asked.sizes, services) &&
+        has(asked.endpoints, endpoints),
+    ),
+  };
+  const namesOf = (result: Result) => [
+    ...[dataRows, packetRows, rollingRows].flatMap((rows) => [...rows(result).keys()]),
+    ...result.control.map((row) => `control path, ${row.mode} ${row.services} x ${row.endpoints}`),
+  ];
+  const found = new Set(namesOf(b));
+  return namesOf(wanted).filter((name) => !found.has(name));
+}
+
+export function comparisonText(all: readonly Comparison[], missing: readonly string[] = []): string {
   const told = all.filter(({ judgement }) => judgement !== 'noise');
   const table = [['ratio', 'before', 'after', '']];
   for (const { name, a, b, judgement } of told)
     table.push([name, a.ratio.toFixed(3), b.ratio.toFixed(3), judgement.toUpperCase()]);
   const count = (judgement: Judgement) => all.filter((one) => one.judgement === judgement).length;
   const sum = `${all.length} compared: ${count('slower')} slower, ${count('faster')} faster, ${count('noise')} within noise\n`;
-  return told.length > 0 ? `${formatTable(table)}\n${sum}` : sum;
+  const gone = missing.map((name) => `NOT MEASURED any more: ${name}\n`).join('');
+  return told.length > 0 ? `${formatTable(table)}\n${gone}${sum}` : gone + sum;
 }

@@ -10,7 +10,8 @@ import type { ControlRow } from './result.ts';
 import type { Rival } from './rival.ts';
 
 const MS = 1e6;
-const IDLE_SECONDS = 3;
+/** As long as the default sync period of all proxies, so that what they do from time to time has its share. */
+const IDLE_SECONDS = 30;
 /** The changed service comes after those of the cluster. */
 const SPARE = 10;
 const CHANGES_MS_MAX = 40_000;
@@ -30,6 +31,17 @@ export interface ControlOptions {
 
 /** CLOCK_MONOTONIC in ns, as the load program tells it. */
 const nowNs = () => Number(process.hrtime.bigint());
+
+/**
+ * The backends of a stream of so many changes from `current`, and of the one after it, which none before has: who answers
+ * is the last change, and not an older state of a proxy that is behind.
+ */
+export function streamOf(current: number, backends: number, count: number): { ids: number[]; last: number } {
+  const last = (current % backends) + 1;
+  const others = Array.from({ length: backends }, (_, i) => i + 1).filter((id) => id !== last);
+  const begin = others.indexOf(current) + 1;
+  return { ids: Array.from({ length: count }, (_, i) => others[(begin + i) % others.length]!), last };
+}
 
 class ControlPath {
   readonly #lane: Lane;
@@ -72,16 +84,18 @@ class ControlPath {
   /** 100 changes a second; then how long until the last one is in force. */
   async stream(seconds: number): Promise<NonNullable<ControlRow['stream']>> {
     const before = this.#lane.usage().cpuMs;
+    const { ids, last } = streamOf(this.#current, this.#backends.length, seconds * 100);
     const began = nowNs();
-    for (let i = 0; i < seconds * 100; i++) {
-      await this.write((this.#current % this.#backends.length) + 1);
+    for (const [i, id] of ids.entries()) {
+      await this.write(id);
       const ahead = (i + 1) * 10 - (nowNs() - began) / MS;
       if (ahead > 0) await sleep(ahead);
     }
-    const last = nowNs();
-    const answered = await this.#lane.until(this.#family, this.#service, this.#current);
+    const from = nowNs();
+    await this.write(last);
+    const answered = await this.#lane.until(this.#family, this.#service, last);
     const spent = this.#lane.usage().cpuMs - before;
-    return { seconds, lagMs: Math.max(0, answered - last) / MS, cpu: spent / ((answered - began) / MS) };
+    return { seconds, lagMs: (answered - from) / MS, cpu: spent / ((answered - began) / MS) };
   }
 
   until(): Promise<number> {

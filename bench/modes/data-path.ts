@@ -4,7 +4,7 @@ import { type Histogram, histogramQuantile, merge, middleOf } from '../support/h
 import { pairedRatioOf, type Ratio, typical, UNKNOWN } from '../support/ratio.ts';
 import { calledAmong } from './cluster.ts';
 import type { Lane, Target } from './lane.ts';
-import { isPlain, type LaneMode } from './lane-mode.ts';
+import { isTranslated, type LaneMode } from './lane-mode.ts';
 import type { DataKind, DataRow } from './result.ts';
 
 /** One lane as the data path sees it. */
@@ -39,7 +39,7 @@ const ITSELF: Ratio = { ratio: 1, low: 1, high: 1 };
 const SLICES = ['base', 'own', 'own', 'base'] as const;
 
 function targetsOf({ mode, services }: DataLane, family: Family): { target: Target; which: string }[] {
-  if (isPlain(mode))
+  if (!isTranslated(mode))
     return (['pod', 'pod from outside'] as const).map((kind) => ({
       target: { kind, family, service: -1, place: -1 },
       which: '',

@@ -1,6 +1,6 @@
 /** One self-contained page of a run: tables and plots, nothing loaded from anywhere. */
 import { escapeText } from './escape.ts';
-import { isPlain, titleOf } from './lane-mode.ts';
+import { isPlain, isTranslated, titleOf } from './lane-mode.ts';
 import { barPlot, linePlot, type Series } from './plot.ts';
 import type { DataKind, DataRow, Result } from './result.ts';
 import { isWithinNoise, number, resultText } from './text.ts';
@@ -24,7 +24,7 @@ function ratioFigure(result: Result, kind: DataKind, target: DataRow['target'], 
     (row) =>
       row.kind === kind &&
       row.target === target &&
-      row.services === largest &&
+      (row.services === largest || isPlain(row.mode)) &&
       (row.which === 'last' || row.which === ''),
   );
   if (rows.length === 0) return '';
@@ -66,11 +66,11 @@ function latencyFigure(result: Result, kind: DataKind, title: string): string {
     (row) =>
       row.kind === kind &&
       row.family === family &&
-      (isPlain(row.mode)
-        ? row.target === 'pod'
-        : row.target === 'ClusterIP' &&
-          row.services === largest &&
-          (row.which === 'last' || row.which === '')),
+      (isTranslated(row.mode)
+        ? row.target === 'ClusterIP' &&
+          (row.services === largest || isPlain(row.mode)) &&
+          (row.which === 'last' || row.which === '')
+        : row.target === 'pod'),
   );
   const series: Series[] = [];
   for (const row of rows) {

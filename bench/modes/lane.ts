@@ -31,6 +31,7 @@ import {
 import { type Feed, ManifestFeed } from './feed.ts';
 import { isKubeProxy, KubeProxy } from './kube-proxy.ts';
 import { isPlain, isUntracked, type LaneMode, type OwnMode } from './lane-mode.ts';
+import { oneRuleTable } from './one-rule.ts';
 import type { Rival } from './rival.ts';
 
 const MODE_ARGS: Readonly<Record<OwnMode, readonly string[]>> = {
@@ -82,6 +83,8 @@ const CONNTRACK_SECONDS = {
   udp_timeout_stream: 5,
 };
 
+/** Where clients outside of the cluster are. */
+const OUTSIDE = { 4: '192.0.2.0/24', 6: 'fd00:c::/64' } as const;
 const ANSWERS_MS_MAX = 120_000;
 
 let count = 0;
@@ -136,10 +139,9 @@ export class Lane {
     const { lab, families } = this;
     const node = lab.node(NODE);
     const far = lab.node(FAR);
-    const outside = { 4: '192.0.2.0/24', 6: 'fd00:c::/64' } as const;
     for (const family of families) {
       await lab.ip('fabric', [`route replace ${far.plan.podCidrs[family]} via ${node.addresses[family]}`]);
-      await lab.ip(FAR, [`route replace ${outside[family]} via ${node.addresses[family]}`]);
+      await lab.ip(FAR, [`route replace ${OUTSIDE[family]} via ${node.addresses[family]}`]);
     }
     const netns = `/run/netns/${node.namespace}`;
     if (!isUntracked(this.mode)) {
@@ -168,6 +170,18 @@ export class Lane {
   private program(place: Place, args: readonly string[]): LoadProgram {
     const { namespace, cgroup } = place;
     return new LoadProgram([podProgram(), ...placement(namespace, 'process', cgroup), 'exec'], args);
+  }
+
+  /** One NAT rule for each way, to the backend that plain routing is called at. */
+  translate(): void {
+    const { lab } = this;
+    const node = lab.node(NODE);
+    for (const family of this.families) {
+      const backend = (lab.pod(BACKEND_PODS[0]).addresses as PerFamily)[family]!;
+      const nodeAddress = node.addresses[family]!;
+      const rules = oneRuleTable({ family, backend, nodeAddress, outside: OUTSIDE[family] });
+      loadRules(`/run/netns/${node.namespace}`, rules);
+    }
   }
 
   /** The backends that called services have. */
@@ -274,15 +288,16 @@ export class Lane {
     return answer.nanoseconds;
   }
 
-  /** Resident memory in MiB and processor time so far in ms, of the proxy. */
+  /** Resident memory in MiB of the proxy; processor time so far in ms, with that of programs it ran (nft, iptables-restore). */
   usage(): { residentMiB: number; cpuMs: number } {
     const pid = this.agent?.id.pid ?? this.kubeProxy!.pid;
     const status = readFileSync(`/proc/${pid}/status`, 'utf8');
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
-    // proc(5): utime and stime are fields 14 and 15, in ticks of 10 ms; the name in field 2 may hold anything.
+    // proc(5): fields 14 to 17 are utime, stime, cutime and cstime, in ticks of 10 ms; the name in field 2 may hold anything.
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
     const rssKiB = Number(/VmRSS:\s+(\d+)/.exec(status)?.[1] ?? Number.NaN);
-    return { residentMiB: rssKiB / 1024, cpuMs: (Number(fields[11]) + Number(fields[12])) * 10 };
+    const ticks = fields.slice(11, 15).reduce((sum, field) => sum + Number(field), 0);
+    return { residentMiB: rssKiB / 1024, cpuMs: ticks * 10 };
   }
 
   async close(): Promise<void> {

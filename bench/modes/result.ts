@@ -96,8 +96,24 @@ export interface GrowthRow {
   readonly exponent: number | null;
 }
 
+/** What a run was asked for, so that it can be done again, and a row that it should have is missed. */
+export interface Asked {
+  readonly sizes: readonly number[];
+  readonly modes: readonly LaneMode[];
+  readonly families: readonly Family[];
+  readonly parts: readonly string[];
+  readonly endpoints: readonly number[];
+  readonly packetFlows: readonly number[];
+  readonly rounds: number;
+  readonly calls: number;
+  /** Its version; null: none was measured. */
+  readonly kubeProxy: string | null;
+}
+
 export interface Result {
   readonly format: number;
+  /** Absent in files of before it was kept. */
+  readonly asked?: Asked;
   readonly program: string;
   readonly startedAt: string;
   readonly seconds: number;

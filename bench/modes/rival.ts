@@ -1,4 +1,5 @@
 /** What a comparison with kube-proxy needs: its program, and the API server from which all proxies of it are fed. */
+import { spawnSync } from 'node:child_process';
 import { ApiServer, isExecutable, missingApiServer } from './api-server.ts';
 import { ApiFeed } from './feed.ts';
 
@@ -6,6 +7,11 @@ export interface Rival {
   readonly program: string;
   readonly api: ApiServer;
   readonly feed: ApiFeed;
+}
+
+/** What the program says it is, as "Kubernetes v1.36.2"; '' when it says nothing. */
+export function versionOf(program: string): string {
+  return (spawnSync(program, ['--version'], { encoding: 'utf8', timeout: 10_000 }).stdout ?? '').trim();
 }
 
 /** Throws a RangeError that says what is missing. This process is in the API server's namespace from here on. */
