@@ -8,7 +8,7 @@ import path from 'node:path';
 import process from 'node:process';
 import { packageRoot } from '../src/node/native.ts';
 import { type BenchArguments, controlSizes, parseArguments, USAGE } from './modes/arguments.ts';
-import { calledAmong, clusterObjects } from './modes/cluster.ts';
+import { calledAmong, clusterObjects, FAKE_ENDPOINTS } from './modes/cluster.ts';
 import { compareResults, comparisonText, missingRows, parseResult } from './modes/compare.ts';
 import { measureControl } from './modes/control-path.ts';
 import { type DataLane, measureData } from './modes/data-path.ts';
@@ -75,7 +75,7 @@ async function dataLane(
       await lane.routeBalancer(0);
     } else if (!isPlain(mode)) {
       await lane.feed.show('cluster', clusterObjects({ services, families, backends: lane.backends() }));
-      await lane.startProxy();
+      await lane.startProxy({ services, endpoints: FAKE_ENDPOINTS });
       await lane.ready();
       await lane.carries(services);
       await lane.leaveRules();

@@ -13,7 +13,8 @@ export const SERVICE_PORTS = { echo: 80, swallow: 81, name: 82 } as const;
 const NODE_PORT_FIRST = 30_000;
 /** What the EndpointSlice controller puts into one slice at most by default. */
 const SLICE_ENDPOINTS_MAX = 100;
-const FAKE_ENDPOINTS = 10;
+/** Of a service that nobody calls, where nothing else is asked for. */
+export const FAKE_ENDPOINTS = 10;
 const NAMESPACES = 50;
 
 export interface Backend {
@@ -141,10 +142,14 @@ export function calledAmong(services: number): number[] {
   return [...new Set([0, services >> 1, services - 1])];
 }
 
-export interface ClusterSpec {
+export interface ClusterSize {
   readonly services: number;
   /** Of each service that nobody calls. */
-  readonly endpoints?: number;
+  readonly endpoints: number;
+}
+
+export interface ClusterSpec extends Partial<ClusterSize> {
+  readonly services: number;
   readonly families: readonly Family[];
   readonly backends: readonly Backend[];
 }

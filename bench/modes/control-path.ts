@@ -116,7 +116,7 @@ export async function measureControl(
     const path = new ControlPath(lane, services);
     await path.write(1);
     const from = nowNs();
-    await lane.startProxy();
+    await lane.startProxy({ services, endpoints });
     const coldMs = ((await path.until()) - from) / MS;
     await lane.ready();
     const took = await path.changes(changes);

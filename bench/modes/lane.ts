@@ -18,7 +18,7 @@ import type { Family } from '../../src/model/records.ts';
 import type { Histogram } from '../support/histogram.ts';
 import { type LoadKind, LoadProgram } from '../support/load-program.ts';
 import { inNamespace, loadRules } from '../support/namespace.ts';
-import type { Backend } from './cluster.ts';
+import type { Backend, ClusterSize } from './cluster.ts';
 import {
   balancerIp,
   calledAmong,
@@ -85,7 +85,18 @@ const CONNTRACK_SECONDS = {
 
 /** Where clients outside of the cluster are. */
 const OUTSIDE = { 4: '192.0.2.0/24', 6: 'fd00:c::/64' } as const;
+/** What `--bpf-services-max` and `--bpf-backends-max` are by themselves. */
+const MAPS = { services: 65_536, backends: 1_048_576 };
 const ANSWERS_MS_MAX = 120_000;
+
+/** A service takes a frontend and its address; pools are there twice while they change. */
+function mapFlags({ services, endpoints }: ClusterSize): string[] {
+  const [frontends, slots] = [2 * services + 1000, 2 * services * endpoints];
+  return [
+    ...(frontends > MAPS.services ? ['--bpf-services-max', String(frontends)] : []),
+    ...(slots > MAPS.backends ? ['--bpf-backends-max', String(slots)] : []),
+  ];
+}
 
 let count = 0;
 
@@ -194,8 +205,8 @@ export class Lane {
     await feed.show('nodes', this.lab.nodeObjects());
   }
 
-  /** Starts the proxy and does not wait for it. */
-  async startProxy(): Promise<void> {
+  /** Starts the proxy and does not wait for it. `size`: of the cluster, for which ebpf mode may want larger maps. */
+  async startProxy(size: ClusterSize = { services: 1, endpoints: 1 }): Promise<void> {
     const { mode, lab, feed } = this;
     if (isPlain(mode)) return;
     if (isKubeProxy(mode)) {
@@ -206,7 +217,11 @@ export class Lane {
       return;
     }
     const source = feed.kubeconfig === null ? [] : ['--manifests', '', '--kubeconfig', feed.kubeconfig];
-    this.agent = await lab.startAgent(NODE, { args: [...MODE_ARGS[mode], ...source], wait: 'started' });
+    const maps = mode.startsWith('ebpf') ? mapFlags(size) : [];
+    this.agent = await lab.startAgent(NODE, {
+      args: [...MODE_ARGS[mode], ...maps, ...source],
+      wait: 'started',
+    });
   }
 
   /** Resolves once the proxy says that it is ready; kube-proxy says so before its rules are in the kernel. */
