@@ -9,7 +9,7 @@ import process from 'node:process';
 import { packageRoot } from '../src/node/native.ts';
 import { type BenchArguments, controlSizes, parseArguments, USAGE } from './modes/arguments.ts';
 import { calledAmong, clusterObjects, FAKE_ENDPOINTS } from './modes/cluster.ts';
-import { compareResults, comparisonText, missingRows, parseResult } from './modes/compare.ts';
+import { compareResults, comparisonText, missingRows, newlyUneven, parseResult } from './modes/compare.ts';
 import { measureControl } from './modes/control-path.ts';
 import { type DataLane, measureData } from './modes/data-path.ts';
 import { measureEvenness } from './modes/evenness.ts';
@@ -247,9 +247,12 @@ function compare([a, b]: readonly [string, string]): number {
   const read = (file: string) => parseResult(readFileSync(file, 'utf8'), file);
   const [before, after] = [read(a), read(b)];
   const all = compareResults(before, after);
-  const missing = missingRows(before, after);
-  process.stdout.write(comparisonText(all, missing));
-  return missing.length > 0 || all.some(({ judgement }) => judgement === 'slower') ? 1 : 0;
+  const wrong = [
+    ...missingRows(before, after).map((name) => `NOT MEASURED any more: ${name}`),
+    ...newlyUneven(before, after).map((mode) => `UNEVEN spread over backends: ${mode}`),
+  ];
+  process.stdout.write(comparisonText(all, wrong));
+  return wrong.length > 0 || all.some(({ judgement }) => judgement === 'slower') ? 1 : 0;
 }
 
 async function main(): Promise<number> {

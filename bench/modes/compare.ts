@@ -1,9 +1,10 @@
 /** Two runs beside each other: what is slower, what is faster, and what is noise. */
-import type { Ratio } from '../support/ratio.ts';
+import { type Ratio, ratioOfMedians } from '../support/ratio.ts';
 import { formatTable } from '../support/table.ts';
+import { isUneven } from './evenness.ts';
 import { isKubeProxy } from './kube-proxy.ts';
 import { isPlain, type LaneMode } from './lane-mode.ts';
-import { type ControlRow, dataName, FORMAT, type PacketRow, type Result } from './result.ts';
+import { dataName, FORMAT, type PacketRow, type Result } from './result.ts';
 
 /** Ratios to plain routing carry over from machine to machine; a difference below this is nobody's concern. */
 const SHARE_MIN = 0.05;
@@ -76,19 +77,13 @@ function controlRows({ control }: Result, yardstick: LaneMode): Named {
     if (!base || row.mode === yardstick) continue;
     const at = `${row.mode} ${row.services} x ${row.endpoints}`;
     const single = (value: number) => ({ ratio: value, low: value, high: value });
-    rows.set(`one change, ${at}`, overlapOf(row.changeMs, base.changeMs));
+    rows.set(`one change, ${at}`, ratioOfMedians(row.changeMs, base.changeMs));
     rows.set(`cold start, ${at}`, single(row.coldMs / base.coldMs));
     rows.set(`memory, ${at}`, single(row.residentMiB / base.residentMiB));
+    if (row.stream && base.stream)
+      rows.set(`processor time of a stream of changes, ${at}`, single(row.stream.cpu / base.stream.cpu));
   }
   return rows;
-}
-
-/** The ratio of two medians with the interval that both spreads allow: that of a median is some 1.25 s / sqrt(n). */
-function overlapOf(row: ControlRow['changeMs'], base: ControlRow['changeMs']): Ratio {
-  const spread = ({ p50, p99, count }: ControlRow['changeMs']) => (p99 - p50) / p50 / Math.sqrt(count);
-  const ratio = row.p50 / base.p50;
-  const wide = 1 + spread(row) + spread(base);
-  return { ratio, low: ratio / wide, high: ratio * wide };
 }
 
 /** Shares of requests that failed in rolling updates, plus one, so that none at all can be compared with some. */
@@ -167,13 +162,19 @@ export function missingRows(a: Result, b: Result): string[] {
   return namesOf(wanted).filter((name) => !found.has(name));
 }
 
-export function comparisonText(all: readonly Comparison[], missing: readonly string[] = []): string {
+/** Names of modes that spread connections unevenly in `b` alone. */
+export function newlyUneven(a: Result, b: Result): string[] {
+  const before = new Set(a.evenness.filter(isUneven).map(({ mode }) => mode));
+  return b.evenness.filter((row) => isUneven(row) && !before.has(row.mode)).map(({ mode }) => mode);
+}
+
+export function comparisonText(all: readonly Comparison[], wrong: readonly string[] = []): string {
   const told = all.filter(({ judgement }) => judgement !== 'noise');
   const table = [['ratio', 'before', 'after', '']];
   for (const { name, a, b, judgement } of told)
     table.push([name, a.ratio.toFixed(3), b.ratio.toFixed(3), judgement.toUpperCase()]);
   const count = (judgement: Judgement) => all.filter((one) => one.judgement === judgement).length;
   const sum = `${all.length} compared: ${count('slower')} slower, ${count('faster')} faster, ${count('noise')} within noise\n`;
-  const gone = missing.map((name) => `NOT MEASURED any more: ${name}\n`).join('');
-  return told.length > 0 ? `${formatTable(table)}\n${gone}${sum}` : gone + sum;
+  const also = wrong.map((line) => `${line}\n`).join('');
+  return told.length > 0 ? `${formatTable(table)}\n${also}${sum}` : also + sum;
 }

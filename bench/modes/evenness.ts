@@ -33,3 +33,8 @@ export async function measureEvenness(lane: Lane, service: number, calls: number
   const probability = chiSquareTail(chiSquare, counts.length - 1);
   return { mode: lane.mode, calls: answered, counts, chiSquare, probability };
 }
+
+/** No chance: once in a thousand runs of a mode that is even. */
+export function isUneven({ probability }: Pick<EvennessRow, 'probability'>): boolean {
+  return probability < 0.001;
+}

@@ -1,9 +1,11 @@
 /** What a person reads of a run in the terminal. */
 import { headline } from '../support/quiet.ts';
-import type { Ratio } from '../support/ratio.ts';
+import { type Ratio, ratioOfMedians } from '../support/ratio.ts';
 import { formatTable } from '../support/table.ts';
-import { isPlain, titleOf } from './lane-mode.ts';
-import { type DataKind, type DataRow, dataName, type Result } from './result.ts';
+import { isUneven } from './evenness.ts';
+import { isKubeProxy } from './kube-proxy.ts';
+import { isPlain, type LaneMode, titleOf } from './lane-mode.ts';
+import { type ControlRow, type DataKind, type DataRow, dataName, type Result } from './result.ts';
 
 const TITLES: Readonly<Record<DataKind, string>> = {
   tcp: 'TCP: connect, request, answer, close (percentiles: connect)',
@@ -67,7 +69,7 @@ function evennessTable({ evenness }: Result): string {
   if (evenness.length === 0) return '';
   const table = [['spread over backends', 'connections', 'each', 'chi-square', 'p', '']];
   for (const { mode, calls, counts, chiSquare, probability } of evenness) {
-    const verdict = probability < 0.001 ? 'UNEVEN' : 'even';
+    const verdict = isUneven({ probability }) ? 'UNEVEN' : 'even';
     table.push([
       mode,
       String(calls),
@@ -92,8 +94,25 @@ export function packetTable({ perPacket }: Pick<Result, 'perPacket'>): string {
   return `${formatTable(table)}xdp, tc: by test run over packets that are written anew; wire: live frames over a veth\n`;
 }
 
-function controlTable({ control, source }: Result): string {
+/** The mode whose changes others are set beside: kube-proxy's, where it was measured, or the first one. */
+function yardstickOf({ control }: Result): LaneMode | null {
+  const modes = [...new Set(control.map(({ mode }) => mode))];
+  return modes.length > 1 ? (modes.find(isKubeProxy) ?? modes[0]!) : null;
+}
+
+function changeRatio({ control }: Result, row: ControlRow, yardstick: LaneMode): string {
+  const base = control.find(
+    (one) => one.mode === yardstick && one.services === row.services && one.endpoints === row.endpoints,
+  );
+  if (!base || base === row) return '';
+  const { ratio, low, high } = ratioOfMedians(row.changeMs, base.changeMs);
+  return `${ratio.toPrecision(2)} (${low.toPrecision(2)}..${high.toPrecision(2)})`;
+}
+
+function controlTable(result: Result): string {
+  const { control, source } = result;
   if (control.length === 0) return '';
+  const yardstick = yardstickOf(result);
   const head = [
     'control path',
     'services',
@@ -104,7 +123,8 @@ function controlTable({ control, source }: Result): string {
     'max, ms',
     'resident, MiB',
   ];
-  const table = [[...head, 'idle CPU', '100/s: lag, ms', 'CPU']];
+  const beside = yardstick ? [`p50 to ${yardstick}`] : [];
+  const table = [[...head, 'idle CPU', '100/s: lag, ms', 'CPU', ...beside]];
   for (const row of control) {
     table.push([
       row.mode,
@@ -116,6 +136,7 @@ function controlTable({ control, source }: Result): string {
       `${(100 * row.idleCpu).toFixed(1)}%`,
       row.stream ? number(row.stream.lagMs) : '',
       row.stream ? `${(100 * row.stream.cpu).toFixed(0)}%` : '',
+      ...(yardstick ? [changeRatio(result, row, yardstick)] : []),
     ]);
   }
   return `${formatTable(table)}cold: from starting the program to the first answer; change: from before ${source === 'manifests' ? 'the file is' : 'the API server is'} written to the new answer\n`;

@@ -45,3 +45,18 @@ export function pairedRatioOf(base: readonly number[], took: readonly number[]):
   ).sort((a, b) => a - b);
   return { ratio: median(ratios), low: quantile(drawn, 0.025), high: quantile(drawn, 0.975) };
 }
+
+/** What is known of a sample whose single values are not kept. */
+interface Median {
+  readonly p50: number;
+  readonly p99: number;
+  readonly count: number;
+}
+
+/** The ratio of two medians with the interval that both spreads allow: that of a median is some 1.25 s / sqrt(n). */
+export function ratioOfMedians(row: Median, base: Median): Ratio {
+  const spread = ({ p50, p99, count }: Median) => (p99 - p50) / p50 / Math.sqrt(count);
+  const ratio = row.p50 / base.p50;
+  const wide = 1 + spread(row) + spread(base);
+  return { ratio, low: ratio / wide, high: ratio * wide };
+}

@@ -1,7 +1,7 @@
 /** Which clusters and changes a run of the bench is made of, and that a run which lost some of its rows is told. */
 import { describe, expect, test } from 'vitest';
 import { controlSizes, parseArguments } from '../../bench/modes/arguments.ts';
-import { comparisonText, missingRows } from '../../bench/modes/compare.ts';
+import { comparisonText, missingRows, newlyUneven } from '../../bench/modes/compare.ts';
 import { streamOf } from '../../bench/modes/control-path.ts';
 import { oneRuleTable } from '../../bench/modes/one-rule.ts';
 import type { Asked, ControlRow, DataRow, Result, RollingRow } from '../../bench/modes/result.ts';
@@ -75,8 +75,17 @@ describe('a comparison with a run that has fewer rows', () => {
       'requests and failures, rolling update of 10, ebpf',
       'control path, ebpf 10 x 10',
     ]);
-    expect(comparisonText([], missing)).toMatch(/^NOT MEASURED any more: tcp IPv4 ClusterIP, ebpf 10$/m);
+    expect(comparisonText([], ['NOT MEASURED any more: one'])).toMatch(
+      /^NOT MEASURED any more: one\n0 compared/,
+    );
     expect(missingRows(all, all)).toEqual([]);
+  });
+
+  test('names a mode that has become uneven', () => {
+    const spread = (probability: number) =>
+      ({ ...all, evenness: [{ mode: 'nft', probability }] }) as unknown as Result;
+    expect(newlyUneven(spread(0.5), spread(1e-6))).toEqual(['nft']);
+    expect(newlyUneven(spread(1e-6), spread(1e-6))).toEqual([]);
   });
 
   test('says nothing of a run that did not keep what it was asked for', () => {
