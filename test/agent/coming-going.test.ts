@@ -63,7 +63,8 @@ root.describe('what comes and goes under traffic', () => {
         }
       } finally {
         if (world.lab.pods.has('short')) await world.lab.removePod('short');
-        world.lab.manifests.write('more', []);
+        world.lab.manifests.remove('more');
+        await eventually(() => outcome(world.lab.pod('a'), address)).not.toBe('ok');
       }
       expect(indexes.size).toBe(3);
       expect((await world.stop()).join('\n')).toBe('');
