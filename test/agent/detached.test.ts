@@ -33,8 +33,9 @@ const DEVICES = [
   {
     title: "a backend's device",
     device: (world: SwitchWorld) => world.lab.pod('b').plan.device,
-    // Of the node's, only those to this backend: its answers go back through them.
-    loses: /, backend to its own |, node to .*"name":"b"|, node to .*: timeout/,
+    // Of what bears the node's address, only connections to this backend: its answers go back through them.
+    loses:
+      /, backend to its own |, (node to|client to a NodePort).*"name":"b"|, (node to .*|client to a NodePort): (timeout|reset)/,
     declare: LONG.test,
   },
   { title: 'the uplink', device: () => 'eth0', loses: /, node to |, client to a /, declare: LONG.test },
