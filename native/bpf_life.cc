@@ -23,7 +23,8 @@ constexpr uint32_t kLinkXdp = 6;
 constexpr uint32_t kLinkTcx = 11;
 constexpr uint32_t kLinkCgroup = 3;
 
-// bpfLinkInfo(link): {id, type, program, ifindex, attachType, cgroup}. ifindex 0: its device is gone, or it has none.
+// bpfLinkInfo(link): {id, type, program, ifindex, attachType, cgroup}. ifindex 0: its device is gone, or it has none;
+// cgroup 0: the same of its cgroup.
 Napi::Value LinkInfo(const Napi::CallbackInfo &info) {
   Napi::Env env = info.Env();
   bpf_link_info found = {};
@@ -37,6 +38,7 @@ Napi::Value LinkInfo(const Napi::CallbackInfo &info) {
   out.Set("program", found.prog_id);
   out.Set("ifindex", found.type == kLinkXdp || found.type == kLinkTcx ? words[0] : 0);
   out.Set("attachType", found.type == kLinkTcx ? words[1] : found.type == kLinkCgroup ? found.cgroup.attach_type : 0);
+  out.Set("cgroup", found.type == kLinkCgroup ? static_cast<double>(found.cgroup.cgroup_id) : 0);
   return out;
 }
 

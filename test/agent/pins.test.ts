@@ -1,20 +1,20 @@
 /** ebpf mode under open connections, when what it has pinned goes: the programs stay, and the pins come back. */
-import { spawnSync } from 'node:child_process';
-import { mkdirSync, readdirSync, unlinkSync } from 'node:fs';
+import { readdirSync, unlinkSync } from 'node:fs';
 import path from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { isLong } from '../support/long.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
 import { SwitchWorld } from '../support/switch-world.ts';
-import { buildProgram, eventually, logged, OwnAgent, statusOf, triplane } from './support/node.ts';
+import { buildProgram, eventually, OwnAgent, statusOf, triplane } from './support/node.ts';
+import { OwnBpf } from './support/own-bpf.ts';
+import { expectSound, expectSoundAfter } from './support/sound.ts';
 
 const root = skipUnless(
   isLong && privilege() === 'root',
   'takes long; TRIPLANE_TEST_LONG=1 runs it, as root',
 );
 const OFTEN = ['--sync-period', '1s'];
-const FULL = 'the kernel holds the full state';
 
 root.describe('pins that go', () => {
   let world: SwitchWorld;
@@ -58,38 +58,33 @@ root.describe('pins that go', () => {
         'cannot be pinned',
       );
     }
-    await world.agent.stop('SIGKILL');
-    const told = world.agent.log().length;
-    await world.startAgent('ebpf', OFTEN);
-    const [{ operations } = {}] = logged(world.agent.log().slice(told), FULL);
-    expect(operations).toBeLessThanOrEqual(1);
+    await expectSound(world, 'ebpf', OFTEN);
     expect((await world.stop()).join('\n')).toBe('');
   });
 
   test('their file system is unmounted under the agent, and another one is there', async () => {
-    const folder = path.join(path.dirname(world.lab.manifests.path), 'bpf');
-    mkdirSync(folder, { recursive: true });
-    const mount = 'mount -t bpf none "$0" && exec "$@"';
+    const bpf = await OwnBpf.mount(path.join(path.dirname(world.lab.manifests.path), 'bpf'));
     const args = ['--manifests', world.lab.manifests.path, '--cluster-cidr', '10.10.0.0/16', ...OFTEN];
-    args.push('--proxy-mode', 'ebpf', '--bpf-root', `${folder}/pins`);
-    const agent = new OwnAgent(world.lab, 'n1', args, {}, ['unshare', '-m', 'sh', '-c', mount, folder]);
-    const inside = (command: string[], prefix = ['-m']) =>
-      spawnSync('nsenter', [...prefix, '-t', String(agent.child.pid), ...command], { encoding: 'utf8' });
-    const pins = () => inside(['find', folder, '-name', '*_*']).stdout.trim().split('\n').sort();
+    args.push('--proxy-mode', 'ebpf', '--bpf-root', `${bpf.folder}/pins`);
+    const own = () => new OwnAgent(world.lab, 'n1', args, {}, bpf.under);
+    const agent = own();
+    const pins = () => bpf.inside(['find', bpf.folder, '-name', '*_*']).trim().split('\n').sort();
     try {
       await agent.ready();
       const before = pins();
       expect(before.length).toBeGreaterThan(20);
       await world.open(1);
       await world.load(2);
-      expect(inside(['umount', folder]).stderr).toBe('');
+      bpf.inside(['umount', bpf.folder]);
       // It mounts one by itself, as at a start.
       await eventually(pins).toEqual(before);
       const { mode } = await statusOf(agent.adminSocket);
       expect(mode).toMatchObject({ mode: 'ebpf', failure: '' });
       expect((await world.stop()).join('\n')).toBe('');
+      await expectSoundAfter(agent, 'ebpf', own);
     } finally {
       await agent.stop('SIGKILL');
+      await bpf.end();
     }
   });
 });

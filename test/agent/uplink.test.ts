@@ -1,13 +1,13 @@
 /** What carries a node's traffic goes away under open connections, and comes back: they stall, and go on. */
 import { readdirSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-import type { Mode } from '../../src/dataplane/dataplane.ts';
 import { bpfNative } from '../../src/dataplane/ebpf/native.ts';
 import { isLong } from '../support/long.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
 import { SwitchWorld } from '../support/switch-world.ts';
 import { buildProgram, eventually, logged } from './support/node.ts';
+import { expectSound, NO_CLOCK } from './support/sound.ts';
 
 const root = skipUnless(
   isLong && privilege() === 'root',
@@ -18,7 +18,6 @@ const root = skipUnless(
  * whoever's rule it was: those connections are lost in nft mode, as with kube-proxy, and not in ebpf mode.
  */
 const MASQUERADED = /, (node to|client to a NodePort|backend to its own)/;
-const NO_CLOCK = ['--sync-period', '1h'];
 const flow = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 root.describe('the uplink and its programs', () => {
@@ -34,13 +33,6 @@ root.describe('the uplink and its programs', () => {
   afterAll(() => world?.remove());
 
   const ip = async (...args: string[]) => (await world.node.exec(['ip', ...args])).stdout.trim();
-  async function expectSound(mode: Mode): Promise<void> {
-    await world.agent.stop('SIGKILL');
-    const before = world.agent.log().length;
-    await world.startAgent(mode, NO_CLOCK);
-    const [{ operations } = {}] = logged(world.agent.log().slice(before), 'the kernel holds the full state');
-    expect(operations).toBeLessThanOrEqual(mode === 'ebpf' ? 1 : 0);
-  }
   /** From every side. */
   async function expectServed(): Promise<void> {
     for (const { title, from, address, port } of world.ways(4))
@@ -67,7 +59,7 @@ root.describe('the uplink and its programs', () => {
       await expectServed();
       const lost = (await world.stop()).filter((line) => mode !== 'nft' || !MASQUERADED.test(line));
       expect(lost.join('\n')).toBe('');
-      await expectSound(mode);
+      await expectSound(world, mode);
     });
   }
 
@@ -86,6 +78,6 @@ root.describe('the uplink and its programs', () => {
       await eventually(repairs).toBeGreaterThanOrEqual(n);
     }
     await expectServed();
-    await expectSound('ebpf');
+    await expectSound(world, 'ebpf');
   });
 });

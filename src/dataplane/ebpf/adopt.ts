@@ -60,6 +60,8 @@ export function adoptTables(compiler: Compiler, references: References): void {
   }
   compiler.guards.bury();
   dropStrayNames(compiler, names);
+  // A predecessor that died while it took a service away may have left its NodePorts, which nobody could bind to.
+  compiler.nodePorts.repair();
   for (let index = 0; index < compiler.backends.records.limit; index++)
     if (references.backend(index)) compiler.backends.adoptGone(index);
 }

@@ -299,7 +299,8 @@ export class Links {
 
   #broken({ wanted, link }: Held): string | null {
     const info = lifeNative().bpfLinkInfo(link);
-    if (wanted.row.hook !== 'cgroup' && info.ifindex !== wanted.ifindex) return 'was detached';
+    const detached = wanted.row.hook === 'cgroup' ? info.cgroup === 0 : info.ifindex !== wanted.ifindex;
+    if (detached) return 'was detached';
     if (info.program !== lifeNative().bpfProgramId(this.#programs[wanted.row.program]!))
       return 'had another program';
     if (existsSync(this.#pin(wanted.name))) return null;

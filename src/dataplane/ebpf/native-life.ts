@@ -9,6 +9,8 @@ export interface LinkInfo {
   /** 0: its device is gone, or it has none. */
   readonly ifindex: number;
   readonly attachType: number;
+  /** Id of the cgroup; 0: it is gone, somebody has detached the link, or it is none of a cgroup. */
+  readonly cgroup: number;
 }
 
 /** What one pass over tp_conns works on (native/bpf_collect.cc). */
