@@ -29,8 +29,8 @@ export const REMOTE = {
   other: ['203.0.113.7', '2001:db8:e::7'],
 } as const;
 export type HostName = keyof typeof PODS | keyof typeof REMOTE | 'node';
-/** The first of each family is the primary one. */
-export const NODE = ['192.0.2.11', '2001:db8::11', '192.0.2.111'] as const;
+/** The first of each family stays; the others come and go (FlowWorld.own). */
+export const NODE = ['192.0.2.11', '2001:db8::11', '192.0.2.111', '2001:db8::111'] as const;
 const FABRIC = ['192.0.2.1', '2001:db8::1'] as const;
 const GATEWAY_MAC = 'ee:ee:ee:ee:ee:ee';
 /** Every neighbour is known from the start: a lost first packet is then a finding. */
@@ -44,6 +44,8 @@ const NOBODY = ['192.0.2.9', '2001:db8::9'] as const;
 const EVERYTHING_ELSE = [
   ...['198.18.0.0/15', '203.0.113.8/29', '10.200.0.0/15'],
   ...['2001:db8:9::/48', '2001:db8:18::/48', 'fd00:10:200::/48'],
+  // While the node has not got them.
+  ...NODE.slice(2),
 ];
 
 /** Where backends listen, where the node does, and where `nobody` answers. */
@@ -69,6 +71,7 @@ export class FlowWorld {
   readonly #prefix = `tpf${process.pid}-${worlds++}`;
   readonly #engines: FlowEngine[] = [];
   readonly #ports = new Map<string, number>();
+  #own: readonly string[] = NODE;
   readonly #removeAtExit = () => this.#removeThings();
   /** Folder of cgroup v2 for what is to meet socket programs; null without cgroup v2. */
   readonly cgroup: string | null;
@@ -139,7 +142,7 @@ export class FlowWorld {
     const lines = ['link set lo up', `link add eth0 address ${MAC.node} type veth ${peer}`];
     for (const own of NODE) lines.push(address(own, own.includes(':') ? 64 : 24, 'eth0'));
     lines.push('link set eth0 up', ...FABRIC.map((via) => `route add default via ${via}`));
-    for (const ip of FABRIC) lines.push(neighbour(ip, MAC.fabric, 'eth0'));
+    for (const ip of [...FABRIC, ...NODE.slice(2)]) lines.push(neighbour(ip, MAC.fabric, 'eth0'));
     Object.entries(PODS).forEach(([name, own], at) => {
       const podEnd = `peer name eth0 address ${MAC.pod(at)} netns ${this.#name(name)}`;
       lines.push(`link add veth${at} address ${GATEWAY_MAC} type veth ${podEnd}`);
@@ -167,8 +170,12 @@ export class FlowWorld {
         );
     }
     for (const via of NOBODY) lines.push(`route add default via ${via}`);
+    // The node's own packets to them; everybody else's go to the node, whether it has them or not.
+    NODE.slice(2).forEach((ip, family) => {
+      lines.push(`route add ${ip}/${family === 0 ? 32 : 128} via ${NOBODY[family]}`);
+    });
     for (const via of NODE.slice(0, 2)) lines.push(`route add default via ${via} table 100`);
-    for (const ip of NODE) lines.push(neighbour(ip, MAC.node, 'node0'));
+    for (const ip of NODE.slice(0, 2)) lines.push(neighbour(ip, MAC.node, 'node0'));
     return lines;
   }
 
@@ -178,6 +185,17 @@ export class FlowWorld {
     const args = [family, '-n', this.#name('fabric'), '-batch', '-'];
     const { status, stderr } = await runProgram('ip', args, lines.join(''));
     if (status !== 0) throw new Error(stderr);
+  }
+
+  /** Gives the node these addresses of NODE and takes the others from it. */
+  async own(addresses: readonly string[]): Promise<void> {
+    const moved = NODE.slice(2).filter((ip) => addresses.includes(ip) !== this.#own.includes(ip));
+    this.#own = addresses;
+    const lines = moved.map((ip) => {
+      const line = address(ip, ip.includes(':') ? 64 : 24, 'eth0');
+      return addresses.includes(ip) ? line : line.replace('addr add', 'addr del').replace(' nodad', '');
+    });
+    await this.#wire('node', lines);
   }
 
   /** All at once; outcomes in the order of the flows. */
