@@ -44,9 +44,9 @@ const NOBODY = ['192.0.2.9', '2001:db8::9'] as const;
 const EVERYTHING_ELSE = [
   ...['198.18.0.0/15', '203.0.113.8/29', '10.200.0.0/15'],
   ...['2001:db8:9::/48', '2001:db8:18::/48', 'fd00:10:200::/48'],
-  // While the node has not got them.
-  ...NODE.slice(2),
 ];
+/** Whoever has no place of its own in the cluster; `heir` has what the node has lost, and cannot answer to it otherwise. */
+const STRANGERS = { nobody: NOBODY, heir: NODE.slice(2) } as const;
 
 /** Where backends listen, where the node does, and where `nobody` answers. */
 export const BACKEND_PORTS = [80, 443, 8080] as const;
@@ -98,12 +98,12 @@ export class FlowWorld {
     return `${this.#prefix}-${place}`;
   }
 
-  file(place: HostName | 'nobody'): string {
+  file(place: HostName | keyof typeof STRANGERS): string {
     return netnsPath(this.#name(place));
   }
 
   #places(): string[] {
-    return ['node', 'fabric', 'nobody', ...Object.keys(PODS), ...Object.keys(REMOTE)];
+    return ['node', 'fabric', ...Object.keys(STRANGERS), ...Object.keys(PODS), ...Object.keys(REMOTE)];
   }
 
   async #build(): Promise<void> {
@@ -116,6 +116,7 @@ export class FlowWorld {
     for (const family of ['-4', '-6']) await this.#fabricRules(family);
     const hosts = [
       ...Object.entries({ ...PODS, ...REMOTE }).map(([name, own]) => [name, hostLines(own)] as const),
+      ['heir', hostLines(STRANGERS.heir)] as const,
       [
         'nobody',
         [...hostLines(NOBODY), ...EVERYTHING_ELSE.map((range) => `route add local ${range} dev lo`)],
@@ -127,7 +128,7 @@ export class FlowWorld {
     const backends = ['L1', 'L4', 'R2', 'R3', 'R9'] as const;
     await this.#engines[0]!.serve([
       ...backends.flatMap((name) => BACKEND_PORTS.map((port) => ({ ns: this.file(name), port }))),
-      ...(['node', 'nobody'] as const).flatMap((name) =>
+      ...(['node', 'nobody', 'heir'] as const).flatMap((name) =>
         NODE_PORTS.map((port) => ({ ns: this.file(name), port })),
       ),
     ]);
@@ -158,11 +159,10 @@ export class FlowWorld {
   #fabricLines(): string[] {
     const lines = ['link set lo up', 'link set node0 up'];
     lines.push(address(FABRIC[0], 24, 'node0'), address(FABRIC[1], 64, 'node0'));
-    for (const [at, name] of [...Object.keys(REMOTE), 'nobody'].entries()) {
+    for (const [at, [name, own]] of Object.entries({ ...REMOTE, ...STRANGERS }).entries()) {
       const hostEnd = `peer name eth0 address ${MAC.host(at)} netns ${this.#name(name)}`;
       lines.push(`link add h${at} address ${GATEWAY_MAC} type veth ${hostEnd}`);
       lines.push(`link set h${at} up`, address('fe80::1', 64, `h${at}`));
-      const own = name === 'nobody' ? NOBODY : REMOTE[name as keyof typeof REMOTE];
       for (const ip of own)
         lines.push(
           `route add ${ip}/${ip.includes(':') ? 128 : 32} dev h${at}`,
@@ -170,10 +170,6 @@ export class FlowWorld {
         );
     }
     for (const via of NOBODY) lines.push(`route add default via ${via}`);
-    // The node's own packets to them; everybody else's go to the node, whether it has them or not.
-    NODE.slice(2).forEach((ip, family) => {
-      lines.push(`route add ${ip}/${family === 0 ? 32 : 128} via ${NOBODY[family]}`);
-    });
     for (const via of NODE.slice(0, 2)) lines.push(`route add default via ${via} table 100`);
     for (const ip of NODE.slice(0, 2)) lines.push(neighbour(ip, MAC.node, 'node0'));
     return lines;
@@ -181,7 +177,7 @@ export class FlowWorld {
 
   /** What comes from a host goes to the node. A batch of `ip` knows rules of one family only. */
   async #fabricRules(family: string): Promise<void> {
-    const lines = [...Object.keys(REMOTE), 'nobody'].map((_, at) => `rule add iif h${at} lookup 100\n`);
+    const lines = Object.keys({ ...REMOTE, ...STRANGERS }).map((_, at) => `rule add iif h${at} lookup 100\n`);
     const args = [family, '-n', this.#name('fabric'), '-batch', '-'];
     const { status, stderr } = await runProgram('ip', args, lines.join(''));
     if (status !== 0) throw new Error(stderr);
