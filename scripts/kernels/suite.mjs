@@ -10,7 +10,12 @@ import { runInKernel } from './machine.mjs';
 
 /** What runs in a booted kernel, by mode or subject; the first of them within `npm test`. */
 export const TESTS = {
-  ipvs: ['test/conformance/ipvs.test.ts', 'test/dataplane/ipvs', 'test/agent/ipvs.test.ts'],
+  ipvs: [
+    'test/conformance/ipvs.test.ts',
+    'test/conformance/fuzz.test.ts',
+    'test/dataplane/ipvs',
+    'test/agent/ipvs.test.ts',
+  ],
   nft: ['test/conformance/nft.test.ts', 'test/dataplane/nft/traffic.test.ts'],
   ebpf: ['test/bpf/live.test.ts', 'test/dataplane/ebpf-forward.test.ts'],
   probe: ['test/probe'],

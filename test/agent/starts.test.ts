@@ -10,6 +10,7 @@ import type { Mode } from '../../src/dataplane/dataplane.ts';
 import { clusterCidrFlag } from '../../src/lab/wiring.ts';
 import { type FaultPoint, faultEnvironment } from '../support/fault-point.ts';
 import { hasIpvs } from '../support/ipvs.ts';
+import { nftablesRules } from '../support/kube-proxy-nftables.ts';
 import { iptablesRules } from '../support/kube-proxy-rules.ts';
 import { isLong } from '../support/long.ts';
 import { privilege } from '../support/privilege.ts';
@@ -32,6 +33,8 @@ const OTHER = { nft: 'ebpf', ebpf: 'nft', ipvs: 'nft' } as const;
 /** Points along a start, spread over all of its calls. */
 const POINTS = hasIpvs() ? 5 : 12;
 const CALLS_MIN = 3;
+/** Modes of the kube-proxy that was there before; after its ipvs mode: ipvs-takeover.test.ts. */
+const KUBE_PROXYS = ['iptables', 'nftables'] as const;
 
 root.describe('an agent killed along its start', () => {
   let world: SwitchWorld;
@@ -85,6 +88,17 @@ root.describe('an agent killed along its start', () => {
     if (mode !== 'ipvs') return kernelImage(world, mode);
     await expectSound(world, mode, []);
     return 'sound';
+  }
+
+  /** Its rules, who loads them, and what is said when they go. */
+  function kubeProxy(kind: (typeof KUBE_PROXYS)[number]) {
+    const [ports, clusterCIDR] = [world.kubeProxyPorts(4), clusterCidrFlag(world.lab.plan)];
+    if (kind === 'iptables') {
+      const rules = iptablesRules(4, ports, clusterCIDR);
+      return { command: ['iptables-restore', '--noflush'], rules, removed: 'removed iptables-nft' };
+    }
+    const rules = nftablesRules(4, ports, { clusterCIDR, nodeAddress: world.node.addresses[4]! });
+    return { command: ['nft', '-f', '-'], rules, removed: 'removed nftables table ip kube-proxy' };
   }
 
   const web = () => world.lab.plan.pods.filter(({ labels }) => labels.app === 'web');
@@ -158,22 +172,23 @@ root.describe('an agent killed along its start', () => {
       await eventually(async () => (await world.status()).mode.draining).toEqual([]);
     }, 600_000);
 
-    test(`${mode}: where kube-proxy (iptables) has carried the traffic`, async () => {
-      world.writeServices();
-      await world.agent?.stop('SIGKILL');
-      const cidr = clusterCidrFlag(world.lab.plan);
-      const restore = (text: string) => world.node.exec(['iptables-restore', '--noflush'], text);
-      expect((await restore(iptablesRules(4, world.kubeProxyPorts(4), cidr))).stderr).toBe('');
-      await world.open(2);
-      const calls = await callsOfStart(mode);
-      const wanted = await imageOf(mode);
-      // As before: kube-proxy alone, but for the connections that it has had all the time.
-      await killAtEach(mode, calls, { before: () => triplane(world.node, 'cleanup'), wanted: () => wanted });
-      expect((await triplane(world.node, 'cleanup', '--kube-proxy')).stdout).toContain(
-        'removed iptables-nft',
-      );
-      await new Promise((resolve) => setTimeout(resolve, 1000));
-      expect((await world.stop()).join('\n')).toBe('');
-    }, 600_000);
+    for (const kind of KUBE_PROXYS)
+      test(`${mode}: where kube-proxy (${kind}) has carried the traffic`, async () => {
+        world.writeServices();
+        await world.agent?.stop('SIGKILL');
+        const { command, rules, removed } = kubeProxy(kind);
+        expect((await world.node.exec(command, rules)).stderr).toBe('');
+        await world.open(2);
+        const calls = await callsOfStart(mode);
+        const wanted = await imageOf(mode);
+        // As before: kube-proxy alone, but for the connections that it has had all the time.
+        await killAtEach(mode, calls, {
+          before: () => triplane(world.node, 'cleanup'),
+          wanted: () => wanted,
+        });
+        expect((await triplane(world.node, 'cleanup', '--kube-proxy')).stdout).toContain(removed);
+        await new Promise((resolve) => setTimeout(resolve, 1000));
+        expect((await world.stop()).join('\n')).toBe('');
+      }, 600_000);
   }
 });

@@ -2,86 +2,151 @@
 import { spawnSync } from 'node:child_process';
 import { expect, test } from 'vitest';
 import type { Mode } from '../../src/dataplane/dataplane.ts';
-import { iptablesRules } from '../support/kube-proxy-rules.ts';
+import type { Family } from '../../src/model/records.ts';
+import { nftablesRules } from '../support/kube-proxy-nftables.ts';
+import { iptablesRules, type KubeProxyPort } from '../support/kube-proxy-rules.ts';
 import { LONG } from '../support/long.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
+import type { SwitchWorld } from '../support/switch-world.ts';
 import { eventually } from './support/node.ts';
 import { expectSound } from './support/sound.ts';
 import { IPTABLES, nodeOfKubeProxy } from './support/takeover.ts';
 
-const root = skipUnless(privilege() === 'root', 'needs root');
 /** Traffic of a moment: nothing is waited for. */
 const flow = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+const FAMILIES = [4, 6] as const;
 
-/** Of kube-proxy's own shape, for one service with one endpoint and its NodePort. */
-function kubeProxyRules(clusterIP: string, port: number, nodePort: number, backend: string): string {
-  return `table ip kube-proxy {
-  map service-ips { type ipv4_addr . inet_proto . inet_service : verdict; }
-  map service-nodeports { type inet_proto . inet_service : verdict; }
-  chain mark-for-masquerade { meta mark set mark or 0x4000
-  }
-  chain masquerading {
-    meta mark & 0x4000 == 0 return
-    meta mark set mark xor 0x4000
-    masquerade fully-random
-  }
-  chain services {
-    ip daddr . meta l4proto . th dport vmap @service-ips
-    fib daddr type local meta l4proto . th dport vmap @service-nodeports
-  }
-  chain nat-prerouting { type nat hook prerouting priority dstnat; policy accept; jump services
-  }
-  chain nat-output { type nat hook output priority -100; policy accept; jump services
-  }
-  chain nat-postrouting { type nat hook postrouting priority srcnat; policy accept; jump masquerading
-  }
-  chain endpoint-5OJB2KTY-default/web/tcp/tcp__${backend}/80 { meta l4proto tcp dnat to ${backend}:80
-  }
-  chain service-5OJB2KTY-default/web/tcp/tcp {
-    jump mark-for-masquerade
-    goto endpoint-5OJB2KTY-default/web/tcp/tcp__${backend}/80
+type Node = ReturnType<typeof nodeOfKubeProxy>;
+
+interface Takeover {
+  readonly mode: Mode;
+  /** Loads what kube-proxy would have of these ports. */
+  readonly load: (family: Family, ports: readonly KubeProxyPort[]) => Promise<unknown>;
+  /** The rules of everybody else. */
+  readonly rest: () => Promise<string>;
+  /** What the cleanup prints. */
+  readonly removes: RegExp;
+}
+
+/**
+ * What the node's own processes send as packets meets netfilter's output hook, and so kube-proxy's rules, before any
+ * program of ebpf mode, until the cleanup: docs/switching.md, Limits.
+ */
+const MEETS_NETFILTER = /node to/;
+const NONE = /^$/;
+/** Started when kube-proxy had ended: whom only our rules lead to. */
+const LATE = 'd';
+
+/** New connections are answered by all backends there are now, over every way but those that `but` names: there by some. */
+async function expectOurs(world: SwitchWorld, but: RegExp): Promise<void> {
+  for (const { title, from, address, port } of FAMILIES.flatMap((family) => world.ways(family))) {
+    const { outcomes, pods } = await from.call('tcp', address, port, { count: 40 });
+    // A client of a sticky service stays with one, and outside traffic of a Local one on the node.
+    const isAny = /sticky|Local/.test(title) || but.test(title);
+    expect([title, outcomes.ok, isAny || (pods[LATE] ?? 0) > 0]).toEqual([title, 40, true]);
   }
 }
-add element ip kube-proxy service-ips { ${clusterIP} . tcp . ${port} : goto service-5OJB2KTY-default/web/tcp/tcp }
-add element ip kube-proxy service-nodeports { tcp . ${nodePort} : goto service-5OJB2KTY-default/web/tcp/tcp }
+
+async function expectTakeover(node: Node, { mode, load, rest, removes }: Takeover): Promise<void> {
+  const world = node.world();
+  const late = world.lab.pod(LATE);
+  const before = await rest();
+  for (const family of FAMILIES) {
+    const ports = world.kubeProxyPorts(family).map((port) => ({
+      ...port,
+      backends: port.backends.filter(({ address }) => address !== late.addresses[family]),
+    }));
+    await load(family, ports);
+  }
+  await world.open(2);
+  await world.load(3);
+  await world.startAgent(mode);
+  await expectOurs(world, mode === 'ebpf' && world.lab.plan.cgroups === 'none' ? MEETS_NETFILTER : NONE);
+  expect(await node.cleanup()).toMatch(removes);
+  expect(await rest()).toBe(before);
+  await expectOurs(world, NONE);
+  expect(await node.cleanup()).toBe('there was nothing to remove\n');
+  await flow(1500);
+  expect((await world.stop()).join('\n')).toBe('');
+  await eventually(async () => (await world.status()).mode.draining).toEqual([]);
+  expect(world.tables()).toEqual(mode === 'nft' ? ['table ip triplane', 'table ip6 triplane'] : []);
+  await expectSound(world, mode, []);
+}
+
+/** Of others; names like kube-proxy's, which are not its own in another table or family. */
+const NAMESAKES = `table ip kube-proxy-mine {
+  map service-ips { type ipv4_addr . inet_proto . inet_service : verdict; elements = { 192.0.2.77 . tcp . 80 : drop } }
+  chain services { ip daddr . meta l4proto . th dport vmap @service-ips; }
+}
+table inet kube-proxy {
+  set cluster-ips { type ipv4_addr; elements = { 192.0.2.77 } }
+  chain filter-forward { type filter hook forward priority 0; policy accept; ip daddr @cluster-ips drop; }
+}
+table ip6 service-ips {
+  chain nat-prerouting { type filter hook prerouting priority -100; policy accept; meta mark 0x4000 ip6 daddr 2001:db8:7::7 drop; }
+}
 `;
+/** Keeps connection tracking and NAT alive, and drops what connection tracking knows nothing of. */
+const TRACKING = `table inet tracking {
+  chain forward { type filter hook forward priority 10; policy accept; ct state invalid drop; }
+  chain hostports { type nat hook prerouting priority -95; policy accept; fib daddr type local tcp dport 8777 dnat ip to 192.0.2.77; }
 }
+`;
+const BESIDES = { 'a firewall with NAT': NAMESAKES + TRACKING, 'nothing that tracks': NAMESAKES } as const;
 
-root.describe('taking over from kube-proxy', () => {
-  const { world: worldOf, inside, cleanup } = nodeOfKubeProxy({ label: 'swk', families: [4] });
+type Case = readonly [mode: Mode, beside: keyof typeof BESIDES, when: 'always' | 'long'];
+const NFTABLES_CASES: readonly (readonly [cgroups: 'none' | 'per-pod', cases: readonly Case[]])[] = [
+  [
+    'none',
+    [
+      ['nft', 'a firewall with NAT', 'always'],
+      ['ebpf', 'nothing that tracks', 'always'],
+    ],
+  ],
+  [
+    'per-pod',
+    [
+      ['ebpf', 'a firewall with NAT', 'long'],
+      ['nft', 'nothing that tracks', 'long'],
+    ],
+  ],
+];
 
-  for (const mode of ['ebpf', 'nft'] as const) {
-    root.test(`its connections live on under ${mode}, also when its rules are cleaned up`, async () => {
-      const world = worldOf();
-      const ways = world
-        .ways(4)
-        .filter(({ title }) => /pod to a cluster IP|client to a NodePort/.test(title));
-      const [{ address, port }, { port: nodePort }] = ways as [(typeof ways)[0], (typeof ways)[0]];
-      const backend = world.lab.pod('c').addresses[4]!;
-      const rules = kubeProxyRules(address, port, nodePort, backend);
-      await inside(['nft', '-f', '-'], rules);
-      const holds = await Promise.all(
-        ways.map((way) => way.from.hold('tcp', way.address, way.port, { connections: 3, intervalMs: 50 })),
-      );
-      for (const hold of holds) expect((await hold.established).pods).toEqual({ c: 3 });
-      await world.startAgent(mode);
-      expect(await cleanup()).toContain('nftables table ip kube-proxy');
-      // New ones go to all backends, by our rules.
-      for (const way of ways) {
-        const { outcomes, pods } = await way.from.call('tcp', way.address, way.port, { count: 40 });
-        expect(outcomes.ok).toBe(40);
-        expect(Object.keys(pods).length).toBeGreaterThan(1);
-      }
-      for (const hold of holds) {
-        expect((await hold.stop()).exchanges).toBeGreaterThan(3);
-        expect(hold.failures).toEqual([]);
-      }
-      await eventually(async () => (await world.status()).mode.draining).toEqual([]);
-      expect(world.tables()).toEqual(mode === 'nft' ? ['table ip triplane', 'table ip6 triplane'] : []);
-    });
-  }
-});
+const root = skipUnless(privilege() === 'root', 'needs root');
+for (const [cgroups, cases] of NFTABLES_CASES)
+  root.describe(`taking over from kube-proxy in nftables mode, ${cgroups} cgroups`, () => {
+    const node = nodeOfKubeProxy({ label: `swk${cgroups[0]}`, cgroups });
+    const { world: worldOf, inside, clusterCIDR } = node;
+    const tablesOfOthers = async () =>
+      (await inside(['nft', 'list', 'tables'])).split('\n').filter((line) => line && !/ triplane/.test(line));
+    /** All but ours, word for word; not what counters say. */
+    const rest = async () => {
+      const tables = await tablesOfOthers();
+      const texts = tables.map((table) => inside(['nft', '-s', 'list', ...table.split(' ')]));
+      return (await Promise.all(texts)).join('\n');
+    };
+
+    for (const [mode, beside, when] of cases) {
+      const one = when === 'always' ? test : LONG.test;
+      one(`${mode}, beside ${beside}: nothing is lost, and only what was kube-proxy's goes`, async () => {
+        await inside(['nft', '-f', '-'], BESIDES[beside]);
+        try {
+          await expectTakeover(node, {
+            ...{ mode, rest },
+            load: (family, ports) => {
+              const nodeAddress = worldOf().node.addresses[family]!;
+              const rules = nftablesRules(family, ports, { clusterCIDR: clusterCIDR(family), nodeAddress });
+              return inside(['nft', '-f', '-'], rules);
+            },
+            removes: /^(kube-proxy: removed nftables table ip6? kube-proxy\n){2}$/,
+          });
+        } finally {
+          for (const table of await tablesOfOthers()) await inside(['nft', 'delete', ...table.split(' ')]);
+        }
+      });
+    }
+  });
 
 /** What others have beside it: a kubelet's chains, a CNI's with jumps before and behind kube-proxy's, a firewall's table. */
 const BESIDE = `*mangle
@@ -119,8 +184,8 @@ const hasBackends = BACKENDS.every((one) => spawnSync(`iptables-${one}-save`).st
 skipUnless(privilege() === 'root' && hasBackends, 'needs root, and iptables of both kinds').describe(
   'taking over from kube-proxy in iptables mode',
   () => {
-    const { world: worldOf, inside, cleanup, clusterCIDR } = nodeOfKubeProxy({ label: 'swi' });
-    const FAMILIES = [4, 6] as const;
+    const node = nodeOfKubeProxy({ label: 'swi' });
+    const { inside, clusterCIDR } = node;
     /** All rules of everybody, but for counters and dates. */
     const rules = async () => {
       const saves = BACKENDS.flatMap((one) => FAMILIES.map((family) => `${IPTABLES[family]}-${one}-save`));
@@ -147,26 +212,17 @@ skipUnless(privilege() === 'root' && hasBackends, 'needs root, and iptables of b
       one(
         `${mode} after iptables (${backend}): nothing is lost, and only what was kube-proxy's goes`,
         async () => {
-          const world = worldOf();
           const restore = (family: 4 | 6, text: string) =>
             inside([`${IPTABLES[family]}-${backend}-restore`, '--noflush'], text);
           await inside(['nft', '-f', '-'], FIREWALL);
           await restore(4, BESIDE);
           await restore(6, BESIDE.replaceAll('198.51.100.0/24', '2001:db8:51::/48'));
-          const before = await rules();
           try {
-            for (const family of FAMILIES)
-              await restore(family, iptablesRules(family, world.kubeProxyPorts(family), clusterCIDR(family)));
-            await world.open(2);
-            await world.load(3);
-            await world.startAgent(mode);
-            expect((await cleanup()).trim().split('\n')).toHaveLength(2);
-            expect(await rules()).toBe(before);
-            expect(await cleanup()).toBe('there was nothing to remove\n');
-            await flow(1500);
-            expect((await world.stop()).join('\n')).toBe('');
-            await eventually(async () => (await world.status()).mode.draining).toEqual([]);
-            await expectSound(world, mode, []);
+            await expectTakeover(node, {
+              ...{ mode, rest: rules },
+              load: (family, ports) => restore(family, iptablesRules(family, ports, clusterCIDR(family))),
+              removes: /^(kube-proxy: removed ip6?tables-\w+: \d+ chains and \d+ rules\n){2}$/,
+            });
           } finally {
             await inside(['nft', 'delete', 'table', 'inet', 'firewall']);
             for (const family of FAMILIES)

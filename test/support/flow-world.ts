@@ -29,8 +29,8 @@ export const REMOTE = {
   other: ['203.0.113.7', '2001:db8:e::7'],
 } as const;
 export type HostName = keyof typeof PODS | keyof typeof REMOTE | 'node';
-/** The first of each family is the primary one. */
-export const NODE = ['192.0.2.11', '2001:db8::11', '192.0.2.111'] as const;
+/** The first of each family stays; the others come and go (FlowWorld.own). */
+export const NODE = ['192.0.2.11', '2001:db8::11', '192.0.2.111', '2001:db8::111'] as const;
 const FABRIC = ['192.0.2.1', '2001:db8::1'] as const;
 const GATEWAY_MAC = 'ee:ee:ee:ee:ee:ee';
 /** Every neighbour is known from the start: a lost first packet is then a finding. */
@@ -45,6 +45,8 @@ const EVERYTHING_ELSE = [
   ...['198.18.0.0/15', '203.0.113.8/29', '10.200.0.0/15'],
   ...['2001:db8:9::/48', '2001:db8:18::/48', 'fd00:10:200::/48'],
 ];
+/** Whoever has no place of its own in the cluster; `heir` has what the node has lost, and cannot answer to it otherwise. */
+const STRANGERS = { nobody: NOBODY, heir: NODE.slice(2) } as const;
 
 /** Where backends listen, where the node does, and where `nobody` answers. */
 export const BACKEND_PORTS = [80, 443, 8080] as const;
@@ -69,6 +71,7 @@ export class FlowWorld {
   readonly #prefix = `tpf${process.pid}-${worlds++}`;
   readonly #engines: FlowEngine[] = [];
   readonly #ports = new Map<string, number>();
+  #own: readonly string[] = NODE;
   readonly #removeAtExit = () => this.#removeThings();
   /** Folder of cgroup v2 for what is to meet socket programs; null without cgroup v2. */
   readonly cgroup: string | null;
@@ -95,12 +98,12 @@ export class FlowWorld {
     return `${this.#prefix}-${place}`;
   }
 
-  file(place: HostName | 'nobody'): string {
+  file(place: HostName | keyof typeof STRANGERS): string {
     return netnsPath(this.#name(place));
   }
 
   #places(): string[] {
-    return ['node', 'fabric', 'nobody', ...Object.keys(PODS), ...Object.keys(REMOTE)];
+    return ['node', 'fabric', ...Object.keys(STRANGERS), ...Object.keys(PODS), ...Object.keys(REMOTE)];
   }
 
   async #build(): Promise<void> {
@@ -113,6 +116,7 @@ export class FlowWorld {
     for (const family of ['-4', '-6']) await this.#fabricRules(family);
     const hosts = [
       ...Object.entries({ ...PODS, ...REMOTE }).map(([name, own]) => [name, hostLines(own)] as const),
+      ['heir', hostLines(STRANGERS.heir)] as const,
       [
         'nobody',
         [...hostLines(NOBODY), ...EVERYTHING_ELSE.map((range) => `route add local ${range} dev lo`)],
@@ -124,7 +128,7 @@ export class FlowWorld {
     const backends = ['L1', 'L4', 'R2', 'R3', 'R9'] as const;
     await this.#engines[0]!.serve([
       ...backends.flatMap((name) => BACKEND_PORTS.map((port) => ({ ns: this.file(name), port }))),
-      ...(['node', 'nobody'] as const).flatMap((name) =>
+      ...(['node', 'nobody', 'heir'] as const).flatMap((name) =>
         NODE_PORTS.map((port) => ({ ns: this.file(name), port })),
       ),
     ]);
@@ -139,7 +143,7 @@ export class FlowWorld {
     const lines = ['link set lo up', `link add eth0 address ${MAC.node} type veth ${peer}`];
     for (const own of NODE) lines.push(address(own, own.includes(':') ? 64 : 24, 'eth0'));
     lines.push('link set eth0 up', ...FABRIC.map((via) => `route add default via ${via}`));
-    for (const ip of FABRIC) lines.push(neighbour(ip, MAC.fabric, 'eth0'));
+    for (const ip of [...FABRIC, ...NODE.slice(2)]) lines.push(neighbour(ip, MAC.fabric, 'eth0'));
     Object.entries(PODS).forEach(([name, own], at) => {
       const podEnd = `peer name eth0 address ${MAC.pod(at)} netns ${this.#name(name)}`;
       lines.push(`link add veth${at} address ${GATEWAY_MAC} type veth ${podEnd}`);
@@ -155,11 +159,10 @@ export class FlowWorld {
   #fabricLines(): string[] {
     const lines = ['link set lo up', 'link set node0 up'];
     lines.push(address(FABRIC[0], 24, 'node0'), address(FABRIC[1], 64, 'node0'));
-    for (const [at, name] of [...Object.keys(REMOTE), 'nobody'].entries()) {
+    for (const [at, [name, own]] of Object.entries({ ...REMOTE, ...STRANGERS }).entries()) {
       const hostEnd = `peer name eth0 address ${MAC.host(at)} netns ${this.#name(name)}`;
       lines.push(`link add h${at} address ${GATEWAY_MAC} type veth ${hostEnd}`);
       lines.push(`link set h${at} up`, address('fe80::1', 64, `h${at}`));
-      const own = name === 'nobody' ? NOBODY : REMOTE[name as keyof typeof REMOTE];
       for (const ip of own)
         lines.push(
           `route add ${ip}/${ip.includes(':') ? 128 : 32} dev h${at}`,
@@ -168,16 +171,27 @@ export class FlowWorld {
     }
     for (const via of NOBODY) lines.push(`route add default via ${via}`);
     for (const via of NODE.slice(0, 2)) lines.push(`route add default via ${via} table 100`);
-    for (const ip of NODE) lines.push(neighbour(ip, MAC.node, 'node0'));
+    for (const ip of NODE.slice(0, 2)) lines.push(neighbour(ip, MAC.node, 'node0'));
     return lines;
   }
 
   /** What comes from a host goes to the node. A batch of `ip` knows rules of one family only. */
   async #fabricRules(family: string): Promise<void> {
-    const lines = [...Object.keys(REMOTE), 'nobody'].map((_, at) => `rule add iif h${at} lookup 100\n`);
+    const lines = Object.keys({ ...REMOTE, ...STRANGERS }).map((_, at) => `rule add iif h${at} lookup 100\n`);
     const args = [family, '-n', this.#name('fabric'), '-batch', '-'];
     const { status, stderr } = await runProgram('ip', args, lines.join(''));
     if (status !== 0) throw new Error(stderr);
+  }
+
+  /** Gives the node these addresses of NODE and takes the others from it. */
+  async own(addresses: readonly string[]): Promise<void> {
+    const moved = NODE.slice(2).filter((ip) => addresses.includes(ip) !== this.#own.includes(ip));
+    this.#own = addresses;
+    const lines = moved.map((ip) => {
+      const line = address(ip, ip.includes(':') ? 64 : 24, 'eth0');
+      return addresses.includes(ip) ? line : line.replace('addr add', 'addr del').replace(' nodad', '');
+    });
+    await this.#wire('node', lines);
   }
 
   /** All at once; outcomes in the order of the flows. */

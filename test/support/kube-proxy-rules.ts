@@ -30,11 +30,11 @@ const BASE32 = 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567';
 const CHAIN_HASH = 16;
 
 /** The first letters of the hash in base 32 (RFC 4648), as the names of its chains have them. */
-function hash(text: string): string {
+export function hash(text: string, letters = CHAIN_HASH): string {
   const bytes = createHash('sha256').update(text).digest();
   const bits = [...bytes].map((byte) => byte.toString(2).padStart(8, '0')).join('');
   return Array.from(
-    { length: CHAIN_HASH },
+    { length: letters },
     (_, n) => BASE32[Number.parseInt(bits.slice(n * 5, n * 5 + 5), 2)],
   ).join('');
 }

@@ -14,8 +14,8 @@ import type {
   ServiceRecord,
   SliceRecord,
 } from '../../../src/model/records.ts';
-import { CONFIG, ip, NODE_ADDRESSES, net, nodeRecord, THAT, THIS } from '../../model/world.ts';
-import { BACKEND_PORTS, type HostName, PODS, REMOTE } from '../../support/flow-world.ts';
+import { CONFIG, ip, net, nodeRecord, THAT, THIS } from '../../model/world.ts';
+import { BACKEND_PORTS, type HostName, NODE, PODS, REMOTE } from '../../support/flow-world.ts';
 
 /** A flow before it is known what there is to aim at. */
 export interface FlowDraft {
@@ -64,7 +64,15 @@ const EXTERNAL = [
   '2001:db8::11',
 ].map(ip);
 const RANGES = [
-  ...['192.0.2.0/24', '198.51.100.0/24', '10.10.0.0/16', '10.10.1.1/32', '203.0.113.0/29', '0.0.0.0/0'],
+  ...[
+    '192.0.2.0/24',
+    '192.0.2.111/32',
+    '198.51.100.0/24',
+    '10.10.0.0/16',
+    '10.10.1.1/32',
+    '203.0.113.0/29',
+    '0.0.0.0/0',
+  ],
   ...['2001:db8::/64', '2001:db8:f::/48', 'fd00:10:10::/48', 'fd00:10:10:1::1/128', '::/0'],
 ].map(net);
 const CLUSTER_IPS = [
@@ -199,10 +207,14 @@ const change: fc.Arbitrary<RecordChange> = fc.oneof(
   { weight: 1, arbitrary: deletion('ServiceCIDR', 'one', 'two') },
 );
 
-const facts: fc.Arbitrary<NodeFacts> = someOf([...NODE_ADDRESSES, ip('127.0.0.1')]).map((list) => ({
-  nodePortAddresses: list,
-  nodeAddresses: NODE_ADDRESSES,
-}));
+const OWN = NODE.map(ip);
+/** Addresses come to the node and leave it, and another one is its primary one; NodePorts listen on some of them. */
+const facts: fc.Arbitrary<NodeFacts> = fc
+  .tuple(someOf(OWN.slice(2)), fc.boolean())
+  .map(([more, first]) => (first ? [...more, ...OWN.slice(0, 2)] : [...OWN.slice(0, 2), ...more]))
+  .chain((own) =>
+    someOf([...own, ip('127.0.0.1')]).map((list) => ({ nodePortAddresses: list, nodeAddresses: own })),
+  );
 
 const BOTH = CONFIG.clusterCIDRs;
 const config: fc.Arbitrary<ModelConfig> = fc
@@ -288,7 +300,7 @@ export function arbitraryCase(flows: number): fc.Arbitrary<Case> {
     facts: fc.oneof(
       {
         weight: 3,
-        arbitrary: fc.constant({ nodePortAddresses: NODE_ADDRESSES, nodeAddresses: NODE_ADDRESSES }),
+        arbitrary: fc.constant({ nodePortAddresses: OWN, nodeAddresses: OWN }),
       },
       { weight: 1, arbitrary: facts },
     ),

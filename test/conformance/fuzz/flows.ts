@@ -16,7 +16,11 @@ export interface PlannedFlow {
   readonly packet: Packet;
   readonly flow: HostFlow;
   readonly verdict: Verdict;
+  /** The addresses of the node. */
+  readonly nodes: readonly string[];
 }
+
+const UNBOUND = 'unbound';
 
 const UNALLOCATED = {
   4: ['10.200.1.77', '10.201.0.9', '198.18.0.9'],
@@ -53,12 +57,17 @@ function targetOf(draft: FlowDraft, state: DesiredState): Target {
   return twist === 'protocol' ? { address, port, proto: draft.proto } : { address, port, proto };
 }
 
-function placeOf(draft: FlowDraft, to: Address): Pick<Packet, 'source' | 'from'> & { interface?: string } {
+function placeOf(
+  draft: FlowDraft,
+  to: Address,
+  nodes: readonly Address[],
+): Pick<Packet, 'source' | 'from'> & { interface?: string } {
   const at = draft.family === 4 ? 0 : 1;
   if (draft.from === 'node') {
-    const own = NODE.some((one) => one === to);
-    const second = draft.family === 4 && draft.bound && draft.aim % 3 === 0 ? NODE[2] : NODE[at];
-    return { from: 'node', source: ip(own && !draft.bound ? to : second) };
+    const own = nodes.includes(to);
+    const second = ip(NODE[at + 2]!);
+    const isSecond = draft.bound && draft.aim % 3 === 0 && nodes.includes(second);
+    return { from: 'node', source: own && !draft.bound ? to : isSecond ? second : ip(NODE[at]) };
   }
   const pods = Object.keys(PODS);
   const source = ip({ ...PODS, ...REMOTE }[draft.from][at]);
@@ -67,10 +76,18 @@ function placeOf(draft: FlowDraft, to: Address): Pick<Packet, 'source' | 'from'>
     : { from: 'outside', source, interface: 'eth0' };
 }
 
-/** null: the host would talk to itself, which no node sees. */
-export function planFlow(draft: FlowDraft, state: DesiredState): PlannedFlow | null {
+/**
+ * null: the host would talk to itself, which no node sees.
+ *
+ * @param nodes the addresses that the node has now
+ */
+export function planFlow(
+  draft: FlowDraft,
+  state: DesiredState,
+  nodes: readonly Address[],
+): PlannedFlow | null {
   const { address, port, proto } = targetOf(draft, state);
-  const place = placeOf(draft, address);
+  const place = placeOf(draft, address, nodes);
   if (draft.from !== 'node' && place.source === address) return null;
   const packet: Packet = {
     family: draft.family,
@@ -91,7 +108,7 @@ export function planFlow(draft: FlowDraft, state: DesiredState): PlannedFlow | n
     dport: port,
     wait: verdict.action === 'drop' ? SILENCE_SECONDS : ANSWER_SECONDS,
   };
-  return { packet, flow, verdict };
+  return { packet, flow, verdict, nodes };
 }
 
 /** Nobody listens there, so that what passes is refused by its destination. */
@@ -100,8 +117,11 @@ function isDeaf({ destination, port }: Packet): boolean {
   return pods && !BACKEND_PORTS.some((one) => one === port);
 }
 
-function expectPeer(packet: Packet, masquerade: boolean, peer: string | undefined): string | null {
-  const nodes: readonly string[] = NODE;
+function expectPeer(
+  { packet, nodes }: PlannedFlow,
+  masquerade: boolean,
+  peer: string | undefined,
+): string | null {
   if (masquerade) return nodes.includes(peer!) ? null : `the server sees ${peer}, not an address of the node`;
   // Toward its own pods the node has one of its addresses in any case.
   const right = packet.from === 'node' ? nodes.includes(peer!) : peer === packet.source;
@@ -109,7 +129,8 @@ function expectPeer(packet: Packet, masquerade: boolean, peer: string | undefine
 }
 
 /** What is wrong with an outcome; null: nothing. */
-export function judge({ packet, verdict }: PlannedFlow, outcome: FlowOutcome): string | null {
+export function judge(planned: PlannedFlow, outcome: FlowOutcome): string | null {
+  const { packet, verdict } = planned;
   const got = outcome.outcome === 'ok' ? `ok from ${outcome.at}` : outcome.outcome;
   switch (verdict.action) {
     case 'drop':
@@ -119,11 +140,11 @@ export function judge({ packet, verdict }: PlannedFlow, outcome: FlowOutcome): s
     case 'pass': {
       if (isDeaf(packet)) return got === 'refused' ? null : `${got}, not refused by its destination`;
       if (outcome.at !== `${packet.destination} ${packet.port}`) return `${got}, not by its own destination`;
-      return expectPeer(packet, false, outcome.peer);
+      return expectPeer(planned, false, outcome.peer);
     }
     case 'forward': {
       const backend = verdict.backends.find(({ address, port }) => outcome.at === `${address} ${port}`);
-      if (outcome.outcome === 'ok' && backend) return expectPeer(packet, backend.masquerade, outcome.peer);
+      if (outcome.outcome === 'ok' && backend) return expectPeer(planned, backend.masquerade, outcome.peer);
       return `${got}, not one of ${verdict.backends.map(({ address, port }) => `${address} ${port}`).join(', ')}`;
     }
   }
@@ -144,7 +165,7 @@ export class AffinityMemory {
   #key({ packet, flow, verdict }: PlannedFlow): string | null {
     if (verdict.action !== 'forward' || verdict.affinitySeconds === 0) return null;
     // Sockets without an address, and sockets and packets beside each other, are not one client to every mode.
-    const client = flow.src === '' ? 'unbound' : packet.source;
+    const client = flow.src === '' ? UNBOUND : packet.source;
     return `${portKey(verdict.port)} ${client} ${flow.via}`;
   }
 
@@ -187,6 +208,11 @@ export class AffinityMemory {
 
   forget(): void {
     this.#known.clear();
+  }
+
+  /** Other addresses of the node: its sockets without one may get another, and are then another client. */
+  forgetUnbound(): void {
+    for (const key of this.#known.keys()) if (key.includes(` ${UNBOUND} `)) this.#known.delete(key);
   }
 }
 

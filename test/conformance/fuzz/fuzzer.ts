@@ -3,7 +3,7 @@ import process from 'node:process';
 import fc from 'fast-check';
 import { ClusterModel } from '../../../src/model/cluster.ts';
 import type { DesiredState } from '../../../src/model/desired.ts';
-import { type ClusterRecord, keyOf } from '../../../src/model/records.ts';
+import { type Address, type ClusterRecord, keyOf } from '../../../src/model/records.ts';
 import { changeBetween, snapshot } from '../../support/desired.ts';
 import { arbitraryCase, type Case } from './cases.ts';
 import { AffinityMemory, judge, type PlannedFlow, planFlow } from './flows.ts';
@@ -63,6 +63,8 @@ export class Fuzzer {
   readonly #subjects: readonly Subject[];
   readonly #memories: ReadonlyMap<Subject, AffinityMemory>;
   #state: DesiredState | null = null;
+  /** The addresses of the nodes, as one text. */
+  #owned = '';
   cases = 0;
   steps = 0;
   flows = 0;
@@ -109,14 +111,33 @@ export class Fuzzer {
       facts = step.facts ?? facts;
       model.apply(step.changes);
       model.produce();
+      const moved = await this.#own(facts.nodeAddresses, what);
       await this.#bring(snapshot(model.state), what);
+      if (moved === 'moved')
+        await this.#each(`${what}, addresses`, async (subject) => {
+          await subject.followAddresses(this.#state!);
+          return [];
+        });
       if (step.restart) await this.#each(`${what}, restart`, (subject) => subject.restart(this.#state!));
       const planned = step.flows
-        .map((draft) => planFlow(draft, this.#state!))
+        .map((draft) => planFlow(draft, this.#state!, facts.nodeAddresses))
         .filter((flow) => flow !== null);
       await this.#send(planned, { records: [...records.values()], config, facts }, what);
     }
     await this.#each('at the end', (subject) => subject.compare(this.#state!));
+  }
+
+  async #own(addresses: readonly Address[], what: string): Promise<'moved' | 'same'> {
+    // Their order says which is the primary one, which is the model's alone.
+    const own = [...addresses].sort().join();
+    if (own === this.#owned) return 'same';
+    this.#owned = own;
+    await this.#each(`${what}, addresses`, async (subject) => {
+      await subject.world.own(addresses);
+      return [];
+    });
+    for (const memory of this.#memories.values()) memory.forgetUnbound();
+    return 'moved';
   }
 
   async #bring(next: DesiredState, what: string): Promise<void> {

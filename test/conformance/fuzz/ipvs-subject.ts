@@ -47,6 +47,11 @@ export class IpvsSubject extends NamespaceSubject {
         if (kind !== 'NodePort') this.#own.add(address);
   }
 
+  /** Routes to service addresses go with the address that they name as the node's own; the agent then compares. */
+  override async followAddresses(state: DesiredState): Promise<void> {
+    await this.dataplane!.verify(state);
+  }
+
   override start(state: DesiredState): Promise<string[]> {
     this.#own.clear();
     this.#remember(state);
