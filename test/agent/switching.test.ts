@@ -1,75 +1,42 @@
 /** Moving a running agent between modes under traffic of every kind: docs/switching.md. */
-import { readdirSync } from 'node:fs';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import type { Mode } from '../../src/dataplane/dataplane.ts';
 import { privilege } from '../support/privilege.ts';
 import { skipUnless } from '../support/skip.ts';
-import { type SwitchSpec, SwitchWorld } from '../support/switch-world.ts';
+import { SwitchWorld } from '../support/switch-world.ts';
 import { buildProgram, eventually, logged } from './support/node.ts';
+import { BARE, BY_SOCKETS, expectDrained, goRound, KEEPERS, surround } from './support/round.ts';
 
 const root = skipUnless(privilege() === 'root', 'needs root');
 /** Traffic of a moment: nothing is waited for. */
 const flow = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
-const FOREIGN = `table inet foreign {
-  chain forward { type filter hook forward priority 0; policy accept; ct state invalid counter drop; }
-}
-`;
 const AWAKE = `table ip awake {
   chain post { type nat hook postrouting priority 90; policy accept; ct state new counter; }
 }
 `;
-const KEEPERS = ['table ip triplane-keeper', 'table ip6 triplane-keeper'];
-const TABLES = ['table ip triplane', 'table ip6 triplane'];
 
-interface Surroundings extends SwitchSpec {
-  readonly title: string;
-  readonly foreign: string;
-}
-
-const SURROUNDINGS: readonly Surroundings[] = [
-  { title: 'a bare namespace', label: 'swb', foreign: '' },
-  {
-    ...{ title: 'a foreign firewall, strict tracking, sockets served', label: 'swf', foreign: FOREIGN },
-    ...{ cgroups: 'per-pod', sysctls: ['net/netfilter/nf_conntrack_tcp_loose=0'] },
-  },
-];
+const SURROUNDINGS = { swb: BARE, swf: BY_SOCKETS };
 
 root.describe('switching', () => {
   beforeAll(buildProgram);
 
-  for (const surroundings of SURROUNDINGS) {
+  for (const [label, surroundings] of Object.entries(SURROUNDINGS)) {
     root.describe(surroundings.title, () => {
       let world: SwitchWorld;
       beforeAll(async () => {
-        world = await SwitchWorld.create(surroundings);
-        if (surroundings.foreign !== '') await world.node.exec(['nft', '-f', '-'], surroundings.foreign);
+        world = await SwitchWorld.create({ ...surroundings, label });
+        await surround(world, surroundings);
         await world.startAgent('nft');
       });
       afterAll(() => world?.remove());
 
       test('there and back again loses nothing, and leaves nothing behind', async () => {
-        const neighbour = await world.neighbour();
-        await world.open(2);
-        await world.load(4);
-        const modes: Mode[] = ['ebpf', 'nft', 'ebpf', 'nft'];
-        let seen = neighbour.saw();
-        for (const mode of modes) {
-          await flow(800);
-          expect(await world.switchTo(mode)).toMatchObject({ to: mode });
-          expect(world.tables()).toEqual(mode === 'ebpf' ? KEEPERS : TABLES);
-          await flow(800);
-          const now = neighbour.saw();
-          expect(now.clsact).toBeGreaterThan(seen.clsact);
-          expect(now.tcx).toBeGreaterThan(seen.tcx);
-          seen = now;
-        }
-        expect((await world.status()).mode).toMatchObject({ mode: 'nft', failure: '', switching: '' });
-        expect((await world.stop()).join('\n')).toBe('');
-        await eventually(async () => (await world.status()).mode.draining).toEqual([]);
-        expect(world.tables()).toEqual(TABLES);
-        const pins = readdirSync('/sys/fs/bpf').filter((name) => name.includes(world.lab.name));
-        expect(pins).toEqual([]);
+        const { wrong } = await goRound(world, {
+          modes: ['ebpf', 'nft', 'ebpf', 'nft'],
+          ...{ connections: 2, datagrams: 2, rate: 4, intervalMs: 100, pauseMs: 800 },
+        });
+        expect(wrong.join('\n')).toBe('');
+        await expectDrained(world, 'nft');
       });
 
       test('the keeper is there while the kernel translates something, and no longer', async () => {
@@ -142,6 +109,8 @@ root.describe('switching', () => {
         await world.node.exec(['nft', 'delete', 'table', table, 'triplane']);
       await eventually(repairs).toBeGreaterThan(0);
       await flow(1500);
+      // What the tables knew of clients went with them.
+      world.forgetClients();
       // Back to maps that began without another mode: those of the kernel stay with it all the same.
       await world.open(1);
       await world.switchTo('ebpf');
