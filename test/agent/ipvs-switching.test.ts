@@ -35,7 +35,15 @@ for (const family of FAMILIES)
     test('round all pairs of modes loses nothing, and leaves nothing behind', async () => {
       await world.startAgent('nft');
       const { wrong } = await goRound(world, {
-        ...{ modes: ROUND, connections: 1, datagrams: 1, rate: 1, intervalMs: 300, pauseMs: 3000 },
+        ...{
+          modes: ROUND,
+          connections: 1,
+          datagrams: 1,
+          later: { connections: 1, datagrams: 1 },
+          rate: 1,
+          intervalMs: 300,
+          pauseMs: 3000,
+        },
       });
       expect(wrong.join('\n')).toBe('');
       await expectDrained(world, 'nft');

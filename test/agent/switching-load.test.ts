@@ -18,6 +18,8 @@ const describe = skipUnless(
 ).describe;
 
 const OPEN = 2000;
+/** On top of them, so that either mode has some to keep whole. */
+const OPEN_LATER = 500;
 const NEW_PER_SECOND = 500;
 const TEN: readonly Mode[] = Array.from({ length: 10 }, (_, n) => (n % 2 === 0 ? 'ebpf' : 'nft'));
 
@@ -36,8 +38,9 @@ for (const [n, surroundings] of [BARE, BY_PACKETS, BY_SOCKETS].entries())
       await world.startAgent('nft');
       const { switches, wrong } = await goRound(world, {
         modes: TEN,
-        connections: Math.ceil(OPEN / ways),
-        ...{ datagrams: 8, rate: Math.ceil(NEW_PER_SECOND / ways), intervalMs: 500, pauseMs: 2000 },
+        ...{ connections: Math.ceil(OPEN / ways), datagrams: 8 },
+        later: { connections: Math.ceil(OPEN_LATER / ways), datagrams: 4 },
+        ...{ rate: Math.ceil(NEW_PER_SECOND / ways), intervalMs: 500, pauseMs: 2000 },
       });
       const { opened, exchanges, answered } = world;
       const rows = switches.map(({ from, to, draining, durationMs }) => {

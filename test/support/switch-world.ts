@@ -177,8 +177,8 @@ export class SwitchWorld {
   }
 
   /** Of a service with one backend, on the other node. */
-  single(): { address: string; port: number } {
-    return { address: this.node.addresses[4]!, port: NODE_PORT + 3 };
+  single(family: Family = 4): { address: string; port: number } {
+    return { address: this.node.addresses[family]!, port: NODE_PORT + 3 };
   }
 
   /** The annotation triplane.dev/proxy-mode of the node; null: none. */

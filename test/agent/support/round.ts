@@ -40,9 +40,12 @@ export async function surround(world: SwitchWorld, { firewall }: Surroundings): 
 
 export interface Round {
   readonly modes: readonly Mode[];
-  /** By each way: connections, datagram flows of connected sockets and as many of others, new connections a second. */
+  /** By each way, open from the beginning: connections, datagram flows of connected sockets and as many of others. */
   readonly connections: number;
   readonly datagrams: number;
+  /** The same, opened in the mode that the first switch leads to. */
+  readonly later: { readonly connections: number; readonly datagrams: number };
+  /** New connections a second by each way. */
   readonly rate: number;
   readonly intervalMs: number;
   /** Traffic before and after each switch. */
@@ -54,7 +57,7 @@ export async function goRound(
   world: SwitchWorld,
   round: Round,
 ): Promise<{ readonly switches: readonly SwitchResult[]; readonly wrong: readonly string[] }> {
-  const { modes, connections, datagrams, rate, intervalMs, pauseMs } = round;
+  const { modes, connections, datagrams, later, rate, intervalMs, pauseMs } = round;
   const flow = () => new Promise((resolve) => setTimeout(resolve, pauseMs));
   const neighbour = await world.neighbour();
   await world.open(connections, { datagrams, intervalMs });
@@ -74,6 +77,7 @@ export async function goRound(
     for (const place of neighbour.places) expect(now[place]).toBeGreaterThan(seen[place]);
     seen = now;
     for (const line of await world.endLoads()) wrong.push(`to ${mode}: ${line}`);
+    if (switches.length === 1) await world.open(later.connections, { ...later, intervalMs });
     await world.load(rate);
   }
   await flow();
