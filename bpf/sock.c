@@ -105,7 +105,11 @@ static __always_inline __u32 sock_client(struct bpf_sock_addr *ctx, const struct
 	return set->flags & TP_S_SOCK_POD ? TP_F_SOCK_POD : 0;
 }
 
-/* The backend that an unconnected UDP socket used for this frontend before: index + 1, 0: none that still is. */
+/* In place of a backend: what this socket sends to this frontend is left to packets. */
+#define SOCK_LEFT 0xffffffff
+
+/* The backend that an unconnected UDP socket used for this frontend before: index + 1, 0: none that still is; or
+ * SOCK_LEFT. */
 static __always_inline __u32 sock_flow(const struct tp_sock_key *key)
 {
 	struct tp_sock_peer *flow = bpf_map_lookup_elem(&tp_sock_flows, key);
@@ -113,6 +117,8 @@ static __always_inline __u32 sock_flow(const struct tp_sock_key *key)
 
 	if (!flow)
 		return 0;
+	if (flow->backend == SOCK_LEFT)
+		return SOCK_LEFT;
 	b = backend_at(flow->backend);
 	if (!b || b->incarnation != flow->incarnation || !(b->flags & (TP_B_IN_CLUSTER | TP_B_IN_LOCAL)))
 		return 0;
@@ -148,13 +154,20 @@ static __always_inline int sock_translate(struct bpf_sock_addr *ctx, const struc
 	struct tp_sock_key key = {};
 	struct tp_sock_peer peer = { .backend = backend, .frontend = frontend };
 
-	if (!b || sock_is_hairpin(ctx, p, b) || (connected && sock_is_taken(ctx, p, b)))
+	if (!b || (connected && sock_is_taken(ctx, p, b)))
 		return SOCK_GO_ON;
 	peer.incarnation = b->incarnation;
 	sock_key(ctx, p, &key);
 	copy_addr(&peer.addr, &p->dst);
 	peer.port = p->dport;
 	peer.last_used = ticks_now();
+	/* Packets pick by themselves, and go on with what they picked: with each datagram we would pick another one. */
+	if (fresh && sock_is_hairpin(ctx, p, b)) {
+		peer.backend = SOCK_LEFT;
+		if (!connected)
+			bpf_map_update_elem(&tp_sock_flows, &key, &peer, BPF_ANY);
+		return SOCK_GO_ON;
+	}
 	if (p->proto == IPPROTO_UDP)
 		bpf_map_update_elem(&tp_sock_flows, &key, &peer, BPF_ANY);
 	copy_addr(&key.addr, &b->addr);
@@ -190,7 +203,7 @@ static __always_inline int sock_forward(struct bpf_sock_addr *ctx, int connected
 	if (!connected) {
 		sock_key(ctx, &p, &key);
 		picked = sock_flow(&key);
-		if (!picked && sock_from_before(&key, set))
+		if (picked == SOCK_LEFT || (!picked && sock_from_before(&key, set)))
 			return SOCK_GO_ON;
 	}
 	pool = *(const volatile __u64 *)&f->inside;

@@ -63,14 +63,16 @@ static void job_free(struct job *j) {
   done(id);
 }
 
-/* A hold counts connections that stood to the end as ok. */
+/* A hold counts connections that stood to the end as ok: a line that is on its way is waited for. */
 static void hold_end(struct job *j) {
-  while (j->first) {
-    struct request *r = j->first;
-    if (r->exchanges) {
+  struct request *next;
+  for (struct request *r = j->first; r; r = next) {
+    next = r->next;
+    if (!r->exchanges) request_end(r, TIMEOUT, "stopped before the first answer");
+    else if (r->state == IDLE) {
       j->outcomes[OK]++;
       request_free(r);
-    } else request_end(r, TIMEOUT, "stopped before the first answer");
+    }
   }
 }
 

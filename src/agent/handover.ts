@@ -154,7 +154,8 @@ export class Handover implements Dataplane {
   async #follow(next: Switchable, olds: readonly Switchable[], state: DesiredState): Promise<ApplyResult> {
     if (olds.length === 0) return next.start(state);
     for (const old of olds) await old.introduce();
-    const result = await next.prepare(state);
+    const remembered = async () => (await Promise.all(olds.map((old) => old.affinities()))).flat();
+    const result = await next.prepare(state, remembered);
     this.#tell(next, 'complete, and not yet in charge');
     for (const old of olds) await this.#carryAffinities(old, next);
     next.lead();
@@ -261,7 +262,8 @@ export class Handover implements Dataplane {
       // The long part, while the old one goes on following changes.
       await this.#alone(() => old.introduce());
       this.#tell(old, 'its connections are known to connection tracking');
-      this.#unserved.requireNoMore(mode, await next.prepare(snapshot(this.#parts.state())));
+      const state = snapshot(this.#parts.state());
+      this.#unserved.requireNoMore(mode, await next.prepare(state, () => old.affinities()));
       this.#tell(next, 'complete, and not yet in charge');
       return await this.#alone(() => this.#exchangeNow(old, next));
     } catch (error) {
@@ -287,7 +289,7 @@ export class Handover implements Dataplane {
   async #exchangeNow(old: Switchable, next: Switchable): Promise<number> {
     if (this.#closed) throw new TriplaneError('TP_BUSY', 'the agent is ending');
     const state = this.#parts.state();
-    const result = await next.prepare(state);
+    const result = await next.prepare(state, () => old.affinities());
     this.#unserved.requireNoMore(next.mode, result);
     await this.#carryAffinities(old, next);
     next.lead();

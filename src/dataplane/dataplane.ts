@@ -161,7 +161,7 @@ export interface Remains {
  *
  * The way from `old` to `next`, each step done before the next begins; `old` serves until next.lead():
  *
- *     old.introduce(); next.prepare(state); next.learnAffinities(old.affinities()); next.lead();
+ *     old.introduce(); next.prepare(state, old.affinities); next.learnAffinities(old.affinities()); next.lead();
  *     old.retire(state, next.mode)
  *
  * When a step fails, `next` is retired instead, and old.start() puts `old` in order again. An `old` that only a dead
@@ -173,8 +173,11 @@ export interface Switchable extends Dataplane {
    * TP_S_DRAIN until lead(). A mode that cannot (nft, ipvs) is complete before it takes the first one, and takes it only
    * where the old one stands behind it. May be called again to take up what has changed meanwhile. Connections of
    * others are known from now on, and left alone.
+   *
+   * `remembered` tells the clients that the old one has by then. A mode that cannot hold back asks before it takes the
+   * first connection: netfilter meets what the node's own processes send before the programs of ebpf do.
    */
-  prepare(state: DesiredState): Promise<ApplyResult>;
+  prepare(state: DesiredState, remembered?: () => Promise<readonly AffinityView[]>): Promise<ApplyResult>;
   /** New connections come here from now on: one step of the kernel. */
   lead(): void;
   /**
@@ -195,7 +198,7 @@ export interface Switchable extends Dataplane {
   alone(): Promise<void>;
   /** Clients that sticky services remember, as the kernel has them now. */
   affinities(): Promise<readonly AffinityView[]>;
-  /** Takes over what another one remembered, except where it knows the client itself. */
+  /** Takes over what another one remembered, except where it knows the client itself, and from a later time. */
   learnAffinities(affinities: readonly AffinityView[]): Promise<void>;
 }
 

@@ -120,6 +120,25 @@ root.describe('ebpf agents', () => {
     return Object.keys(pods);
   };
 
+  test('an unconnected UDP socket of a pod that may itself be the backend stays with the one that it got', async () => {
+    const sockets = { connections: 40, intervalMs: 100, timeoutMs: 5000 };
+    for (const family of [4, 6] as const) {
+      const hold = await lab.pod(webPods()[0]!.name).hold('udp', serviceAddress(family, 11), UDP_PORT, {
+        ...sockets,
+        socket: 'unconnected',
+      });
+      const { open, pods } = await hold.established;
+      expect([open, Object.keys(pods).sort()]).toEqual([
+        40,
+        webPods()
+          .map(({ name }) => name)
+          .sort(),
+      ]);
+      await new Promise((resolve) => setTimeout(resolve, 1500));
+      expectNoFailure(await hold.stop());
+    }
+  });
+
   test('a connected UDP socket whose backend is gone hears of it and connects to another', async () => {
     const [first, second] = webPods();
     lab.manifests.write('dns', dns([first!]));

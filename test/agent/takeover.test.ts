@@ -61,6 +61,8 @@ async function expectTakeover(node: Node, { mode, load, rest, removes }: Takeove
   }
   await world.open(2);
   await world.load(3);
+  // What kube-proxy remembers of clients is its own.
+  world.forgetClients();
   await world.startAgent(mode);
   await expectOurs(world, mode === 'ebpf' && world.lab.plan.cgroups === 'none' ? MEETS_NETFILTER : NONE);
   expect(await node.cleanup()).toMatch(removes);

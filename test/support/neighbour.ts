@@ -7,6 +7,7 @@ import process from 'node:process';
 import { ATTACH_TCX_INGRESS } from '../../src/dataplane/ebpf/attach-types.ts';
 import { type BpfObject, bpfNative, loadBpf } from '../../src/dataplane/ebpf/native.ts';
 import { type Mapped, mapArray } from '../../src/dataplane/ebpf/tables.ts';
+import { HAS_TCX } from './kernel-age.ts';
 
 const PRIORITY = 9;
 const INGRESS = 1;
@@ -26,8 +27,12 @@ export class Neighbour {
   readonly object: BpfObject;
   readonly #seen: Mapped;
 
-  private constructor(object: BpfObject) {
+  /** Where it stands. */
+  readonly places: readonly ('clsact' | 'tcx')[];
+
+  private constructor(object: BpfObject, places: readonly ('clsact' | 'tcx')[]) {
     this.object = object;
+    this.places = places;
     this.#seen = mapArray(object.maps().seen!);
   }
 
@@ -41,8 +46,9 @@ export class Neighbour {
       const one = await loadBpf({ path: object, pinRoot: '', maps: {}, without: [], rodata });
       const { on_clsact, on_tcx } = one.programs();
       bpfNative().bpfClsactAttach(on_clsact!, ifindex, INGRESS, PRIORITY, 1, netns);
+      if (!HAS_TCX) return new Neighbour(one, ['clsact']);
       bpfNative().bpfLinkDevice(on_tcx!, ifindex, ATTACH_TCX_INGRESS, 0, netns);
-      return new Neighbour(one);
+      return new Neighbour(one, ['clsact', 'tcx']);
     } finally {
       rmSync(dir, { recursive: true });
     }

@@ -28,10 +28,18 @@ export class Refusal {
     return { LD_PRELOAD: path.join(this.#folder, 'refuse.so'), TRIPLANE_TEST_REFUSE: this.#file };
   }
 
-  /** From now on, until none(): sending to nftables or IPVS, or changing and making BPF objects, fails with this error. */
-  begin(of: 'nft' | 'ipvs' | 'bpf', error: 'ENOMEM' | 'ENOSPC' | 'ENOBUFS' | 'EPERM' | 'E2BIG'): void {
+  /**
+   * From now on, until none(): sending to nftables or IPVS, or changing and making BPF objects, fails with this error.
+   * @param passing so many pass before; counted from the first time that it is another number
+   */
+  begin(
+    of: 'nft' | 'ipvs' | 'bpf',
+    error: 'ENOMEM' | 'ENOSPC' | 'ENOBUFS' | 'EPERM' | 'E2BIG',
+    passing = 0,
+  ): void {
     const next = `${this.#file}.next`;
-    writeFileSync(next, `${of} ${os.constants.errno[error as keyof typeof os.constants.errno]}\n`);
+    const number = os.constants.errno[error as keyof typeof os.constants.errno];
+    writeFileSync(next, `${of} ${number} ${passing}\n`);
     renameSync(next, this.#file);
   }
 

@@ -12,8 +12,9 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 
-// 0: nothing is to be refused.
+// 0: nothing is to be refused. "WHAT ERRNO LET": so many are let through before the first one is refused.
 static int wanted(const char *what) {
+  static long passed, last;
   const char *name = getenv("TRIPLANE_TEST_REFUSE");
   char line[32] = "";
   FILE *file = name ? fopen(name, "r") : NULL;
@@ -21,7 +22,11 @@ static int wanted(const char *what) {
   char *got = fgets(line, sizeof line, file);
   fclose(file);
   size_t length = strlen(what);
-  return got && strncmp(line, what, length) == 0 ? atoi(line + length) : 0;
+  int error = 0;
+  long let = 0;
+  if (!got || strncmp(line, what, length) || sscanf(line + length, "%d %ld", &error, &let) < 1) return 0;
+  if (__atomic_exchange_n(&last, let, __ATOMIC_RELAXED) != let) __atomic_store_n(&passed, 0, __ATOMIC_RELAXED);
+  return __atomic_fetch_add(&passed, 1, __ATOMIC_RELAXED) < let ? 0 : error;
 }
 
 // NETLINK_NETFILTER, or NETLINK_GENERIC, by which IPVS is spoken to; -1: no netlink.

@@ -52,7 +52,10 @@ export function readAffinities(compiler: Compiler, now: number, hz: number): Aff
   return found;
 }
 
-/** What is in the map already stays. */
+/**
+ * Of a client that is in the map already, the later time counts: the map may be one that has drained while the other mode
+ * gave the client another backend.
+ */
 export function writeAffinities(
   compiler: Compiler,
   views: readonly AffinityView[],
@@ -68,12 +71,14 @@ export function writeAffinities(
     const key = new Uint8Array(KEY_BYTES);
     writeAddress(key, 0, view.client);
     viewOf(key).setUint32(SERVICE, port!.id, true);
-    if (map.get(key)) continue;
-    const value = new Uint8Array(VALUE.bytes);
     const idle = Math.max(0, port!.desired.affinitySeconds - view.secondsLeft);
+    const lastUsed = (now - ticksOf(idle, hz)) >>> 0;
+    const known = map.get(key);
+    if (known && ((viewOf(known).getUint32(VALUE.lastUsed, true) - lastUsed) | 0) >= 0) continue;
+    const value = new Uint8Array(VALUE.bytes);
     viewOf(value).setUint32(VALUE.backend, record, true);
     viewOf(value).setUint32(VALUE.incarnation, incarnationOf(compiler, record), true);
-    viewOf(value).setUint32(VALUE.lastUsed, (now - ticksOf(idle, hz)) >>> 0, true);
+    viewOf(value).setUint32(VALUE.lastUsed, lastUsed, true);
     map.update(key, value);
   }
 }

@@ -87,7 +87,7 @@ export class EbpfDataplane implements Switchable {
     const opened = await this.#open();
     this.#complete = opened.loaded.origin === 'adopted';
     // Nobody looks at new maps yet: they are filled while the verifier reads the programs.
-    const filled = this.#complete ? null : bring(opened, state);
+    const filled = this.#complete ? null : await fill(opened, state);
     const running = await withPrograms(opened, this.#options, this.#hooks);
     this.#running = running;
     const result = filled ? await this.#settle(running, filled, state) : await this.#bringAll(running, state);
@@ -349,6 +349,16 @@ export class EbpfDataplane implements Switchable {
 
 function merge(a: ApplyResult, b: ApplyResult): ApplyResult {
   return { operations: a.operations + b.operations, refusals: [...a.refusals, ...b.refusals] };
+}
+
+/** What is made for nothing goes. */
+async function fill(opened: Opened, state: DesiredState): Promise<CompilerResult> {
+  try {
+    return bring(opened, state);
+  } catch (error) {
+    await discard(opened);
+    throw error;
+  }
 }
 
 /** From whatever the tables hold to `state`. */

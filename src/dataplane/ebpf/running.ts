@@ -62,9 +62,27 @@ export interface Running extends Opened {
 
 /** Throws TP_NO_FEATURE, TP_NO_PRIVILEGE or TP_LOCKED. */
 export async function openTables(options: Options, hooks: Hooks): Promise<Opened> {
-  const { root, sizes, natPorts, xdp, xdpForward, cgroup, socketLb, traffic } = options;
+  const { root, sizes, natPorts, traffic } = options;
   const loaded = await loadKernel({ root, sizes, natPorts, traffic });
+  try {
+    return await openAround(loaded, options, hooks);
+  } catch (error) {
+    await loaded.omitted.catch(() => {});
+    loaded.object.close();
+    removeNew(loaded);
+    throw error;
+  }
+}
+
+/** Maps that were made for what has failed. */
+function removeNew({ origin, generation }: Loaded): void {
+  if (origin === 'new') generation.remove();
+}
+
+async function openAround(loaded: Loaded, options: Options, hooks: Hooks): Promise<Opened> {
+  const { xdp, xdpForward, cgroup, socketLb, traffic } = options;
   const { hz } = loaded.meta;
+  const clock = new Clock(hz);
   const ticks = (seconds: number) => ticksOf(seconds, hz);
   const gate = new ForwardGate(xdp === 'off' ? 'never' : xdpForward, '', hooks.onForward);
   await gate.begin();
@@ -74,7 +92,6 @@ export async function openTables(options: Options, hooks: Hooks): Promise<Opened
   const { counting } = loaded;
   const counter = counting && new EbpfTraffic(counting, traffic.by, () => compiler.services.values());
   compiler.births = counter;
-  const clock = new Clock(hz);
   const collector = new Collector(compiler, clock, now);
   if (loaded.origin === 'adopted') {
     collector.pass();
@@ -90,10 +107,11 @@ export async function openTables(options: Options, hooks: Hooks): Promise<Opened
   return { loaded, compiler, node, clock, collector, devices, gate, counter };
 }
 
-/** Waits for the programs. On failure everything is closed. */
+/** Waits for the programs. On failure everything is closed, and maps that were made for them go. */
 export async function withPrograms(opened: Opened, options: Options, hooks: Hooks): Promise<Running> {
   const omitted = await opened.loaded.omitted.catch(async (error: unknown) => {
     await closeOpened(opened);
+    removeNew(opened.loaded);
     throw error;
   });
   const { loaded, node, compiler } = opened;
@@ -120,11 +138,11 @@ export async function withPrograms(opened: Opened, options: Options, hooks: Hook
   return { ...opened, omitted, rows, links, sweeper, optOuts, drains, natReservations, drainTimer };
 }
 
-/** Of tables that nothing was done with; they go. */
+/** Of tables that carry nothing; new ones go. */
 export async function discard(opened: Opened): Promise<void> {
   await opened.loaded.omitted.catch(() => {});
   await closeOpened(opened);
-  opened.loaded.generation.remove();
+  removeNew(opened.loaded);
 }
 
 async function closeOpened({ loaded, devices, gate, clock }: Opened): Promise<void> {

@@ -55,6 +55,10 @@ export interface NftOptions {
 
 const FAMILIES = [4, 6] as const;
 
+/** What Switchable.prepare() is given. */
+type Remembered = () => Promise<readonly AffinityView[]>;
+const NOBODY: Remembered = async () => [];
+
 export class NftDataplane implements Switchable {
   readonly mode = 'nft';
   private readonly netns: string;
@@ -101,8 +105,12 @@ export class NftDataplane implements Switchable {
     return child;
   }
 
-  async start(state: DesiredState): Promise<ApplyResult> {
-    const result = await this.quietly(() => this.bring(state));
+  start(state: DesiredState): Promise<ApplyResult> {
+    return this.begin(state, NOBODY);
+  }
+
+  private async begin(state: DesiredState, remembered: Remembered): Promise<ApplyResult> {
+    const result = await this.quietly(() => this.bring(state, remembered));
     (await this.takeChild())?.end();
     if (this.scheme === NFT_SCHEME) await this.counting.bring(state);
     // These tables keep connection tracking and NAT alive as well; those beside IPVS may go before NAT's connections do.
@@ -110,9 +118,12 @@ export class NftDataplane implements Switchable {
     return result;
   }
 
-  /** Complete before it takes the first connection; it cannot hold back, and needs not: ebpf stands before it. */
-  prepare(state: DesiredState): Promise<ApplyResult> {
-    return this.start(state);
+  /**
+   * Complete before it takes the first connection; it cannot hold back, and needs not: ebpf stands before it. Only what
+   * the node's own processes send meets netfilter first, so clients are known before the tables are awake.
+   */
+  prepare(state: DesiredState, remembered: Remembered = NOBODY): Promise<ApplyResult> {
+    return this.begin(state, remembered);
   }
 
   traffic(): TrafficReader | null {
@@ -158,7 +169,7 @@ export class NftDataplane implements Switchable {
   }
 
   /** From whatever is there to `state`: adopts a table of the same skeleton, replaces any other without a gap. */
-  private async bring(state: DesiredState): Promise<ApplyResult> {
+  private async bring(state: DesiredState, remembered: Remembered): Promise<ApplyResult> {
     this.node = state.node;
     const results: ApplyResult[] = [];
     const changes = ownersOf(state);
@@ -176,7 +187,7 @@ export class NftDataplane implements Switchable {
       results.push(adopted);
       await removeTable(this.socket, family, this.scheme.nextTable);
     }
-    for (const [family, kernel, result] of await this.build(missing, state, changes)) {
+    for (const [family, kernel, result] of await this.build(missing, state, changes, remembered)) {
       kernels.set(family, kernel);
       results.push(result);
     }
@@ -217,6 +228,7 @@ export class NftDataplane implements Switchable {
     families: readonly Family[],
     state: DesiredState,
     changes: readonly OwnerChange[],
+    remembered: Remembered,
   ): Promise<[Family, FamilyKernel, ApplyResult][]> {
     const replaced: Family[] = [];
     for (const family of families)
@@ -224,8 +236,8 @@ export class NftDataplane implements Switchable {
     // An old table goes on carrying traffic until a complete one takes over under another name; then ours is
     // made once more under its own.
     if (replaced.length > 0)
-      await this.buildAs(this.scheme.nextTable, this.scheme.table, replaced, state, changes);
-    return this.buildAs(this.scheme.table, this.scheme.nextTable, families, state, changes);
+      await this.buildAs(this.scheme.nextTable, this.scheme.table, replaced, state, changes, remembered);
+    return this.buildAs(this.scheme.table, this.scheme.nextTable, families, state, changes, remembered);
   }
 
   private async buildAs(
@@ -234,6 +246,7 @@ export class NftDataplane implements Switchable {
     families: readonly Family[],
     state: DesiredState,
     changes: readonly OwnerChange[],
+    remembered: Remembered,
   ): Promise<[Family, FamilyKernel, ApplyResult][]> {
     if (families.length === 0) return [];
     for (const family of families) await removeTable(this.socket, family, table);
@@ -250,6 +263,7 @@ export class NftDataplane implements Switchable {
       );
       await kernel.must((out) => writeNamed(out, OP.addChain, this.markerOf(kernel, digest)));
       const result = await kernel.apply(changes);
+      await writeAffinities(kernel, await remembered());
       const otherExists = (await this.names(family, other)).tableFlags >= 0;
       await kernel.must((out) => {
         writeTableFlags(out, table, 0);

@@ -1,7 +1,8 @@
 /** New connections by every way, where a fault by itself loses some: those that were under way while it lasted, and no other. */
 import type { Load } from '../../../src/lab/place.ts';
 import type { RequestResult } from '../../../src/lab/results.ts';
-import type { SwitchWorld, Way } from '../../support/switch-world.ts';
+import type { Way } from '../../support/answers.ts';
+import type { SwitchWorld } from '../../support/switch-world.ts';
 
 interface Fault {
   readonly loses: RegExp;
