@@ -52,6 +52,9 @@ export interface Case {
 const protocol = fc.constantFrom('TCP', 'TCP', 'TCP', 'UDP', 'UDP', 'SCTP');
 const portName = fc.constantFrom('', '', '', 'a', 'b');
 const policy = fc.constantFrom('Cluster', 'Local');
+/** Rarely: another configuration makes dataplanes look at all of the node anew, and what has to be noticed alone is not seen. */
+const oneIn = <T>(count: number, arbitrary: fc.Arbitrary<T>): fc.Arbitrary<T | null> =>
+  fc.oneof({ weight: count - 1, arbitrary: fc.constant(null) }, { weight: 1, arbitrary });
 const someOf = <T>(list: readonly T[], maxLength = list.length) => fc.subarray([...list], { maxLength });
 
 /** Addresses of nobody, one of the node (as the balancer of a small cluster gives out), and a cluster IP. */
@@ -278,8 +281,8 @@ const flow: fc.Arbitrary<FlowDraft> = fc.record({
 export function arbitraryCase(flows: number): fc.Arbitrary<Case> {
   const step: fc.Arbitrary<Step> = fc.record({
     changes: fc.array(change, { minLength: 1, maxLength: 6 }),
-    facts: fc.option(facts, { freq: 8 }),
-    config: fc.option(config, { freq: 12 }),
+    facts: oneIn(3, facts),
+    config: oneIn(12, config),
     restart: fc.constantFrom(false, false, false, false, false, false, false, true),
     flows: fc.array(flow, { minLength: Math.floor(flows / 2), maxLength: flows }),
   });
