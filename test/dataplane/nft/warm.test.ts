@@ -2,8 +2,10 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import process from 'node:process';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { NFPROTO, openNftSocket } from '../../../src/dataplane/nft/native.ts';
 import { NftDataplane } from '../../../src/dataplane/nft/nft-dataplane.ts';
 import { isNftThere } from '../../../src/dataplane/nft/presence.ts';
+import { ip } from '../../model/world.ts';
 import { stateOf } from '../../support/desired.ts';
 import { type Bare, bareNamespaces } from '../../support/namespaces.ts';
 import { tableLines } from '../../support/nft-table.ts';
@@ -82,5 +84,38 @@ root.describe('nft, warmed up', () => {
     await expect.poll(waiting).toEqual([]);
     expect((await dataplane.start(STATE)).refusals).toEqual([]);
     await dataplane.close();
+  });
+
+  test('before its tables take the first packet, they know the clients that the mode before remembers', async () => {
+    const [netns] = bare.paths;
+    const sticky = web(10, ['10.10.1.1 80', '10.10.1.2 80'], 600);
+    const [{ name, cluster }] = sticky.ports as [(typeof sticky.ports)[number]];
+    const views = cluster.map((backend, n) => ({
+      ...{ port: name, family: 4 as const, protocol: 'TCP' as const, secondsLeft: 300 },
+      ...{ client: ip(`10.10.9.${n + 1}`), backend },
+    }));
+    // By family: bit 0 says that the table sleeps.
+    const seen: number[][] = [];
+    const socket = openNftSocket(netns!);
+    const flags = async (family: 4 | 6) => (await socket.dumpNames(NFPROTO[family], 'triplane')).tableFlags;
+    const dataplane = new NftDataplane({ netns });
+    try {
+      await dataplane.prepare(stateOf([sticky], NODE), async () => {
+        seen.push([await flags(4), await flags(6)]);
+        return views;
+      });
+      expect(seen).toEqual([
+        [1, 1],
+        [0, 1],
+      ]);
+      const remembered = (await dataplane.affinities()).map(({ client, backend }) => [
+        client,
+        backend.address,
+      ]);
+      expect(remembered.sort()).toEqual(views.map(({ client, backend }) => [client, backend.address]));
+    } finally {
+      socket.close();
+      await dataplane.close();
+    }
   });
 });
