@@ -21,6 +21,7 @@ export interface PlannedFlow {
 }
 
 const UNBOUND = 'unbound';
+type Pool = 'cluster' | 'local';
 
 const UNALLOCATED = {
   4: ['10.200.1.77', '10.201.0.9', '198.18.0.9'],
@@ -155,17 +156,14 @@ export function judge(planned: PlannedFlow, outcome: FlowOutcome): string | null
  * the same timeout, and a backend that was a member all the time.
  */
 export class AffinityMemory {
-  readonly #known = new Map<
-    string,
-    { at: string; port: string; pool: 'cluster' | 'local'; seconds: number }
-  >();
+  readonly #known = new Map<string, { at: string; port: string; pool: Pool; seconds: number; who: string }>();
 
   #detector: LocalDetector | null = null;
 
   #key({ packet, flow, verdict }: PlannedFlow): string | null {
     if (verdict.action !== 'forward' || verdict.affinitySeconds === 0) return null;
     // Sockets without an address, and sockets and packets beside each other, are not one client to every mode.
-    const client = flow.src === '' ? UNBOUND : packet.source;
+    const client = flow.src === '' ? `${UNBOUND} ${packet.source}` : packet.source;
     return `${portKey(verdict.port)} ${client} ${flow.via}`;
   }
 
@@ -184,24 +182,27 @@ export class AffinityMemory {
 
   /** What is wrong; null: nothing. Learns from all outcomes of a step at once, which run beside each other. */
   judge(flows: readonly PlannedFlow[], outcomes: readonly FlowOutcome[]): (string | null)[] {
+    const pools = poolsOf(flows);
+    // Some modes remember one backend for the port, whichever of its pools it was picked from (docs/conformance.md).
+    for (const [key, { who, pool }] of this.#known)
+      if ([...(pools.get(who) ?? [])].some((one) => one !== pool)) this.#known.delete(key);
     const met = new Map<string, Set<string>>();
     const complaints = flows.map((planned, i) => {
       const key = this.#key(planned);
       const { at } = outcomes[i]!;
       if (key === null || at === undefined || planned.verdict.action !== 'forward') return null;
       const known = this.#known.get(key);
-      met.set(key, (met.get(key) ?? new Set()).add(`${at}|${planned.verdict.pool}`));
-      return known && known.pool === planned.verdict.pool && known.at !== at
-        ? `answered by ${at}, although its affinity is to ${known.at}`
-        : null;
+      met.set(key, (met.get(key) ?? new Set()).add(at));
+      return known && known.at !== at ? `answered by ${at}, although its affinity is to ${known.at}` : null;
     });
     for (const [i, planned] of flows.entries()) {
       const key = this.#key(planned);
       const { at } = outcomes[i]!;
       if (key === null || at === undefined || planned.verdict.action !== 'forward') continue;
       const { port, pool, affinitySeconds: seconds } = planned.verdict;
-      if (met.get(key)!.size > 1) this.#known.delete(key);
-      else this.#known.set(key, { at, port: portKey(port), pool, seconds });
+      const who = whoOf(planned.flow, port);
+      if (met.get(key)!.size > 1 || pools.get(who)!.size > 1) this.#known.delete(key);
+      else this.#known.set(key, { at, port: portKey(port), pool, seconds, who });
     }
     return complaints;
   }
@@ -214,6 +215,22 @@ export class AffinityMemory {
   forgetUnbound(): void {
     for (const key of this.#known.keys()) if (key.includes(` ${UNBOUND} `)) this.#known.delete(key);
   }
+}
+
+/** A host and a service port; the sockets of a host may or may not be one client. */
+function whoOf({ from }: HostFlow, port: DesiredPort): string {
+  return `${portKey(port)} from ${from}`;
+}
+
+/** Which pools each of them is led to. */
+function poolsOf(planned: readonly PlannedFlow[]): Map<string, Set<Pool>> {
+  const pools = new Map<string, Set<Pool>>();
+  for (const { flow, verdict } of planned) {
+    if (verdict.action !== 'forward') continue;
+    const who = whoOf(flow, verdict.port);
+    pools.set(who, (pools.get(who) ?? new Set()).add(verdict.pool));
+  }
+  return pools;
 }
 
 function portKey(port: DesiredPort): string {
