@@ -54,9 +54,14 @@ export class Tally {
     return [...counters].some(({ seen }) => seen);
   }
 
-  /** A virtual service that we are about to make: whoever had its number before, its counters begin at 0. */
-  made(name: ServiceName, destinations: readonly Place[]): void {
-    const { counters } = this.#of(name);
+  /**
+   * A virtual service that we are about to make: whoever had its number before, its counters begin at 0. Its port is said
+   * here once more: a reading that still missed it may have forgotten what own() was told.
+   */
+  made(name: ServiceName, port: string, destinations: readonly Place[]): void {
+    const counted = this.#of(name);
+    const { counters } = counted;
+    counted.port = port;
     counters.clear();
     const endpoints = this.#settings.by === 'service' ? [''] : destinations.map(formatSocket);
     for (const endpoint of endpoints) counters.set(endpoint, { counts: ZERO, seen: false });

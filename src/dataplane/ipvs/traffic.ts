@@ -13,8 +13,12 @@ const LAST_SUM_MS = KERNEL_SUMS_MS + 500;
 
 /** What requests under way do to counters. */
 export interface CountersTouched {
-  /** Virtual services that are made. */
-  readonly made: readonly { readonly name: ServiceName; readonly destinations: readonly Place[] }[];
+  /** Virtual services that are made, and the DesiredPort.name that each counts for. */
+  readonly made: readonly {
+    readonly name: ServiceName;
+    readonly port: string;
+    readonly destinations: readonly Place[];
+  }[];
   /** Those that go. */
   readonly removed: readonly ServiceName[];
   /** Those that lose a destination, or get one: which begins at 0 or at what it had counted when it was there before. */
@@ -73,7 +77,7 @@ export class IpvsTraffic implements TrafficReader {
     const after = byService ? [] : touched.got;
     const work = async () => {
       await this.#try(before);
-      for (const { name, destinations } of touched.made) this.#tally.made(name, destinations);
+      for (const { name, port, destinations } of touched.made) this.#tally.made(name, port, destinations);
       const answer = await send();
       await this.#try(after);
       return answer;

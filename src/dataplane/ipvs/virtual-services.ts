@@ -154,7 +154,7 @@ export class VirtualServices {
       service = { ...name, settings, destinations: new Map() };
       this.held.set(key, service);
       writeService(plan.out, 'newService', name, settings);
-      plan.made.push({ name, destinations: pool.backends });
+      plan.made.push({ name, port: pool.port, destinations: pool.backends });
       plan.add(pool.owner, `scheduler ${scheduler}`, () => this.held.delete(key));
     } else if (!sameSettings(service.settings, settings)) {
       const { settings: before } = service;
