@@ -73,7 +73,8 @@ peer = (sys.argv[1], 80)
 tcp = socket.create_connection(peer)
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 udp.sendto(b'x', peer)
-print('ready', flush=True)
+sys.stdout.write('ready\\n')
+sys.stdout.flush()
 sys.stdin.readline()
 print(json.dumps([tcp.getpeername(), tcp.recv(9).decode(), udp.recvfrom(9)[1]]))`;
 
