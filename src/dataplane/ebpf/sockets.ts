@@ -90,6 +90,15 @@ export async function countSockets(
 /** struct tp_sock_peer */
 const LAST_USED = 18;
 
+/** Of a 16-bit clock: so far ahead of now is what was used after the clock was read, and not long ago. */
+const AHEAD_MAX = 256;
+
+/** Whether what was used at `lastUsed` has been within `ticksMax` ticks. Both clocks are of 16 bits. */
+export function isRecent(nowTicks: number, lastUsed: number, ticksMax: number): boolean {
+  const idle = (nowTicks - lastUsed) & 0xffff;
+  return idle <= ticksMax || idle > 0xffff - AHEAD_MAX;
+}
+
 /** Flows that have been used within so many ticks; the others are forgotten. */
 function recentFlows(flows: SideMap, nowTicks: number, ticksMax: number): number {
   let recent = 0;
@@ -97,7 +106,7 @@ function recentFlows(flows: SideMap, nowTicks: number, ticksMax: number): number
     const value = flows.get(key);
     if (!value) continue;
     const lastUsed = value[LAST_USED]! | (value[LAST_USED + 1]! << 8);
-    if (((nowTicks - lastUsed) & 0xffff) <= ticksMax) recent++;
+    if (isRecent(nowTicks, lastUsed, ticksMax)) recent++;
     else flows.remove(key);
   }
   return recent;
