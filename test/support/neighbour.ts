@@ -7,6 +7,7 @@ import process from 'node:process';
 import { ATTACH_TCX_INGRESS } from '../../src/dataplane/ebpf/attach-types.ts';
 import { type BpfObject, bpfNative, loadBpf } from '../../src/dataplane/ebpf/native.ts';
 import { type Mapped, mapArray } from '../../src/dataplane/ebpf/tables.ts';
+import { ROOT } from './checkout.ts';
 import { HAS_TCX } from './kernel-age.ts';
 
 const PRIORITY = 9;
@@ -15,7 +16,7 @@ const INGRESS = 1;
 function compile(out: string): void {
   const machine = { x64: 'x86_64', arm64: 'aarch64' }[process.arch as string] ?? process.arch;
   const args = ['-O2', '-g', '-target', 'bpf', '-mcpu=v3', `-I/usr/include/${machine}-linux-gnu`];
-  const source = path.join(import.meta.dirname, 'neighbour.c');
+  const source = path.join(ROOT, 'test/support/neighbour.c');
   const result = spawnSync(process.env.CLANG ?? 'clang', [...args, '-c', source, '-o', out], {
     encoding: 'utf8',
   });
