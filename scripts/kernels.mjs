@@ -7,6 +7,7 @@ import { environmentOf, prepareKernel, runTestsInKernel, TESTS } from './kernels
 import { requireNode } from './lib/node-version.mjs';
 import { Results } from './lib/results.mjs';
 import { say, setup } from './lib/setup.mjs';
+import { stopOnSignals } from './lib/signals.mjs';
 import { VitestEvents } from './lib/vitest-events.mjs';
 
 requireNode();
@@ -49,10 +50,12 @@ async function main() {
   const problem = await setup();
   if (problem) throw new Error(problem);
   const rows = [];
+  const signal = stopOnSignals();
   for (const name of chosen.kernels) {
     const { kernel, skipped } = await prepareKernel(name, say);
     for (const mode of chosen.modes) {
-      const options = { timeoutMs: TIME_BOUND_MS, environment: { ...environmentOf(mode), ...named } };
+      if (signal.aborted) throw new Error(`stopped by ${signal.reason}`);
+      const options = { timeoutMs: TIME_BOUND_MS, signal, environment: { ...environmentOf(mode), ...named } };
       const result = skipped ? {} : await runTestsInKernel(kernel, TESTS[mode], options);
       const cell = skipped ? `not run: ${skipped}` : summary(result, { selectsByName: Boolean(values.name) });
       rows.push(`| ${name} | ${kernel?.version ?? '-'} | ${mode} | ${cell} |`);

@@ -6,17 +6,12 @@ import { prepareKernel } from '../kernels/suite.mjs';
 import { RUN_VARIABLE } from './processes.mjs';
 import { Results } from './results.mjs';
 import { say, setup } from './setup.mjs';
+import { stopOnSignals } from './signals.mjs';
 import { STAGES } from './suites.mjs';
 
 const MINUTE_MS = 60_000;
 /** Ends what hangs. Setup not counted: on a fresh machine it downloads. Two slow cores need a third of it. */
 const TIME_BOUND_MS = Number(process.env.TRIPLANE_TEST_MINUTES_MAX ?? 60) * MINUTE_MS;
-
-function stopOnSignals() {
-  const stop = new AbortController();
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(signal, () => stop.abort(signal));
-  return stop.signal;
-}
 
 async function runSuites(results, args, kernel) {
   const run = randomUUID();
