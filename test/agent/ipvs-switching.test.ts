@@ -24,7 +24,9 @@ for (const family of FAMILIES)
     let world: SwitchWorld;
     beforeAll(async () => {
       buildProgram();
-      world = await SwitchWorld.create({ ...BY_PACKETS, label: `swi${family}`, families: [family] });
+      // IPVS keeps a datagram flow that has ended for five minutes otherwise.
+      const args = ['--ipvs-udp-timeout', '20s'];
+      world = await SwitchWorld.create({ ...BY_PACKETS, args, label: `swi${family}`, families: [family] });
       await surround(world, BY_PACKETS);
     });
     afterAll(async () => {
