@@ -21,6 +21,12 @@ import type { KubeProxyPort } from './kube-proxy-rules.ts';
 import { Neighbour } from './neighbour.ts';
 import { SLOWNESS } from './slowness.ts';
 
+/**
+ * TRIPLANE_TEST_LOAD=full: whatever a test asks for, there are at least so many open TCP connections, new ones a second, and
+ * datagram flows by each way and kind of socket.
+ */
+const FULL = { open: 2000, rate: 500, datagrams: 8 };
+const isFull = process.env.TRIPLANE_TEST_LOAD === 'full';
 /** An emulated processor takes minutes to verify the programs of ebpf mode. */
 const READY_MS = 60_000 * SLOWNESS;
 const PORT = 9000;
@@ -268,13 +274,15 @@ export class SwitchWorld {
 
   /** Open connections and datagram flows by every way, that go on until stop(). */
   async open(connections: number, options: OpenOptions = {}): Promise<void> {
-    const { datagrams = connections, intervalMs = 100, durationMs = DURATION_MS } = options;
+    const tcp = this.#atLeast(connections, FULL.open / this.#ways);
+    const udp = this.#atLeast(options.datagrams ?? connections, FULL.datagrams);
+    const { intervalMs = isFull ? 500 : 100, durationMs = DURATION_MS } = options;
     const again = options.secondTry ?? this.#fresh;
     this.#fresh = false;
     const opened = this.lab.plan.families.flatMap((family) =>
       this.ways(family).flatMap((way) =>
         (['tcp', 'udp', 'unconnected'] as const).map(async (kind) => {
-          const count = kind === 'tcp' ? connections : datagrams;
+          const count = kind === 'tcp' ? tcp : udp;
           if (count === 0) return;
           const times = { intervalMs, durationMs, timeoutMs: 8000 };
           await this.#open(way, kind, { connections: count, ...times }, again);
@@ -282,6 +290,17 @@ export class SwitchWorld {
       ),
     );
     await Promise.all(opened);
+  }
+
+  /** All that there are, of all families. */
+  get #ways(): number {
+    const { families } = this.lab.plan;
+    return families.length * this.ways(families[0]!).length;
+  }
+
+  /** None stays none. */
+  #atLeast(asked: number, full: number): number {
+    return isFull && asked > 0 ? Math.max(asked, Math.ceil(full)) : asked;
   }
 
   async #open(
@@ -322,13 +341,14 @@ export class SwitchWorld {
 
   /** New connections by every way, `rate` a second each. */
   async load(rate: number, close: 'fin' | 'rst' = 'fin', durationMs = DURATION_MS): Promise<void> {
+    const least = this.#atLeast(rate, FULL.rate / this.#ways);
     for (const family of this.lab.plan.families)
       for (const way of this.ways(family)) {
-        const options = { rate, close, timeoutMs: 8000, durationMs };
+        const options = { rate: least, close, timeoutMs: 8000, durationMs };
         const { era } = this.#answers;
         const job = await way.from.load('tcp', way.address, way.port, options);
         const title = `${way.title}, new`;
-        this.#traffic.push({ title, way, protocol: 'tcp', kind: 'load', rate, durationMs, job, era });
+        this.#traffic.push({ title, way, protocol: 'tcp', kind: 'load', rate: least, durationMs, job, era });
       }
   }
 
