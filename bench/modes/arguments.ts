@@ -70,6 +70,10 @@ function positive(flag: string, text: string, most: number): number {
   return value;
 }
 
+function positives(flag: string, text: string, most: number): number[] {
+  return text.split(',').map((one) => positive(flag, one, most));
+}
+
 /** Throws a RangeError of one line for what it does not understand. */
 export function parseArguments(args: readonly string[]): BenchCommand {
   const { values, positionals } = parse(args);
@@ -81,7 +85,7 @@ export function parseArguments(args: readonly string[]): BenchCommand {
   if (positionals.length > 0) throw new RangeError(`"${positionals[0]}" is not understood`);
   const quick = values.quick ?? false;
   const sizes = values.sizes
-    ? values.sizes.split(',').map((text) => positive('sizes', text, SIZE_MAX))
+    ? positives('sizes', values.sizes, SIZE_MAX)
     : quick
       ? [10, 1000]
       : [1, 100, 1000, 10_000, ...(values.large ? [50_000] : [])];
@@ -101,7 +105,7 @@ export function parseArguments(args: readonly string[]): BenchCommand {
       changes: quick ? 10 : 30,
       streamSeconds: quick ? 3 : 60,
       endpoints: values.endpoints
-        ? values.endpoints.split(',').map((text) => positive('endpoints', text, ENDPOINTS_MAX))
+        ? positives('endpoints', values.endpoints, ENDPOINTS_MAX)
         : quick
           ? [10]
           : [1, 10, 100],

@@ -106,24 +106,20 @@ export class NftDataplane implements Switchable {
   }
 
   start(state: DesiredState): Promise<ApplyResult> {
-    return this.begin(state, NOBODY);
-  }
-
-  private async begin(state: DesiredState, remembered: Remembered): Promise<ApplyResult> {
-    const result = await this.quietly(() => this.bring(state, remembered));
-    (await this.takeChild())?.end();
-    if (this.scheme === NFT_SCHEME) await this.counting.bring(state);
-    // These tables keep connection tracking and NAT alive as well; those beside IPVS may go before NAT's connections do.
-    if (this.scheme === NFT_SCHEME) await new Keeper(this.netns).remove();
-    return result;
+    return this.prepare(state);
   }
 
   /**
    * Complete before it takes the first connection; it cannot hold back, and needs not: ebpf stands before it. Only what
    * the node's own processes send meets netfilter first, so clients are known before the tables are awake.
    */
-  prepare(state: DesiredState, remembered: Remembered = NOBODY): Promise<ApplyResult> {
-    return this.begin(state, remembered);
+  async prepare(state: DesiredState, remembered: Remembered = NOBODY): Promise<ApplyResult> {
+    const result = await this.quietly(() => this.bring(state, remembered));
+    (await this.takeChild())?.end();
+    if (this.scheme === NFT_SCHEME) await this.counting.bring(state);
+    // These tables keep connection tracking and NAT alive as well; those beside IPVS may go before NAT's connections do.
+    if (this.scheme === NFT_SCHEME) await new Keeper(this.netns).remove();
+    return result;
   }
 
   traffic(): TrafficReader | null {
