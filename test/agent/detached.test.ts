@@ -11,6 +11,7 @@ import { skipUnless } from '../support/skip.ts';
 import { SwitchWorld } from '../support/switch-world.ts';
 import { Newcomers } from './support/newcomers.ts';
 import { buildProgram, eventually, logged, triplane } from './support/node.ts';
+import { pins } from './support/round.ts';
 import { expectSound } from './support/sound.ts';
 
 const root = skipUnless(privilege() === 'root', 'needs root');
@@ -62,8 +63,8 @@ for (const cgroups of ['none', 'per-pod'] as const)
 
       /** @returns how many there were */
       function detach(which: (name: string) => boolean): number {
-        const pins = `/sys/fs/bpf/${readdirSync('/sys/fs/bpf').find((name) => name.includes(world.lab.name))}`;
-        const links = `${pins}/${readdirSync(pins).find((name) => /^g\d+$/.test(name))}/links`;
+        const folder = `/sys/fs/bpf/${pins(world)[0]}`;
+        const links = `${folder}/${readdirSync(folder).find((name) => /^g\d+$/.test(name))}/links`;
         const names = readdirSync(links).filter(which);
         for (const name of names) {
           const fd = bpfNative().bpfGet(`${links}/${name}`);

@@ -2,7 +2,6 @@
  * Tables that are full under open connections and new ones: what has no room is refused alone and by name, everything
  * else goes on, and once there is room it is served, by the agent that runs.
  */
-import { readdirSync } from 'node:fs';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { writeAddress } from '../../src/dataplane/ebpf/abi.ts';
 import { openMap } from '../../src/dataplane/ebpf/kernel.ts';
@@ -18,6 +17,7 @@ import { skipUnless } from '../support/skip.ts';
 import { SwitchWorld } from '../support/switch-world.ts';
 import { Newcomers } from './support/newcomers.ts';
 import { buildProgram, eventually, triplane } from './support/node.ts';
+import { pins } from './support/round.ts';
 import { expectSound, NO_CLOCK } from './support/sound.ts';
 
 const root = skipUnless(privilege() === 'root', 'needs root');
@@ -169,8 +169,8 @@ root.describe('tables that are full', () => {
 
   /** One client's memory of a sticky service, for `count` clients more. */
   function fillAffinities(): { full: () => boolean } {
-    const pins = `/sys/fs/bpf/${readdirSync('/sys/fs/bpf').find((one) => one.includes(world.lab.name))}`;
-    const map = new SideMap(openMap(new Generation(pins, generations(pins).at(-1)!), 'tp_affinities')!);
+    const folder = `/sys/fs/bpf/${pins(world)[0]}`;
+    const map = new SideMap(openMap(new Generation(folder, generations(folder).at(-1)!), 'tp_affinities')!);
     const [known, ...more] = map.keys();
     const count = map.handle.entries - 1 - more.length;
     const keys = Array.from({ length: count + 1 }, (_, n) => {
