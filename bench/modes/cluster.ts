@@ -1,7 +1,4 @@
-/** The clusters of the bench as manifests: many services that nobody calls, and a few that are called. */
-import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
-import path from 'node:path';
-import type { Lab } from '../../src/lab/lab.ts';
+/** The clusters of the bench as objects: many services that nobody calls, and a few that are called. */
 import type { Family } from '../../src/model/records.ts';
 
 /** Ports of the load program's server, and of the pod that answers with its name. */
@@ -177,13 +174,4 @@ export function changingObjects(
   backends: readonly Backend[],
 ): object[] {
   return [calledService(index, 3, families), ...slices(index, families, backends, CALLED_PORTS)];
-}
-
-/** Writes NAME.json into the lab's manifests, whole or not at all. */
-export function writeManifest(lab: Lab, name: string, objects: readonly object[]): void {
-  const drafts = path.join(path.dirname(lab.manifests.path), 'drafts');
-  mkdirSync(drafts, { recursive: true });
-  const draft = path.join(drafts, `${name}.json`);
-  writeFileSync(draft, JSON.stringify({ apiVersion: 'v1', kind: 'List', items: objects }));
-  renameSync(draft, path.join(lab.manifests.path, `${name}.json`));
 }

@@ -1,7 +1,8 @@
 /** How objects reach a proxy: as manifests in its lab's folder, or through the API server. */
+import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
 import type { Lab } from '../../src/lab/lab.ts';
 import type { ApiServer } from './api-server.ts';
-import { writeManifest } from './cluster.ts';
 
 export interface Feed {
   /** From now on the objects under this name are these, and no others. */
@@ -10,18 +11,39 @@ export interface Feed {
   readonly kubeconfig: string | null;
 }
 
+/** Objects in one file: with slices of 100 endpoints some 20 MB, and an agent refuses files above 64 MiB. */
+const FILE_OBJECTS_MAX = 2000;
+
+/** Files of the lab's manifests folder, each written whole or not at all. */
 export class ManifestFeed implements Feed {
   readonly kubeconfig = null;
-  readonly #lab: Lab;
+  readonly #manifests: string;
+  readonly #drafts: string;
+  /** Name -> how many files it has. */
+  readonly #files = new Map<string, number>();
 
-  constructor(lab: Lab) {
-    this.#lab = lab;
+  constructor(lab: Pick<Lab, 'manifests'>) {
+    this.#manifests = lab.manifests.path;
+    this.#drafts = path.join(path.dirname(this.#manifests), 'drafts');
+    mkdirSync(this.#drafts, { recursive: true });
   }
 
   async show(name: string, objects: readonly object[]): Promise<void> {
-    writeManifest(this.#lab, name, objects);
+    const files = Math.ceil(objects.length / FILE_OBJECTS_MAX);
+    for (let part = 0; part < files; part++) {
+      const file = fileOf(name, part);
+      const items = objects.slice(part * FILE_OBJECTS_MAX, (part + 1) * FILE_OBJECTS_MAX);
+      const draft = path.join(this.#drafts, file);
+      writeFileSync(draft, JSON.stringify({ apiVersion: 'v1', kind: 'List', items }));
+      renameSync(draft, path.join(this.#manifests, file));
+    }
+    for (let part = files; part < (this.#files.get(name) ?? 0); part++)
+      rmSync(path.join(this.#manifests, fileOf(name, part)));
+    this.#files.set(name, files);
   }
 }
+
+const fileOf = (name: string, part: number) => `${name}-${part}.json`;
 
 interface ApiObject {
   readonly apiVersion: string;

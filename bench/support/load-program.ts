@@ -33,6 +33,7 @@ export class LoadProgram {
   private readonly child: ChildProcess;
   private readonly left: Promise<void>;
   private waiting: ((line: string | null) => void) | null = null;
+  private hasLeft = false;
 
   /** `command` is what runs it where it belongs: `nsenter --net=...`, or the lab's pod program. */
   constructor(command: readonly string[], args: readonly string[]) {
@@ -42,6 +43,7 @@ export class LoadProgram {
     createInterface({ input: this.child.stdout! }).on('line', (line) => this.answer(line));
     this.left = new Promise((resolve) => {
       this.child.on('close', () => {
+        this.hasLeft = true;
         this.answer(null);
         resolve();
       });
@@ -62,7 +64,9 @@ export class LoadProgram {
         if (answer === null) reject(new Error(`the load program ended at ${line}`));
         else resolve(answer);
       };
-      if (line !== null) this.child.stdin!.write(`${line}\n`);
+      // Nobody is there to answer: not a thing to wait minutes for.
+      if (this.hasLeft) this.answer(null);
+      else if (line !== null) this.child.stdin!.write(`${line}\n`);
     });
   }
 

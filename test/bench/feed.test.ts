@@ -1,8 +1,12 @@
 /** Cluster state that the bench gives to an API server: addresses as it takes them, and what a refusal leaves. */
-import { describe, expect, test } from 'vitest';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { describe, expect, onTestFinished, test } from 'vitest';
 import { balancerIp, clusterIp, clusterObjects } from '../../bench/modes/cluster.ts';
-import { ApiFeed } from '../../bench/modes/feed.ts';
+import { ApiFeed, ManifestFeed } from '../../bench/modes/feed.ts';
 import { parseAddress } from '../../src/model/address.ts';
+import { FILE_BYTES_MAX } from '../../src/source/manifests/files.ts';
 
 describe("the bench's cluster", () => {
   test.for([0, 8, 9, 999, 65_534, 65_535, 65_536, 99_999])(
@@ -24,6 +28,47 @@ describe("the bench's cluster", () => {
     const addresses = slices.flatMap(({ endpoints = [] }) => endpoints.flatMap((one) => one.addresses));
     expect(addresses.length).toBeGreaterThan(300);
     for (const address of addresses) expect(parseAddress(address)).toBe(address);
+  });
+});
+
+describe('a feed of manifests', () => {
+  function feedOf() {
+    const folder = mkdtempSync(path.join(os.tmpdir(), 'triplane-feed-'));
+    onTestFinished(() => rmSync(folder, { recursive: true, force: true }));
+    const manifests = path.join(folder, 'manifests');
+    mkdirSync(manifests);
+    const feed = new ManifestFeed({ manifests: { path: manifests } } as never);
+    const files = () => readdirSync(manifests).map((name) => path.join(manifests, name));
+    const names = () =>
+      files().flatMap((file) =>
+        (JSON.parse(readFileSync(file, 'utf8')) as { items: { metadata: { name: string } }[] }).items.map(
+          ({ metadata }) => metadata.name,
+        ),
+      );
+    return { feed, files, names };
+  }
+
+  test('writes no file that an agent would refuse, and all objects', async () => {
+    const { feed, files, names } = feedOf();
+    // As many endpoints as slices take, of both families: the largest objects that the bench has.
+    const objects = clusterObjects({ services: 5000, endpoints: 100, families: [4, 6], backends: [] });
+    await feed.show('cluster', objects);
+    expect(names().length).toBe(objects.length);
+    expect(new Set(names()).size).toBe(objects.length);
+    for (const file of files()) expect(statSync(file).size).toBeLessThan(FILE_BYTES_MAX);
+  });
+
+  test('what is shown no more goes, and what has another name stays', async () => {
+    const { feed, names } = feedOf();
+    const named = (count: number) =>
+      Array.from({ length: count }, (_, at) => ({ metadata: { name: `n${at}` } }));
+    await feed.show('other', [{ metadata: { name: 'kept' } }]);
+    await feed.show('cluster', named(4001));
+    expect(names().length).toBe(4002);
+    await feed.show('cluster', named(2));
+    expect(names().toSorted()).toEqual(['kept', 'n0', 'n1']);
+    await feed.show('cluster', []);
+    expect(names()).toEqual(['kept']);
   });
 });
 
