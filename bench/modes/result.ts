@@ -79,7 +79,7 @@ export interface PacketRow extends Ratio {
 export interface RollingRow {
   readonly mode: LaneMode;
   readonly endpoints: number;
-  /** Requests a second: 400, or as many as the machine answers. Absent in files of before it was kept: 400. */
+  /** Requests a second: 400, or fewer where the machine cannot answer them. Absent in files of before it was kept: 400. */
   readonly rate?: number;
   readonly requests: number;
   readonly failed: number;
