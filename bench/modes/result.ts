@@ -79,6 +79,8 @@ export interface PacketRow extends Ratio {
 export interface RollingRow {
   readonly mode: LaneMode;
   readonly endpoints: number;
+  /** Requests a second: 400, or fewer where the machine cannot answer them. Absent in files of before it was kept: 400. */
+  readonly rate?: number;
   readonly requests: number;
   readonly failed: number;
   readonly seconds: number;

@@ -1,5 +1,7 @@
 /** A rolling update of a service with many endpoints, while it is called. */
 import { setTimeout as sleep } from 'node:timers/promises';
+import type { Load } from '../../src/lab/place.ts';
+import type { CallSummary } from '../../src/lab/results.ts';
 import type { Family } from '../../src/model/records.ts';
 import { type Backend, clusterIp, NAME_PORT, SERVICE_PORTS, slices } from './cluster.ts';
 import { BACKEND_PODS, Lane } from './lane.ts';
@@ -12,6 +14,14 @@ const STEPS = 20;
 const STEP_MS = 250;
 /** How long an address goes on answering after it has left the service, as a pod that ends does. */
 const GRACE_STEPS = 2;
+/**
+ * Requests a second. With more than a machine can answer they queue up and time out, in any mode: it is to answer twice as
+ * many while nothing changes, since a change wants the processors as well.
+ */
+const RATES = [400, 200, 100, 50];
+const REQUEST_MS_MAX = 1000;
+const TRY_MS = 2000;
+const TRY_P99_US_MAX = (REQUEST_MS_MAX / 10) * 1000;
 
 /** Generation 0 or 1 of endpoint `index`: an address of one of the backend pods, in a range of its own. */
 function addressOf(generation: number, index: number): string {
@@ -87,6 +97,22 @@ class RollingUpdate {
   }
 }
 
+function load(lane: Lane, rate: number, durationMs: number): Promise<Load> {
+  const options = { rate, durationMs, timeoutMs: REQUEST_MS_MAX };
+  return lane.lab.pod('caller').load('tcp', clusterIp(4, SERVICE), SERVICE_PORTS.name, options);
+}
+
+/** The first of RATES of which twice as many are answered while nothing changes. */
+export async function bearableRate(
+  attempt: (rate: number) => Promise<Pick<CallSummary, 'total' | 'outcomes' | 'skipped' | 'latencyUs'>>,
+): Promise<number> {
+  for (const rate of RATES) {
+    const { total, outcomes, skipped, latencyUs } = await attempt(2 * rate);
+    if (skipped === 0 && outcomes.ok === total && latencyUs.p99 <= TRY_P99_US_MAX) return rate;
+  }
+  throw new Error(`${2 * RATES.at(-1)!} requests a second are too many, although nothing changes`);
+}
+
 export interface RollingOptions {
   readonly endpoints: number;
   readonly cpu: number;
@@ -107,16 +133,13 @@ export async function measureRolling(
     await lane.startProxy();
     await lane.ready();
     await lane.answers(SERVICE);
+    const rate = await bearableRate(async (tried) => (await load(lane, tried, TRY_MS)).done);
     const began = performance.now();
-    const load = await lane.lab.pod('caller').load('tcp', clusterIp(4, SERVICE), SERVICE_PORTS.name, {
-      rate: 400,
-      durationMs: (STEPS + GRACE_STEPS + 8) * STEP_MS * 2,
-      timeoutMs: 1000,
-    });
+    const requests = await load(lane, rate, (STEPS + GRACE_STEPS + 8) * STEP_MS * 2);
     await update.roll();
-    const { total, outcomes } = await load.stop();
+    const { total, outcomes } = await requests.stop();
     const seconds = (performance.now() - began) / 1000;
-    return { mode, endpoints, requests: total, failed: total - (outcomes.ok ?? 0), seconds };
+    return { mode, endpoints, rate, requests: total, failed: total - (outcomes.ok ?? 0), seconds };
   } finally {
     await lane.feed.show('rolling', []);
     await lane.close();

@@ -144,9 +144,9 @@ function controlTable(result: Result): string {
 
 function rollingTable({ rolling }: Result): string {
   if (rolling.length === 0) return '';
-  const table = [['rolling update', 'endpoints', 'requests', 'failed', 'seconds']];
-  for (const { mode, endpoints, requests, failed, seconds } of rolling)
-    table.push([mode, String(endpoints), String(requests), String(failed), seconds.toFixed(1)]);
+  const table = [['rolling update', 'endpoints', 'a second', 'requests', 'failed', 'seconds']];
+  for (const { mode, endpoints, rate = 400, requests, failed, seconds } of rolling)
+    table.push([mode, ...[endpoints, rate, requests, failed].map(String), seconds.toFixed(1)]);
   return formatTable(table);
 }
 

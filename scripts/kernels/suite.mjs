@@ -28,9 +28,10 @@ export const TESTS = {
   faults: ['test/agent/ipvs-faults.test.ts'],
   switching: ['test/agent/ipvs-switching.test.ts'],
   starts: ['test/agent/starts.test.ts'],
+  bench: ['test/bench/ipvs.test.ts'],
 };
 /** Whoever runs one of these by name has the time for them (test/support/long.ts). */
-const LONG = ['takeover', 'faults', 'switching', 'starts'];
+const LONG = ['takeover', 'faults', 'switching', 'starts', 'bench'];
 /** Those that a kernel without IPVS skips whole, of what `npm test` boots one for. */
 export const ONLY_THERE = [
   'test/conformance/ipvs.test.ts',

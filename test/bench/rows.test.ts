@@ -5,6 +5,8 @@ import { comparisonText, missingRows, newlyUneven } from '../../bench/modes/comp
 import { streamOf } from '../../bench/modes/control-path.ts';
 import { oneRuleTable } from '../../bench/modes/one-rule.ts';
 import type { Asked, ControlRow, DataRow, Result, RollingRow } from '../../bench/modes/result.ts';
+import { bearableRate } from '../../bench/modes/rolling.ts';
+import type { CallSummary } from '../../src/lab/results.ts';
 
 describe('clusters of the control path', () => {
   test('each size with each number of endpoints, but for what is no cluster any more', () => {
@@ -92,4 +94,25 @@ describe('a comparison with a run that has fewer rows', () => {
     const { asked: _, ...old } = less;
     expect(missingRows(all, old as Result)).toEqual([]);
   });
+});
+
+describe('requests a second of a rolling update', () => {
+  /** A machine that answers so many a second. `otherwise`: what becomes of the rest. */
+  function machine(bears: number, otherwise: { skipped?: number; failed?: number; p99?: number }) {
+    return async (rate: number) => {
+      const { skipped = 0, failed = 0, p99 = 0 } = rate > bears ? otherwise : {};
+      const latencyUs = { min: 1, p50: 1, p90: 1, p99, p999: p99, max: p99 };
+      const outcomes = { ok: rate - failed, timeout: failed } as CallSummary['outcomes'];
+      return { total: rate, outcomes, skipped, latencyUs };
+    };
+  }
+
+  test.each([{ skipped: 1 }, { failed: 1 }, { p99: 900_000 }])(
+    '%j is too much for a machine',
+    async (way) => {
+      expect(await bearableRate(machine(800, way))).toBe(400);
+      expect(await bearableRate(machine(300, way))).toBe(100);
+      await expect(bearableRate(machine(10, way))).rejects.toThrow(/^100 requests a second are too many/);
+    },
+  );
 });
