@@ -1,4 +1,4 @@
-// Rules that are made at run time: the expressions that src/dataplane/nft/expressions.ts packs, as libnftnl
+// Rules that are made at run time: the expressions that src/dataplane/nft/rule-writer.ts packs, as libnftnl
 // objects. Only what Triplane's dynamic chains use.
 #include <linux/netfilter/nf_tables.h>
 
@@ -23,6 +23,7 @@ enum ExprKind : uint8_t {
   kDynset = 9,
   kBitwise = 10,
   kImmediate = 11,
+  kDnat = 12,
 };
 
 nftnl_expr *Load(ByteReader &in) {
@@ -100,6 +101,15 @@ nftnl_expr *Immediate(ByteReader &in) {
   return e;
 }
 
+nftnl_expr *Dnat(ByteReader &in) {
+  nftnl_expr *e = nftnl_expr_alloc("nat");
+  nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_TYPE, NFT_NAT_DNAT);
+  nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_FAMILY, in.U32());
+  nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_REG_ADDR_MIN, in.U32());
+  nftnl_expr_set_u32(e, NFTNL_EXPR_NAT_REG_PROTO_MIN, in.U32());
+  return e;
+}
+
 nftnl_expr *Dynset(ByteReader &in) {
   nftnl_expr *e = nftnl_expr_alloc("dynset");
   nftnl_expr_set_u32(e, NFTNL_EXPR_DYNSET_OP, in.U32());
@@ -149,6 +159,7 @@ bool AddExpressions(nftnl_rule *rule, ByteReader &in) {
       case kDynset: e = Dynset(in); break;
       case kBitwise: e = Bitwise(in); break;
       case kImmediate: e = Immediate(in); break;
+      case kDnat: e = Dnat(in); break;
       default: return false;
     }
     if (!e) return false;

@@ -89,9 +89,10 @@ const OUTSIDE = { 4: '192.0.2.0/24', 6: 'fd00:c::/64' } as const;
 const MAPS = { services: 65_536, backends: 1_048_576 };
 const ANSWERS_MS_MAX = 120_000;
 
-/** A service takes a frontend and its address; pools are there twice while they change. */
-function mapFlags({ services, endpoints }: ClusterSize): string[] {
-  const [frontends, slots] = [2 * services + 1000, 2 * services * endpoints];
+/** In each family a service takes a frontend and its address; pools are there twice while they change. */
+function mapFlags({ services, endpoints }: ClusterSize, families: number): string[] {
+  const frontends = families * 2 * services + 1000;
+  const slots = families * 2 * services * endpoints;
   return [
     ...(frontends > MAPS.services ? ['--bpf-services-max', String(frontends)] : []),
     ...(slots > MAPS.backends ? ['--bpf-backends-max', String(slots)] : []),
@@ -217,7 +218,7 @@ export class Lane {
       return;
     }
     const source = feed.kubeconfig === null ? [] : ['--manifests', '', '--kubeconfig', feed.kubeconfig];
-    const maps = mode.startsWith('ebpf') ? mapFlags(size) : [];
+    const maps = mode.startsWith('ebpf') ? mapFlags(size, this.families.length) : [];
     this.agent = await lab.startAgent(NODE, {
       args: [...MODE_ARGS[mode], ...maps, ...source],
       wait: 'started',

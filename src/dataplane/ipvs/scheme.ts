@@ -112,6 +112,7 @@ export const IPVS_SCHEME: Scheme = {
   nextTable: `${IPVS_TABLE}-next`,
   layouts: layoutsOf,
   skeleton: skeletonText,
+  writeRules: null,
   emitPort,
   poolNumbers: () => ({ first: 1, last: POOL_NUMBER_MAX }),
   poolNumberOf: (key) => poolOfMark(Buffer.from(key).readUInt32LE(0)),

@@ -264,7 +264,7 @@ function objects(
   for (const name of wanted) {
     const pick = parsePickChain(name)!;
     if (present.has(name)) {
-      if (ruleCount.get(name) === pickChainRules(family, pick)) continue;
+      if (ruleCount.get(name) === pickChainRules(pick)) continue;
       writeNamed(head, OP.flushChain, name);
     }
     writePickChain(head, family, pick);

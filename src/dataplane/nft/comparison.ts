@@ -123,9 +123,7 @@ export class Comparison {
   /** Chains outside of the static rules, by their number of rules: what a flush or an added rule changes. */
   async #changedChains(kernel: FamilyKernel): Promise<string[]> {
     const { picks } = kernel.table;
-    const wanted = new Map(
-      picks.inUse().map((name) => [name, pickChainRules(kernel.family, parsePickChain(name)!)]),
-    );
+    const wanted = new Map(picks.inUse().map((name) => [name, pickChainRules(parsePickChain(name)!)]));
     wanted.set(GUARD_CHECK, kernel.table.rangeLengths().length + 1);
     for (const { chain } of await this.#socket.dumpRules(kernel.proto, kernel.name)) {
       const left = wanted.get(chain);

@@ -32,7 +32,7 @@ import {
   openNftSocket,
   withNftSocket,
 } from './native.ts';
-import { OP } from './packed.ts';
+import { OP, PackedWriter } from './packed.ts';
 import { areTablesThere } from './presence.ts';
 import { removeTable } from './remove-table.ts';
 import { NFT_SCHEME, type Scheme } from './scheme.ts';
@@ -217,7 +217,11 @@ export class NftDataplane implements Switchable {
   }
 
   private readonly markerOf = ({ family }: FamilyKernel, digest: string): string => {
-    return `${MARKER_PREFIX}${shortHash(this.scheme.skeleton(this.scheme.table, family, this.node!.detector))}-${digest}`;
+    const { scheme } = this;
+    const packed = new PackedWriter();
+    scheme.writeRules?.(packed, family);
+    const text = scheme.skeleton(scheme.table, family, this.node!.detector);
+    return `${MARKER_PREFIX}${shortHash(text + packed.take().toString('hex'))}-${digest}`;
   };
 
   private async build(
@@ -253,6 +257,8 @@ export class NftDataplane implements Switchable {
     const built: [Family, FamilyKernel, ApplyResult][] = [];
     for (const family of families) {
       const kernel = this.kernelOf(family, table);
+      const { writeRules } = this.scheme;
+      if (writeRules) await kernel.must((out) => writeRules(out, family));
       const digest = staticDigest(
         await this.names(family, table),
         await this.socket.dumpRules(kernel.proto, table),

@@ -7,10 +7,11 @@ import type { LocalDetector } from '../../model/desired.ts';
 import type { Family } from '../../model/records.ts';
 import type { ElementSink } from './elements.ts';
 import { NEXT_TABLE, POOL_NUMBERS, type SetLayout, setLayouts, TABLE } from './layout.ts';
-import { poolNumber } from './packed.ts';
+import { type PackedWriter, poolNumber } from './packed.ts';
 import type { PoolBounds } from './pool.ts';
 import { type ClassOf, emitPort, type PortState } from './service-elements.ts';
 import { skeletonText } from './skeleton.ts';
+import { writeStaticRules } from './static-rules.ts';
 
 export interface Scheme {
   readonly table: string;
@@ -20,6 +21,8 @@ export interface Scheme {
   layouts(family: Family): readonly SetLayout[];
   /** The text of the static rules, dormant. */
   skeleton(table: string, family: Family, detector: LocalDetector): string;
+  /** Writes the static rules that are no text, for a table that the text has made; null: there are none. */
+  readonly writeRules: ((out: PackedWriter, family: Family) => void) | null;
   /** `other`: a state of the same port; slots that are the same in both need not be emitted. */
   emitPort(sink: ElementSink, state: PortState, classOf: ClassOf, other?: PortState): void;
   /** Which numbers the table `name` gives to its pools. */
@@ -35,6 +38,7 @@ export const NFT_SCHEME: Scheme = {
   nextTable: NEXT_TABLE,
   layouts: setLayouts,
   skeleton: skeletonText,
+  writeRules: writeStaticRules,
   emitPort,
   poolNumbers: (name) => POOL_NUMBERS[name]!,
   poolNumberOf: poolNumber,

@@ -10,6 +10,7 @@ import type { LocalDetector } from '../../model/desired.ts';
 import { detectorSpeaks } from '../../model/detector.ts';
 import { TriplaneError } from '../../model/errors.ts';
 import type { Family } from '../../model/records.ts';
+import { DRAW, TRANSLATE, TRANSLATE_AGAIN } from './static-rules.ts';
 
 /** Linux takes more, but nothing else is of use, and a quote or a space would end up in a parser. */
 const INTERFACE_NAME = /^[A-Za-z0-9_.:@-]{1,15}$/;
@@ -127,7 +128,8 @@ ${ruleSets(type)}`;
  * set that few frontends are in stands behind one look-up that says whether it is worth asking.
  *
  * A commit may come between any two look-ups, and a packet that began before it sees chains that it made as
- * empty: that is why picks are jumped to, and what falls out of one still goes on to translate.
+ * empty: that is why picks are jumped to, and what falls out of one still goes on to be translated.
+ * Chains without rules here have theirs in static-rules.ts.
  */
 function dispatchChains(family: Family, detector: LocalDetector): string {
   const { ip, nobody } = WORDS[family];
@@ -140,7 +142,7 @@ function dispatchChains(family: Family, detector: LocalDetector): string {
     type nat hook prerouting priority -105; policy accept;
     ${others}
     ${key} @by-source jump ask-source
-    ${ip} daddr set ${key} map @services goto draw
+    ${ip} daddr set ${key} map @services goto ${DRAW}
     ${key} @unanswered goto refuse
     ${ip} daddr @cluster-ips fib daddr type != local goto reject-it
     ${ip} daddr @service-cidrs drop comment "no service has this address"
@@ -149,7 +151,7 @@ function dispatchChains(family: Family, detector: LocalDetector): string {
     type nat hook output priority -105; policy accept;
     ${others}
     ${key} @guarded jump guard-check
-    ${ip} daddr set ${key} map @services goto draw
+    ${ip} daddr set ${key} map @services goto ${DRAW}
     ${key} @unanswered goto refuse
     ${ip} daddr @cluster-ips goto reject-it
     ${ip} daddr @service-cidrs drop comment "no service has this address"
@@ -167,14 +169,9 @@ ${pod ? `    ${pod} return\n` : ''}    fib saddr type local return
   }
   chain draw-outside {
     ${ip} daddr ${nobody} drop
-    goto draw
+    goto ${DRAW}
   }
-  chain draw {
-${setPort(
-  family,
-  () => `${ip} daddr map @pools`,
-  (p) => ` ${p} dport vmap @picks`,
-)}    goto translate comment "the rules changed meanwhile: no chain of this size, or it is still empty"
+  chain ${DRAW} {
   }
 `;
 }
@@ -197,10 +194,9 @@ ${setPort(family, (p) => `${ip} daddr . ${p} dport map @slots`)}  }
 function translateChains(family: Family): string {
   const { ip } = WORDS[family];
   const translate = each((p) => `dnat ${ip} addr . port to ${ip} daddr . ${p} dport map @members`);
-  return `  chain translate {
-${translate}    goto translate-again
+  return `  chain ${TRANSLATE} {
   }
-  chain translate-again {
+  chain ${TRANSLATE_AGAIN} {
 ${setPort(family, () => '0')}    jump member-of-slot
 ${translate}    drop comment "met a frontend but got no backend: try again"
   }
