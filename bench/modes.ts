@@ -19,7 +19,14 @@ import { isKubeProxy, missingTools } from './modes/kube-proxy.ts';
 import { Lane } from './modes/lane.ts';
 import { isPacketVariant, isPlain, isUntracked, type LaneMode, type RunMode } from './modes/lane-mode.ts';
 import { lastLine } from './modes/last-words.ts';
-import { type Asked, type ControlRow, FORMAT, type Result, type RollingRow } from './modes/result.ts';
+import {
+  type Asked,
+  type ControlRow,
+  FORMAT,
+  type Result,
+  type RollingRow,
+  resultJson,
+} from './modes/result.ts';
 import { type Rival, startRival, versionOf } from './modes/rival.ts';
 import { measureRolling } from './modes/rolling.ts';
 import { resultText } from './modes/text.ts';
@@ -267,7 +274,7 @@ async function main(): Promise<number> {
   let last = '';
   await measure(command.with, (result) => {
     last = resultText(result);
-    if (json) write(json, `${JSON.stringify(result, null, 1)}\n`);
+    if (json) write(json, resultJson(result));
     if (html) write(html, resultHtml(result));
   });
   process.stdout.write(`\n${last}`);

@@ -141,3 +141,18 @@ export function dataName(
   const services = isPlain(row.mode) ? '' : ` ${row.services}`;
   return `${row.kind} IPv${row.family} ${row.target}${which}, ${row.mode}${services}`;
 }
+
+/** Six digits are more than any figure here is worth, and half of the file. */
+const short = (_: string, value: unknown) =>
+  typeof value === 'number' && !Number.isInteger(value) ? Number(value.toPrecision(6)) : value;
+
+/** The file of a run: one line for each row, so that two of them can be told apart by a diff. */
+export function resultJson(result: Result): string {
+  const line = (value: unknown) => JSON.stringify(value, short);
+  const fields = Object.entries(result).map(([name, value]) =>
+    Array.isArray(value) && value.length > 0
+      ? `${JSON.stringify(name)}: [\n  ${value.map(line).join(',\n  ')}\n ]`
+      : `${JSON.stringify(name)}: ${line(value)}`,
+  );
+  return `{\n ${fields.join(',\n ')}\n}\n`;
+}

@@ -1,10 +1,19 @@
 /** Which clusters and changes a run of the bench is made of, and that a run which lost some of its rows is told. */
 import { describe, expect, test } from 'vitest';
 import { controlSizes, parseArguments } from '../../bench/modes/arguments.ts';
-import { comparisonText, missingRows, newlyUneven } from '../../bench/modes/compare.ts';
+import { comparisonText, missingRows, newlyUneven, parseResult } from '../../bench/modes/compare.ts';
 import { streamOf } from '../../bench/modes/control-path.ts';
+import { curveOf } from '../../bench/modes/data-path.ts';
+import { standingRefusal } from '../../bench/modes/last-words.ts';
 import { oneRuleTable } from '../../bench/modes/one-rule.ts';
-import type { Asked, ControlRow, DataRow, Result, RollingRow } from '../../bench/modes/result.ts';
+import {
+  type Asked,
+  type ControlRow,
+  type DataRow,
+  type Result,
+  type RollingRow,
+  resultJson,
+} from '../../bench/modes/result.ts';
 
 describe('clusters of the control path', () => {
   test('each size with each number of endpoints, but for what is no cluster any more', () => {
@@ -91,5 +100,61 @@ describe('a comparison with a run that has fewer rows', () => {
   test('says nothing of a run that did not keep what it was asked for', () => {
     const { asked: _, ...old } = less;
     expect(missingRows(all, old as Result)).toEqual([]);
+  });
+});
+
+describe('the file of a run', () => {
+  /** As many buckets as a real row of many calls has. */
+  const histogram = new Map(
+    Array.from({ length: 160 }, (_, i) => [320 + i, Math.ceil(3000 * Math.exp(-i / 20))]),
+  );
+  const curve = curveOf(histogram);
+  const one = {
+    ...{ mode: 'kube-proxy-nftables', services: 10_000, target: 'pod from outside', which: 'middle' },
+    ...{ family: 4, kind: 'tcp', ratio: 1 / 0.93, low: 1 / 0.94, high: 1 / 0.92, us: 100 / 0.93 },
+    ...{ p50: 39.42, p99: 103.4, p999: 247.8, curve },
+  };
+  const data = Array.from({ length: 700 }, () => one);
+  const text = resultJson({ format: 1, data, perPacket: [{ flows: 1_048_576 }] } as unknown as Result);
+
+  test('holds the curves of 700 rows in less than 500 KB, a line for each row', () => {
+    expect(text.length).toBeLessThan(500_000);
+    expect(text.split('\n').length).toBeLessThan(720);
+    const back = parseResult(text, 'file');
+    expect(back.data[0]).toEqual({ ...one, ratio: 1.07527, low: 1.06383, high: 1.08696, us: 107.527 });
+    expect(back.perPacket[0]?.flows).toBe(1_048_576);
+  });
+
+  test('a curve rises from its first calls to all of them, and has the far end', () => {
+    const shares = curve.map(([, share]) => share);
+    expect(shares).toEqual(shares.toSorted((a, b) => a - b));
+    expect(shares.at(-1)).toBe(1);
+    expect(shares.filter((share) => share >= 0.99).length).toBeGreaterThan(2);
+    expect(curve.length).toBeGreaterThan(12);
+  });
+
+  test('of before is read as well, with curves or without', () => {
+    const old = (points: readonly unknown[]) =>
+      JSON.stringify({ format: 1, data: [{ ...one, curve: points }] }, null, 1);
+    for (const points of [[], [[29.44, 0.0033333]]])
+      expect(parseResult(old(points), 'file').data[0]?.curve).toEqual(points);
+  });
+});
+
+describe('what an agent refuses', () => {
+  const line = (object: string, msg: string, code = 'TP_BAD_OBJECT') =>
+    JSON.stringify({ level: 40, code, object, msg });
+  const REFUSED = line('Service team-0/a', 'refused: port is 0');
+
+  test('is named with its reason and code, whatever else is logged', () => {
+    const log = ['{"level":30,"msg":"ready"}', REFUSED, 'no JSON "TP_', '{"code":"TP_'].join('\n');
+    expect(standingRefusal(log)).toBe('the agent refuses Service team-0/a: port is 0 (TP_BAD_OBJECT)');
+    expect(standingRefusal(line('Service team-0/a', 'no space', 'TP_KERNEL_REFUSED'))).toMatch(/no space/);
+  });
+
+  test('and takes later, is no reason; nor is what the API server made or what did not arrive', () => {
+    expect(standingRefusal(`${REFUSED}\n${line('Service team-0/a', 'no longer refused')}`)).toBeNull();
+    expect(standingRefusal(line('Service default/kubernetes', 'refused: why'))).toBeNull();
+    expect(standingRefusal(line('the API server', 'no answer', 'TP_API'))).toBeNull();
   });
 });
