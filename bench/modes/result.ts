@@ -94,6 +94,8 @@ export interface GrowthRow {
   readonly slope: number;
   /** 1: it doubles with the services; 2: it grows fourfold; 0: not at all. Null with fewer than two sizes from 100 on. */
   readonly exponent: number | null;
+  /** The largest size to the smallest one; absent of what was measured once at each, and in older files. */
+  readonly factor?: Ratio;
 }
 
 /** What a run was asked for, so that it can be done again, and a row that it should have is missed. */
