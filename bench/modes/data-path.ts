@@ -138,7 +138,8 @@ function rowOf(one: Measurement): DataRow {
 export interface DataOptions {
   readonly rounds: number;
   readonly calls: number;
-  readonly onRound: (round: number) => void;
+  /** Before each round, of which the first one is for warming up. */
+  readonly onRound: () => void;
 }
 
 function callsOf(kind: DataKind, calls: number): number {
@@ -214,13 +215,13 @@ export async function measureData(
     }
   };
   for (let round = -1; round < rounds; round++) {
+    onRound();
     for (const kind of KINDS) {
       const some = all.filter((one) => one.kind === kind);
       // Every other round the other way about: what drifts hits all alike.
       for (const one of round % 2 === 0 ? some : some.toReversed()) await attempt(one);
     }
     if (round < 0) all.forEach(forget);
-    onRound(round);
   }
   const again = all.filter((one) => one.in !== lanes[0] && one.in.mode === 'none');
   const ratios = again.map((one) => pairedRatioOf(one.beside, one.samples).ratio);

@@ -45,13 +45,17 @@ export function signal(id: ProcessId, name: NodeJS.Signals): void {
   }
 }
 
+/** Blocks this thread: for what must be done before the process ends. */
+export function pause(ms: number): void {
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
+}
+
 /** Blocks until all are gone, at most `ms_max` milliseconds; returns those that are left. */
 export function waitGone(ids: readonly ProcessId[], ms_max: number): ProcessId[] {
-  const clock = new Int32Array(new SharedArrayBuffer(4));
   const end = Date.now() + ms_max;
   let left = ids.filter(isAlive);
   while (left.length && Date.now() < end) {
-    Atomics.wait(clock, 0, 0, 5);
+    pause(5);
     left = left.filter(isAlive);
   }
   return left;

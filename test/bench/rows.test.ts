@@ -2,6 +2,7 @@
 import { describe, expect, test } from 'vitest';
 import { controlSizes, parseArguments } from '../../bench/modes/arguments.ts';
 import { comparisonText, missingRows, newlyUneven, parseResult } from '../../bench/modes/compare.ts';
+import { comparisonHead } from '../../bench/modes/compare-head.ts';
 import { streamOf } from '../../bench/modes/control-path.ts';
 import { curveOf } from '../../bench/modes/data-path.ts';
 import { standingRefusal } from '../../bench/modes/last-words.ts';
@@ -14,6 +15,7 @@ import {
   type RollingRow,
   resultJson,
 } from '../../bench/modes/result.ts';
+import { Progress } from '../../bench/support/progress.ts';
 
 describe('clusters of the control path', () => {
   test('each size with each number of endpoints, but for what is no cluster any more', () => {
@@ -25,6 +27,12 @@ describe('clusters of the control path', () => {
       ...['1 x 1', '100 x 1', '1000 x 1', '10000 x 1', '50000 x 1'],
       ...['1 x 100', '100 x 100', '1000 x 100'],
     ]);
+  });
+
+  test('sizes are in order and each there once, however they are given', () => {
+    expect(parseArguments(['--sizes', '1000,10,1000', '--modes', 'nft,nft'])).toMatchObject({
+      with: { sizes: [10, 1000], modes: ['nft'] },
+    });
   });
 
   test('numbers of endpoints can be chosen', () => {
@@ -157,4 +165,52 @@ describe('what an agent refuses', () => {
     expect(standingRefusal(line('Service default/kubernetes', 'refused: why'))).toBeNull();
     expect(standingRefusal(line('the API server', 'no answer', 'TP_API'))).toBeNull();
   });
+});
+
+test('progress tells the time that went by, and what remains where steps are alike', () => {
+  const lines: string[] = [];
+  let now = 0;
+  const progress = new Progress(
+    (line) => lines.push(line),
+    () => now,
+  );
+  progress.begin(3, true);
+  for (const at of [0, 120_000, 240_000]) {
+    now = at;
+    progress.step('round');
+  }
+  now = 3_661_000;
+  progress.begin(2);
+  progress.step('size');
+  now += 1000;
+  progress.step('size');
+  expect(lines).toEqual([
+    ...['[0:00] round (1 of 3)', '[2:00] round (2 of 3, some 4 min left of this part)'],
+    ...['[4:00] round (3 of 3, some 2 min left of this part)'],
+    ...['[1:01:01] size (1 of 2)', '[1:01:02] size (2 of 2)'],
+  ]);
+});
+
+test('a comparison names its runs, what counts as a change, and what is not compared', () => {
+  const machine = { kernel: '6.18.0-x', cpus: 2, cpu: 'CPU', memoryMiB: 1, node: 'v20' };
+  const data = [{ mode: 'nft', services: 10, target: 'ClusterIP', which: '', family: 4, kind: 'tcp' }];
+  const control = [{ mode: 'nft', services: 10, endpoints: 10 }];
+  const run = {
+    ...{ machine, quietness: { quiet: true }, startedAt: 'then', noise: { ratio: 1, low: 0.9, high: 1.1 } },
+    ...{ source: 'manifests', data, control, perPacket: [], rolling: [] },
+  } as unknown as Result;
+  const head = (other: object) =>
+    comparisonHead({ file: 'a', result: run }, { file: 'b', result: { ...run, ...other } as Result });
+  expect(head({ control: [] })).toBe(
+    [
+      'before a: then, 2 x CPU, Linux 6.18.0: quiet',
+      'after  b: then, 2 x CPU, Linux 6.18.0: quiet',
+      'Beyond noise: intervals that do not meet, and more than 11.1% apart (data path) or 25% (packets, control path)',
+      'Rows in one run alone, not compared: 1 before, 0 after\n',
+    ].join('\n'),
+  );
+  expect(head({})).toContain('takes a kube-proxy in both runs');
+  expect(head({ source: 'API server' })).toContain('fed from manifests before and from API server after');
+  const other = head({ machine: { ...machine, cpus: 4 }, quietness: { quiet: false } });
+  expect(other).toMatch(/Linux 6.18.0: NOT QUIET\nDIFFERENT MACHINES/);
 });
