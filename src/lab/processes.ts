@@ -45,17 +45,13 @@ export function signal(id: ProcessId, name: NodeJS.Signals): void {
   }
 }
 
-/** Blocks this thread: for what must be done before the process ends. */
-export function pause(ms: number): void {
-  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, ms);
-}
-
 /** Blocks until all are gone, at most `ms_max` milliseconds; returns those that are left. */
 export function waitGone(ids: readonly ProcessId[], ms_max: number): ProcessId[] {
+  const clock = new Int32Array(new SharedArrayBuffer(4));
   const end = Date.now() + ms_max;
   let left = ids.filter(isAlive);
   while (left.length && Date.now() < end) {
-    pause(5);
+    Atomics.wait(clock, 0, 0, 5);
     left = left.filter(isAlive);
   }
   return left;
@@ -70,12 +66,15 @@ function netnsId(path: string): string | null {
   }
 }
 
+/** Pods, and the load of the bench, which stands in their cgroups. */
+const OWN_PROGRAMS = /\/triplane-(pod|load)$/;
+
 function isOurs(pid: number, labDirectory: string): boolean {
   try {
     if (
       readlinkSync(`/proc/${pid}/exe`)
         .replace(/ \(deleted\)$/, '')
-        .endsWith('/triplane-pod')
+        .match(OWN_PROGRAMS)
     )
       return true;
     return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(`${labDirectory}/`);

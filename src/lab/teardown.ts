@@ -6,11 +6,10 @@ import { spawnSync } from 'node:child_process';
 import { readdirSync, rmdirSync, rmSync, unlinkSync } from 'node:fs';
 import path from 'node:path';
 import { labDir, netnsPath, stateFile } from './paths.ts';
-import { findStrays, type ProcessId, pause, signal, waitGone } from './processes.ts';
+import { findStrays, type ProcessId, signal, waitGone } from './processes.ts';
 import { readState } from './state.ts';
 
 const KILL_MS_MAX = 5000;
-const CGROUP_MS_MAX = 2000;
 
 export interface Removed {
   readonly processes: number;
@@ -18,25 +17,14 @@ export interface Removed {
 }
 
 /** Deepest first, since the kernel refuses a cgroup that holds another or a process. */
-function removeCgroup(dir: string, until = Date.now() + CGROUP_MS_MAX): void {
+function removeCgroup(dir: string): void {
   try {
     for (const entry of readdirSync(dir, { withFileTypes: true })) {
-      if (entry.isDirectory()) removeCgroup(path.join(dir, entry.name), until);
+      if (entry.isDirectory()) removeCgroup(path.join(dir, entry.name));
     }
-  } catch {
-    // Gone already.
-    return;
-  }
-  while (!removed(dir) && Date.now() < until) pause(5);
-}
-
-/** A process that has ended is counted in its cgroup a little longer, also as a zombie. */
-function removed(dir: string): boolean {
-  try {
     rmdirSync(dir);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code !== 'EBUSY';
+  } catch {
+    // Gone already, or a process is still ending in it: the next down removes it.
   }
 }
 
