@@ -2,14 +2,21 @@
  * `triplane bench`, `npm run bench`: every mode that this kernel can run beside plain routing, in one
  * interleaved run. See bench/modes/arguments.ts for what it takes.
  */
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import process from 'node:process';
 import { packageRoot } from '../src/node/native.ts';
-import { type BenchArguments, controlSizes, parseArguments, USAGE } from './modes/arguments.ts';
+import {
+  type BenchArguments,
+  type BenchCommand,
+  controlSizes,
+  parseArguments,
+  USAGE,
+} from './modes/arguments.ts';
 import { calledAmong, clusterObjects, FAKE_ENDPOINTS } from './modes/cluster.ts';
 import { compareResults, comparisonText, missingRows, newlyUneven, parseResult } from './modes/compare.ts';
+import { comparisonHead } from './modes/compare-head.ts';
 import { measureControl } from './modes/control-path.ts';
 import { type DataLane, measureData } from './modes/data-path.ts';
 import { measureEvenness } from './modes/evenness.ts';
@@ -19,11 +26,19 @@ import { isKubeProxy, missingTools } from './modes/kube-proxy.ts';
 import { Lane } from './modes/lane.ts';
 import { isPacketVariant, isPlain, isUntracked, type LaneMode, type RunMode } from './modes/lane-mode.ts';
 import { lastLine } from './modes/last-words.ts';
-import { type Asked, type ControlRow, FORMAT, type Result, type RollingRow } from './modes/result.ts';
-import { type Rival, startRival, versionOf } from './modes/rival.ts';
+import {
+  type Asked,
+  type ControlRow,
+  FORMAT,
+  type Result,
+  type RollingRow,
+  resultJson,
+} from './modes/result.ts';
+import { expectRival, type Rival, startRival, versionOf } from './modes/rival.ts';
 import { measureRolling } from './modes/rolling.ts';
 import { resultText } from './modes/text.ts';
 import { measurePackets } from './per-packet/measure.ts';
+import { Progress } from './support/progress.ts';
 import { describeMachine, headline, lookForQuiet } from './support/quiet.ts';
 import { UNKNOWN } from './support/ratio.ts';
 
@@ -33,9 +48,7 @@ const CPU = os.cpus().length - 1;
 const QUIET_PATIENCE_MS = 20_000;
 const EVENNESS_CALLS = 3000;
 
-function say(line: string): void {
-  process.stderr.write(`${line}\n`);
-}
+const progress = new Progress((line) => process.stderr.write(`${line}\n`));
 
 const reasonOf = (error: unknown) => lastLine((error as Error).message);
 
@@ -96,9 +109,10 @@ async function dataPath(modes: readonly RunMode[], args: BenchArguments, rival: 
     for (let i = 0; i < 2; i++) lanes.push(await dataLane('none', 0, args, null));
     lanes.push(await dataLane('none-nat', 1, args, null));
     if (modes.some(isUntracked)) lanes.push(await dataLane('none-untracked', 0, args, null));
+    progress.begin(args.sizes.length * modes.length);
     for (const services of args.sizes) {
       for (const mode of modes) {
-        say(`data path: ${mode}, ${services} services`);
+        progress.step(`data path: a lane for ${mode}, ${services} services`);
         try {
           lanes.push(await dataLane(mode, services, args, rival));
         } catch (error) {
@@ -107,7 +121,9 @@ async function dataPath(modes: readonly RunMode[], args: BenchArguments, rival: 
       }
     }
     const { rounds, calls } = args;
-    const onRound = (round: number) => say(`data path: round ${round + 1} of ${rounds}`);
+    // The first round is for warming up.
+    progress.begin(rounds + 1, true);
+    const onRound = () => progress.step('data path: round');
     const { rows, noise, broken } = await measureData(lanes, { rounds, calls, onRound });
     skipped.push(...broken.map((reason) => ({ mode: 'data path', reason })));
     const evenness = [];
@@ -129,7 +145,9 @@ async function controlPath(
 ): Promise<void> {
   const control: ControlRow[] = [];
   const { families, changes } = args;
-  for (const size of controlSizes(args)) {
+  const sizes = controlSizes(args);
+  progress.begin(sizes.length * agentsOf(modes).length);
+  for (const size of sizes) {
     const options = { ...size, families, cpu: CPU, changes, streamSeconds: args.streamSeconds, rival };
     for (const mode of agentsOf(modes)) {
       const what = `control path: ${mode}, ${size.services} services of ${size.endpoints} endpoints`;
@@ -147,6 +165,7 @@ async function rollingUpdates(
 ): Promise<void> {
   if (!families.includes(4)) return;
   const rolling: RollingRow[] = [];
+  progress.begin(agentsOf(modes).length, true);
   for (const mode of agentsOf(modes)) {
     const skipped = await attempt(`rolling update: ${mode}, ${endpoints} endpoints`, async () =>
       rolling.push(await measureRolling(mode, { endpoints, cpu: CPU, rival })),
@@ -160,7 +179,7 @@ function agentsOf(modes: readonly RunMode[]): RunMode[] {
 }
 
 async function attempt(what: string, work: () => Promise<unknown>): Promise<Skipped[]> {
-  say(what);
+  progress.step(what);
   try {
     await work();
     return [];
@@ -174,7 +193,8 @@ async function measure(args: BenchArguments, keep: (result: Result) => void): Pr
   const began = performance.now();
   const machine = describeMachine();
   const quietness = await lookForQuiet(QUIET_PATIENCE_MS);
-  say(headline(machine, quietness));
+  process.stderr.write(`${headline(machine, quietness)}\n`);
+  progress.say(`parts: ${[...args.parts].join(', ')}`);
   let result: Result = {
     ...{ format: FORMAT, program: version(), startedAt: new Date().toISOString(), seconds: 0 },
     ...{
@@ -198,7 +218,7 @@ async function measure(args: BenchArguments, keep: (result: Result) => void): Pr
   const rival = args.kubeProxy === null ? null : await startRival(args.kubeProxy);
   try {
     const { modes, skipped } = await runnableModes(args, rival);
-    say(`modes: ${modes.join(', ')}${skipped.map(({ mode }) => `; not ${mode}`).join('')}`);
+    progress.say(`modes: ${modes.join(', ')}${skipped.map(({ mode }) => `; not ${mode}`).join('')}`);
     take({ skipped });
     if (args.parts.has('data')) take(await dataPath(modes, args, rival));
     if (args.parts.has('control')) await controlPath(modes, args, rival, take);
@@ -211,7 +231,9 @@ async function measure(args: BenchArguments, keep: (result: Result) => void): Pr
 /** Where the programs cannot be made or run, that is the reason and the rest goes on. */
 async function packets({ families, packetFlows }: BenchArguments) {
   try {
-    return { perPacket: await measurePackets({ families, flows: packetFlows, say }) };
+    return {
+      perPacket: await measurePackets({ families, flows: packetFlows, say: (line) => progress.say(line) }),
+    };
   } catch (error) {
     return { skipped: [{ mode: 'per packet', reason: reasonOf(error) }] };
   }
@@ -238,9 +260,20 @@ function askedOf(args: BenchArguments): Asked {
   };
 }
 
-function write(file: string, text: string): void {
+function write(file: string, text: string, flag: 'a' | 'w' = 'w'): void {
   mkdirSync(path.dirname(path.resolve(file)), { recursive: true });
-  writeFileSync(file, text);
+  writeFileSync(file, text, { flag });
+}
+
+/** What cannot be written is told before an hour of measuring, not after it. */
+function expectWritable(flag: string, file: string): void {
+  const there = existsSync(file);
+  try {
+    write(file, '', 'a');
+  } catch (error) {
+    throw new RangeError(`--${flag}: ${(error as Error).message}`);
+  }
+  if (!there) rmSync(file);
 }
 
 function compare([a, b]: readonly [string, string]): number {
@@ -251,23 +284,42 @@ function compare([a, b]: readonly [string, string]): number {
     ...missingRows(before, after).map((name) => `NOT MEASURED any more: ${name}`),
     ...newlyUneven(before, after).map((mode) => `UNEVEN spread over backends: ${mode}`),
   ];
+  if (all.length + wrong.length === 0) throw new RangeError(`${a} and ${b} have no row in common`);
+  process.stdout.write(`${comparisonHead({ file: a, result: before }, { file: b, result: after })}\n`);
   process.stdout.write(comparisonText(all, wrong));
   return wrong.length > 0 || all.some(({ judgement }) => judgement === 'slower') ? 1 : 0;
 }
 
+function understand(args: readonly string[]): BenchCommand {
+  try {
+    return parseArguments(args);
+  } catch (error) {
+    throw new RangeError(`${(error as Error).message} (triplane bench --help)`);
+  }
+}
+
 async function main(): Promise<number> {
-  const command = parseArguments(process.argv.slice(2));
+  const command = understand(process.argv.slice(2));
   if (command.run === 'help') {
     process.stdout.write(USAGE);
     return 0;
   }
   if (command.run === 'compare') return compare(command.files);
   if (process.getuid?.() !== 0) throw new RangeError('needs root: it makes network namespaces');
-  const { json, html } = command.with;
+  const { json, html, kubeProxy } = command.with;
+  if (json) expectWritable('json', json);
+  if (html) expectWritable('html', html);
+  if (kubeProxy !== null) expectRival(kubeProxy);
   let last = '';
+  process.on('exit', (code) => {
+    if (code <= 128) return;
+    const kept = [json, html].filter((file) => file !== null && last !== '');
+    const where = kept.length > 0 ? `; what was measured is in ${kept.join(', ')}` : '';
+    process.stderr.write(`bench: interrupted, its namespaces are removed${where}\n`);
+  });
   await measure(command.with, (result) => {
     last = resultText(result);
-    if (json) write(json, `${JSON.stringify(result, null, 1)}\n`);
+    if (json) write(json, resultJson(result));
     if (html) write(html, resultHtml(result));
   });
   process.stdout.write(`\n${last}`);

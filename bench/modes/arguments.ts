@@ -7,7 +7,7 @@ import type { RunMode } from './lane-mode.ts';
 export const USAGE = `triplane bench [options]: measures every mode that this kernel can run beside plain routing, in one
 interleaved run, in network namespaces of its own. Needs root.
 
-  --quick             a few minutes: 10 and 1,000 services, fewer rounds
+  --quick             five to ten minutes: 10 and 1,000 services, fewer rounds (the default takes one to two hours)
   --large             50,000 services as well
   --sizes N,N,...     these numbers of services (default 1,100,1000,10000)
   --modes M,M,...     these modes of nft, ipvs, ebpf, ebpf-tc (ebpf without its socket programs), ebpf-untracked
@@ -18,11 +18,14 @@ interleaved run, in network namespaces of its own. Needs root.
   --only PART,...     these parts of packet, data, control, rolling (default all)
   --endpoints N,N,... these numbers of endpoints a service in the control path (default 1,10,100)
   --family 4|6        one family (default both)
-  --rounds N          rounds of the data path (default 15)
+  --rounds N          rounds of the data path (default 15, with --quick 8)
   --calls N           calls of a kind in one round (default 200)
-  --json FILE         the whole result for programs
+  --json FILE         the whole result for programs; written anew after each part, as is the page
   --html FILE         one page with plots, without references to anything outside it
-  --compare A B       compares two JSON files and measures nothing; exit code 1: B is slower beyond noise
+  --compare A B       compares two JSON files and measures nothing; exit code 1: B is slower beyond noise, or has not
+                      measured what it was asked for
+
+Progress goes to standard error, the tables to standard output. Ctrl-C ends it and removes its namespaces.
 `;
 
 export interface BenchArguments {
@@ -56,11 +59,12 @@ const SIZE_MAX = 100_000;
 const ENDPOINTS_MAX = 1000;
 
 function listOf<T extends string>(flag: string, text: string, allowed: readonly T[]): T[] {
-  return text.split(',').map((word) => {
+  const words = text.split(',').map((word) => {
     const found = allowed.find((one) => one === word);
     if (found === undefined) throw new RangeError(`--${flag}: "${word}" is none of ${allowed.join(', ')}`);
     return found;
   });
+  return [...new Set(words)];
 }
 
 function positive(flag: string, text: string, most: number): number {
@@ -71,7 +75,7 @@ function positive(flag: string, text: string, most: number): number {
 }
 
 function positives(flag: string, text: string, most: number): number[] {
-  return text.split(',').map((one) => positive(flag, one, most));
+  return [...new Set(text.split(',').map((one) => positive(flag, one, most)))];
 }
 
 /** Throws a RangeError of one line for what it does not understand. */
@@ -85,7 +89,7 @@ export function parseArguments(args: readonly string[]): BenchCommand {
   if (positionals.length > 0) throw new RangeError(`"${positionals[0]}" is not understood`);
   const quick = values.quick ?? false;
   const sizes = values.sizes
-    ? positives('sizes', values.sizes, SIZE_MAX)
+    ? positives('sizes', values.sizes, SIZE_MAX).sort((a, b) => a - b)
     : quick
       ? [10, 1000]
       : [1, 100, 1000, 10_000, ...(values.large ? [50_000] : [])];
@@ -161,6 +165,7 @@ function parse(args: readonly string[]) {
       },
     });
   } catch (error) {
-    throw new RangeError((error as Error).message.split('\n', 1)[0]);
+    // Node goes on with how to pass it as no option, which the bench has no use for.
+    throw new RangeError((error as Error).message.split(/\n|\. /, 1)[0]);
   }
 }

@@ -7,9 +7,9 @@ import { isPlain, type LaneMode } from './lane-mode.ts';
 import { dataName, FORMAT, type PacketRow, type Result } from './result.ts';
 
 /** Ratios to plain routing carry over from machine to machine; a difference below this is nobody's concern. */
-const SHARE_MIN = 0.05;
+export const SHARE_MIN = 0.05;
 /** Of the control path, which has no plain routing beside it and fewer samples. */
-const CONTROL_SHARE_MIN = 0.25;
+export const CONTROL_SHARE_MIN = 0.25;
 /** Two shares of failed requests further apart than so many standard deviations are no chance. */
 const DEVIATIONS_MIN = 3;
 
@@ -26,7 +26,7 @@ export function judge(a: Ratio, b: Ratio, share = SHARE_MIN): Judgement {
 }
 
 /** How far plain routing was from itself: what differs less says nothing, whatever its own interval. */
-function noiseOf({ noise }: Result): number {
+export function noiseOf({ noise }: Result): number {
   const apart = Math.max(noise.high, 1 / noise.low) - 1;
   return Number.isFinite(apart) ? apart : 0;
 }
@@ -108,7 +108,7 @@ function compareRows(a: Named, b: Named, share: number): Comparison[] {
 }
 
 /** A mode that both runs have measured in the control path: kube-proxy, which we do not change, before one of ours. */
-function yardstickOf(a: Result, b: Result): LaneMode | null {
+export function yardstickOf(a: Result, b: Result): LaneMode | null {
   const modes = new Set(a.control.map(({ mode }) => mode));
   const both = b.control.map(({ mode }) => mode).filter((mode) => modes.has(mode));
   return both.find(isKubeProxy) ?? null;
@@ -124,6 +124,14 @@ export function compareResults(a: Result, b: Result): Comparison[] {
       ? compareRows(controlRows(a, yardstick), controlRows(b, yardstick), CONTROL_SHARE_MIN)
       : []),
     ...compareRows(rollingRows(a), rollingRows(b), 0),
+  ];
+}
+
+/** Of all rows that a run has. */
+export function namesOf(result: Result): string[] {
+  return [
+    ...[dataRows, packetRows, rollingRows].flatMap((rows) => [...rows(result).keys()]),
+    ...result.control.map((row) => `control path, ${row.mode} ${row.services} x ${row.endpoints}`),
   ];
 }
 
@@ -154,10 +162,6 @@ export function missingRows(a: Result, b: Result): string[] {
         has(asked.endpoints, endpoints),
     ),
   };
-  const namesOf = (result: Result) => [
-    ...[dataRows, packetRows, rollingRows].flatMap((rows) => [...rows(result).keys()]),
-    ...result.control.map((row) => `control path, ${row.mode} ${row.services} x ${row.endpoints}`),
-  ];
   const found = new Set(namesOf(b));
   return namesOf(wanted).filter((name) => !found.has(name));
 }
@@ -168,11 +172,18 @@ export function newlyUneven(a: Result, b: Result): string[] {
   return b.evenness.filter((row) => isUneven(row) && !before.has(row.mode)).map(({ mode }) => mode);
 }
 
+const wordsOf = ({ ratio, low, high }: Ratio) => [
+  ratio.toFixed(3),
+  low === high ? 'once' : `${low.toFixed(3)}..${high.toFixed(3)}`,
+];
+
 export function comparisonText(all: readonly Comparison[], wrong: readonly string[] = []): string {
   const told = all.filter(({ judgement }) => judgement !== 'noise');
-  const table = [['ratio', 'before', 'after', '']];
-  for (const { name, a, b, judgement } of told)
-    table.push([name, a.ratio.toFixed(3), b.ratio.toFixed(3), judgement.toUpperCase()]);
+  const table = [['ratio', 'before', 'interval', 'after', 'interval', 'after/before', '']];
+  for (const { name, a, b, judgement } of told) {
+    const change = (b.ratio / a.ratio).toFixed(2);
+    table.push([name, ...wordsOf(a), ...wordsOf(b), change, judgement.toUpperCase()]);
+  }
   const count = (judgement: Judgement) => all.filter((one) => one.judgement === judgement).length;
   const sum = `${all.length} compared: ${count('slower')} slower, ${count('faster')} faster, ${count('noise')} within noise\n`;
   const also = wrong.map((line) => `${line}\n`).join('');

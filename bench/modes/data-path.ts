@@ -33,7 +33,11 @@ interface Measurement {
 const KINDS: readonly DataKind[] = ['tcp', 'udp', 'tcp-rr', 'udp-rr', 'stream'];
 /** MiB in one connection. */
 const STREAM_MIB = 64;
-const CURVE_POINTS = 60;
+/** Shares of calls at which a curve has its points: what a plot needs, and more of them at the far end. */
+const CURVE_SHARES = [
+  ...[0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95],
+  ...[0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9999, 1],
+];
 const ITSELF: Ratio = { ratio: 1, low: 1, high: 1 };
 /** Calls without a proxy and with it in turns of some milliseconds: however the machine's speed drifts, it hits both alike. */
 const SLICES = ['base', 'own', 'own', 'base'] as const;
@@ -97,8 +101,8 @@ function plan(lanes: readonly DataLane[]): Measurement[] {
   return all;
 }
 
-/** [latency in us, share of calls up to it]: enough points for a plot, more of them at the far end. */
-function curveOf(histogram: Histogram): [number, number][] {
+/** [latency in us, share of calls up to it], at most one point for each of CURVE_SHARES. */
+export function curveOf(histogram: Histogram): [number, number][] {
   const buckets = [...histogram].sort(([a], [b]) => a - b);
   const total = buckets.reduce((sum, [, n]) => sum + n, 0);
   const curve: [number, number][] = [];
@@ -107,9 +111,9 @@ function curveOf(histogram: Histogram): [number, number][] {
   for (const [bucket, n] of buckets) {
     seen += n;
     const share = seen / total;
-    if (share < next && share < 0.99) continue;
-    curve.push([Number((middleOf(bucket) / 1000).toPrecision(4)), Number(share.toPrecision(5))]);
-    next = share + 1 / CURVE_POINTS;
+    if (share < CURVE_SHARES[next]!) continue;
+    curve.push([Number((middleOf(bucket) / 1000).toPrecision(4)), Number(share.toFixed(5))]);
+    while (next < CURVE_SHARES.length && CURVE_SHARES[next]! <= share) next++;
   }
   return curve;
 }
@@ -134,7 +138,8 @@ function rowOf(one: Measurement): DataRow {
 export interface DataOptions {
   readonly rounds: number;
   readonly calls: number;
-  readonly onRound: (round: number) => void;
+  /** Before each round, of which the first one is for warming up. */
+  readonly onRound: () => void;
 }
 
 function callsOf(kind: DataKind, calls: number): number {
@@ -210,13 +215,13 @@ export async function measureData(
     }
   };
   for (let round = -1; round < rounds; round++) {
+    onRound();
     for (const kind of KINDS) {
       const some = all.filter((one) => one.kind === kind);
       // Every other round the other way about: what drifts hits all alike.
       for (const one of round % 2 === 0 ? some : some.toReversed()) await attempt(one);
     }
     if (round < 0) all.forEach(forget);
-    onRound(round);
   }
   const again = all.filter((one) => one.in !== lanes[0] && one.in.mode === 'none');
   const ratios = again.map((one) => pairedRatioOf(one.beside, one.samples).ratio);

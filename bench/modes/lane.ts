@@ -31,6 +31,7 @@ import {
 import { type Feed, ManifestFeed } from './feed.ts';
 import { isKubeProxy, KubeProxy } from './kube-proxy.ts';
 import { isPlain, isUntracked, type LaneMode, type OwnMode } from './lane-mode.ts';
+import { lastWords, standingRefusal } from './last-words.ts';
 import { oneRuleTable } from './one-rule.ts';
 import type { Rival } from './rival.ts';
 
@@ -88,6 +89,8 @@ const OUTSIDE = { 4: '192.0.2.0/24', 6: 'fd00:c::/64' } as const;
 /** What `--bpf-services-max` and `--bpf-backends-max` are by themselves. */
 const MAPS = { services: 65_536, backends: 1_048_576 };
 const ANSWERS_MS_MAX = 120_000;
+/** How often an agent's log is looked at while its answer is waited for. */
+const LOOK_MS = 1000;
 
 /** In each family a service takes a frontend and its address; pools are there twice while they change. */
 function mapFlags({ services, endpoints }: ClusterSize, families: number): string[] {
@@ -225,9 +228,41 @@ export class Lane {
     });
   }
 
-  /** Resolves once the proxy says that it is ready; kube-proxy says so before its rules are in the kernel. */
+  /**
+   * Resolves once the proxy says that it is ready; kube-proxy says so before its rules are in the kernel. Throws when the
+   * agent refuses an object: the cluster would not be the one that this lane is for, and its calls may never be answered.
+   */
   async ready(): Promise<void> {
-    await this.agent?.ready();
+    if (!this.agent) return;
+    await this.unlessRefused(this.agent.ready());
+    const refusal = this.refusal();
+    if (refusal !== null) throw new Error(refusal);
+  }
+
+  private refusal(): string | null {
+    return this.agent && standingRefusal(this.agent.log());
+  }
+
+  /** The work's outcome, or the reason why it cannot come to an end: a refusal that stays, or an agent that has ended. */
+  private async unlessRefused<T>(work: Promise<T>): Promise<T> {
+    if (!this.agent) return work;
+    const { agent } = this;
+    let looks: NodeJS.Timeout | undefined;
+    let before: string | null = null;
+    const wrong = new Promise<never>((_, reject) => {
+      looks = setInterval(() => {
+        const now = this.refusal();
+        // Twice the same: what it takes at its next try is no fault.
+        if (now !== null && now === before) reject(new Error(now));
+        if (!agent.alive()) reject(new Error(`the agent ended: ${lastWords(agent.logFile)}`));
+        before = now;
+      }, LOOK_MS);
+    });
+    try {
+      return await Promise.race([work, wrong]);
+    } finally {
+      clearInterval(looks);
+    }
   }
 
   /** Resolves once the first backend answers through every service that is called. The load must have been started. */
@@ -299,7 +334,9 @@ export class Lane {
   /** CLOCK_MONOTONIC, in ns, at which the service's own address was first answered by the backend `id` (1..). */
   async until(family: Family, service: number, id: number): Promise<number> {
     const caller = this.callers.get('caller')!;
-    const answer = await caller.call('until', clusterIp(family, service), SERVICE_PORTS.echo, id);
+    const answer = await this.unlessRefused(
+      caller.call('until', clusterIp(family, service), SERVICE_PORTS.echo, id),
+    );
     if (answer.failed > 0) throw new Error(`${this.mode}: backend ${id} never answered`);
     return answer.nanoseconds;
   }

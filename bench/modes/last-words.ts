@@ -20,3 +20,34 @@ export function lastWords(logFile: string): string {
     return 'it wrote nothing';
   }
 }
+
+interface LogLine {
+  readonly code?: string;
+  readonly object?: string;
+  readonly msg?: string;
+}
+
+function parseLine(line: string): LogLine {
+  try {
+    return (JSON.parse(line) ?? {}) as LogLine;
+  } catch {
+    // Not pino's, or not yet written whole.
+    return {};
+  }
+}
+
+/** What an API server makes by itself is none of the bench's objects. */
+const NOT_OURS = / default\//;
+
+/** The last object in an agent's log that is refused and has not been taken since, with its reason; null: there is none. */
+export function standingRefusal(log: string): string | null {
+  const refused = new Map<string, string>();
+  for (const line of log.split('\n')) {
+    if (!line.includes('"TP_') || NOT_OURS.test(line)) continue;
+    const { code, object = '', msg = '' } = parseLine(line);
+    if (msg === 'no longer refused') refused.delete(object);
+    else if (msg.startsWith('refused: ') || code === 'TP_KERNEL_REFUSED')
+      refused.set(object, `the agent refuses ${object}: ${msg.replace('refused: ', '')} (${code})`);
+  }
+  return [...refused.values()].at(-1) ?? null;
+}

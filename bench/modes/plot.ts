@@ -1,113 +1,161 @@
 /** Plots as SVG text. Labels are the bench's own words and numbers, escaped all the same. */
 import { escapeText } from './escape.ts';
+import { domainOf, plotted, type Scale, scaleOf, ticksOf } from './scale.ts';
 
 const WIDTH = 520;
-const HEIGHT = 260;
-const LEFT = 64;
-const BOTTOM = 40;
-const TOP = 12;
+const HEIGHT = 280;
+const LEFT = 56;
+const BOTTOM = 42;
+const TOP = 26;
 const RIGHT = 150;
-/** Told apart without seeing red and green, too (Okabe and Ito). */
-const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#56b4e9', '#e69f00', '#000000'];
+const INK = '#1c2733';
+const GRID = '#e3e8ec';
+
+/** How one thing is drawn in every plot of a page. */
+export interface Look {
+  readonly colour: string;
+  /** stroke-dasharray; '': a line without gaps. */
+  readonly dash: string;
+}
+
+export interface Point {
+  readonly x: number;
+  readonly y: number;
+  /** The interval, where there is one. */
+  readonly low?: number;
+  readonly high?: number;
+}
 
 export interface Series {
   readonly name: string;
-  readonly points: readonly (readonly [number, number])[];
+  readonly look: Look;
+  readonly points: readonly Point[];
+}
+
+export interface Axis {
+  readonly name: string;
+  readonly scale: Scale;
 }
 
 export interface Axes {
-  readonly x: string;
-  readonly y: string;
-  readonly scale: 'log' | 'log-x';
-}
-
-type Scale = (value: number) => number;
-
-function scaleOf(values: readonly number[], from: number, to: number, kind: 'log' | 'linear'): Scale {
-  const f = kind === 'log' ? (value: number) => Math.log10(Math.max(value, 1e-6)) : (value: number) => value;
-  const low = Math.min(...values.map(f));
-  const high = Math.max(...values.map(f));
-  const span = high - low || 1;
-  return (value) => from + ((f(value) - low) / span) * (to - from);
+  readonly x: Axis;
+  readonly y: Axis;
 }
 
 function text(x: number, y: number, anchor: 'start' | 'middle' | 'end', words: string): string {
   return `<text x="${x.toFixed(1)}" y="${y.toFixed(1)}" text-anchor="${anchor}">${escapeText(words)}</text>`;
 }
 
-const short = (value: number) =>
-  value >= 1000 ? `${Number((value / 1000).toPrecision(3))}k` : String(Number(value.toPrecision(3)));
-
-/** At most six of the values, the ends among them. */
-function ticks(values: readonly number[]): number[] {
-  const sorted = [...new Set(values)].sort((a, b) => a - b);
-  if (sorted.length <= 6) return sorted;
-  return Array.from({ length: 5 }, (_, i) => sorted[Math.round((i / 4) * (sorted.length - 1))]!);
+function line(x1: number, y1: number, x2: number, y2: number, stroke: string, more = ''): string {
+  const at = [x1, y1, x2, y2].map((value) => value.toFixed(1));
+  return `<line x1="${at[0]}" y1="${at[1]}" x2="${at[2]}" y2="${at[3]}" stroke="${stroke}" ${more}/>`;
 }
 
-/** One line a series. */
-export function linePlot(series: readonly Series[], axes: Axes): string {
-  const all = series.flatMap(({ points }) => points);
-  if (all.length === 0) return '';
-  const xs = all.map(([x]) => x);
-  const ys = all.map(([, y]) => y);
-  const right = WIDTH - RIGHT;
-  const scaleX = scaleOf(xs, LEFT, right, 'log');
-  const scaleY = scaleOf(ys, HEIGHT - BOTTOM, TOP, axes.scale === 'log' ? 'log' : 'linear');
+function svg(height: number, parts: readonly string[]): string {
+  return `<svg viewBox="0 0 ${WIDTH} ${height}" width="${WIDTH}" height="${height}" role="img">${parts.join('')}</svg>`;
+}
+
+/** '' for a plot of nothing. */
+export function figure(title: string, plot: string): string {
+  return plot === '' ? '' : `<figure><figcaption>${escapeText(title)}</figcaption>${plot}</figure>`;
+}
+
+/** One line a series, with the intervals of its points; '' where nothing can be drawn. */
+export function linePlot(series: readonly Series[], { x, y }: Axes): string {
+  const shown = series
+    .map((one) => ({
+      ...one,
+      points: one.points.filter((point) => plotted(point.x, x.scale) && plotted(point.y, y.scale)),
+    }))
+    .filter(({ points }) => points.length > 0);
+  if (shown.length === 0) return '';
+  const all = shown.flatMap(({ points }) => points);
+  const [right, bottom] = [WIDTH - RIGHT, Math.max(HEIGHT - BOTTOM, TOP + shown.length * 18)];
+  const domainX = domainOf(
+    all.map((point) => point.x),
+    x.scale,
+  );
+  const intervals = all.flatMap((point) => [point.y, point.low ?? point.y, point.high ?? point.y]);
+  const domainY = domainOf(
+    intervals.filter((value) => plotted(value, y.scale)),
+    y.scale,
+  );
+  const atX = scaleOf(domainX, LEFT, right, x.scale);
+  const atY = scaleOf(domainY, bottom, TOP, y.scale);
   const parts: string[] = [];
-  for (const value of ticks(xs))
-    parts.push(text(scaleX(value), HEIGHT - BOTTOM + 16, 'middle', short(value)));
-  for (const value of ticks(ys)) {
-    const y = scaleY(value);
+  for (const { value, label } of ticksOf(domainX, x.scale)) {
     parts.push(
-      `<line x1="${LEFT}" x2="${right}" y1="${y.toFixed(1)}" y2="${y.toFixed(1)}" stroke="#e3e8ec"/>`,
+      line(atX(value), TOP, atX(value), bottom, GRID),
+      text(atX(value), bottom + 16, 'middle', label),
     );
-    parts.push(text(LEFT - 6, y + 4, 'end', short(value)));
   }
-  series.forEach(({ name, points }, at) => {
-    const colour = COLOURS[at % COLOURS.length]!;
-    const path = points.map(([x, y]) => `${scaleX(x).toFixed(1)},${scaleY(y).toFixed(1)}`).join(' ');
-    parts.push(`<polyline points="${path}" fill="none" stroke="${colour}" stroke-width="2"/>`);
-    if (points.length <= 12)
-      for (const [x, y] of points)
-        parts.push(
-          `<circle cx="${scaleX(x).toFixed(1)}" cy="${scaleY(y).toFixed(1)}" r="3" fill="${colour}"/>`,
-        );
-    parts.push(`<rect x="${right + 10}" y="${TOP + at * 18}" width="10" height="10" fill="${colour}"/>`);
-    parts.push(text(right + 24, TOP + at * 18 + 9, 'start', name));
+  for (const { value, label } of ticksOf(domainY, y.scale))
+    parts.push(line(LEFT, atY(value), right, atY(value), GRID), text(LEFT - 6, atY(value) + 4, 'end', label));
+  shown.forEach(({ name, look, points }, at) => {
+    const dash = look.dash === '' ? '' : `stroke-dasharray="${look.dash}"`;
+    const path = points.map((point) => `${atX(point.x).toFixed(1)},${atY(point.y).toFixed(1)}`).join(' ');
+    parts.push(`<polyline points="${path}" fill="none" stroke="${look.colour}" stroke-width="2" ${dash}/>`);
+    for (const point of points.length <= 12 ? points : []) {
+      // Beside each other, so that no interval hides another.
+      const [cx, cy] = [atX(point.x) + (at - (shown.length - 1) / 2) * 2.5, atY(point.y)];
+      parts.push(`<circle cx="${cx.toFixed(1)}" cy="${cy.toFixed(1)}" r="3" fill="${look.colour}"/>`);
+      if (point.low !== undefined && point.high !== undefined && plotted(point.low, y.scale))
+        parts.push(line(cx, atY(point.low), cx, atY(point.high), look.colour, 'stroke-width="1.5"'));
+    }
+    const legend = TOP + at * 18 + 5;
+    parts.push(line(right + 10, legend, right + 34, legend, look.colour, `stroke-width="3" ${dash}`));
+    parts.push(text(right + 40, legend + 4, 'start', name));
   });
-  parts.push(text((LEFT + right) / 2, HEIGHT - 6, 'middle', axes.x), text(4, TOP - 2 + 4, 'start', axes.y));
-  return `<svg width="${WIDTH}" height="${HEIGHT}" role="img">${parts.join('')}</svg>`;
+  parts.push(text((LEFT + right) / 2, bottom + 34, 'middle', x.name), text(4, 12, 'start', y.name));
+  return svg(bottom + BOTTOM, parts);
 }
 
-export interface Bar {
+export interface Interval {
   readonly label: string;
+  readonly look: Look;
   readonly value: number;
   readonly low: number;
   readonly high: number;
+  /** What stands behind the value. */
+  readonly mark?: string;
 }
 
-/** Horizontal bars with their intervals; `reference` is drawn as a line. */
-export function barPlot(bars: readonly Bar[], reference: number): string {
-  const rowHeight = 24;
-  const height = bars.length * rowHeight + 30;
-  const labels = 160;
-  const most = Math.max(reference, ...bars.map(({ high }) => high)) * 1.05;
-  const scale = (value: number) => labels + (value / most) * (WIDTH - labels - 60);
-  const parts = bars.map(({ label, value, low, high }, at) => {
-    const y = at * rowHeight + 4;
-    const middle = y + 8;
-    return [
-      text(labels - 8, y + 12, 'end', label),
-      `<rect x="${labels}" y="${y}" width="${(scale(value) - labels).toFixed(1)}" height="16" fill="${COLOURS[at % COLOURS.length]}" opacity="0.75"/>`,
-      `<line x1="${scale(low).toFixed(1)}" x2="${scale(high).toFixed(1)}" y1="${middle}" y2="${middle}" stroke="#1c2733" stroke-width="2"/>`,
-      text(scale(high) + 6, y + 12, 'start', value.toFixed(2)),
-    ].join('');
-  });
-  const x = scale(reference).toFixed(1);
-  parts.push(
-    `<line x1="${x}" x2="${x}" y1="0" y2="${height - 26}" stroke="#1c2733" stroke-dasharray="4 3"/>`,
+const ROW = 20;
+const LABELS = 170;
+const VALUES = 130;
+
+/** A point with its interval on each line; the band is what says nothing, around the reference. */
+export function intervalPlot(
+  rows: readonly Interval[],
+  reference: number,
+  band: readonly [number, number] | null,
+  axis: string,
+): string {
+  const [first, end] = [LABELS, WIDTH - VALUES];
+  const bottom = TOP + rows.length * ROW;
+  const values = rows.flatMap(({ value, low, high }) => [value, low, high]);
+  const domain = domainOf(
+    [reference, ...(band ?? []), ...values].filter((value) => plotted(value, 'linear')),
+    'linear',
   );
-  parts.push(text(scale(reference), height - 10, 'middle', String(reference)));
-  return `<svg width="${WIDTH}" height="${height}" role="img">${parts.join('')}</svg>`;
+  const at = scaleOf(domain, first, end, 'linear');
+  const parts: string[] = [];
+  if (band)
+    parts.push(
+      `<rect x="${at(band[0]).toFixed(1)}" y="${TOP}" width="${(at(band[1]) - at(band[0])).toFixed(1)}" height="${bottom - TOP}" fill="#eceff2"/>`,
+    );
+  for (const { value, label } of ticksOf(domain, 'linear'))
+    parts.push(line(at(value), TOP, at(value), bottom, GRID), text(at(value), bottom + 16, 'middle', label));
+  parts.push(line(at(reference), TOP - 4, at(reference), bottom, INK, 'stroke-dasharray="4 3"'));
+  rows.forEach(({ label, look, value, low, high, mark = '' }, row) => {
+    const y = TOP + row * ROW + ROW / 2;
+    parts.push(
+      text(first - 8, y + 4, 'end', label),
+      line(at(low), y, at(high), y, look.colour, 'stroke-width="3"'),
+      `<circle cx="${at(value).toFixed(1)}" cy="${y}" r="4.5" fill="${look.colour}" stroke="#fff"/>`,
+      text(end + 8, y + 4, 'start', `${value.toFixed(2)} (${low.toFixed(2)}..${high.toFixed(2)})${mark}`),
+    );
+  });
+  parts.push(text((first + end) / 2, bottom + 34, 'middle', axis));
+  return svg(bottom + BOTTOM, parts);
 }

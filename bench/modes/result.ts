@@ -96,6 +96,8 @@ export interface GrowthRow {
   readonly slope: number;
   /** 1: it doubles with the services; 2: it grows fourfold; 0: not at all. Null with fewer than two sizes from 100 on. */
   readonly exponent: number | null;
+  /** The largest size to the smallest one; absent of what was measured once at each, and in older files. */
+  readonly factor?: Ratio;
 }
 
 /** What a run was asked for, so that it can be done again, and a row that it should have is missed. */
@@ -142,4 +144,19 @@ export function dataName(
   const which = row.which === '' ? '' : ` (${row.which})`;
   const services = isPlain(row.mode) ? '' : ` ${row.services}`;
   return `${row.kind} IPv${row.family} ${row.target}${which}, ${row.mode}${services}`;
+}
+
+/** Six digits are more than any figure here is worth, and half of the file. */
+const short = (_: string, value: unknown) =>
+  typeof value === 'number' && !Number.isInteger(value) ? Number(value.toPrecision(6)) : value;
+
+/** The file of a run: one line for each row, so that two of them can be told apart by a diff. */
+export function resultJson(result: Result): string {
+  const line = (value: unknown) => JSON.stringify(value, short);
+  const fields = Object.entries(result).map(([name, value]) =>
+    Array.isArray(value) && value.length > 0
+      ? `${JSON.stringify(name)}: [\n  ${value.map(line).join(',\n  ')}\n ]`
+      : `${JSON.stringify(name)}: ${line(value)}`,
+  );
+  return `{\n ${fields.join(',\n ')}\n}\n`;
 }

@@ -14,11 +14,16 @@ export function versionOf(program: string): string {
   return (spawnSync(program, ['--version'], { encoding: 'utf8', timeout: 10_000 }).stdout ?? '').trim();
 }
 
-/** Throws a RangeError that says what is missing. This process is in the API server's namespace from here on. */
-export async function startRival(program: string): Promise<Rival> {
+/** Throws a RangeError that says what is missing. */
+export function expectRival(program: string): void {
   if (!isExecutable(program)) throw new RangeError(`--kube-proxy: ${program} is no program that can be run`);
   const missing = missingApiServer();
   if (missing !== '') throw new RangeError(`--kube-proxy ${missing}`);
+}
+
+/** Throws as expectRival(). This process is in the API server's namespace from here on. */
+export async function startRival(program: string): Promise<Rival> {
+  expectRival(program);
   const api = await ApiServer.start();
   return { program, api, feed: new ApiFeed(api) };
 }

@@ -61,9 +61,7 @@ export function describeMachine(): Machine {
 /** The two lines that stand above every result. */
 export function headline(machine: Machine, quietness: Quietness): string {
   const kernel = machine.kernel.split('-', 1)[0];
-  const state = quietness.quiet
-    ? 'quiet'
-    : 'NOT QUIET: something else is running, do not trust single figures';
+  const state = quietness.quiet ? 'quiet' : 'NOT QUIET, do not trust single figures';
   return (
     `${machine.cpus} x ${machine.cpu}, ${machine.memoryMiB} MiB, Linux ${kernel}, Node ${machine.node}\n` +
     `before the first run: ${(100 * quietness.busy).toFixed(1)}% of the processors in use, load ${quietness.load1.toFixed(2)}: ${state}\n`

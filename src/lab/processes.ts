@@ -66,12 +66,15 @@ function netnsId(path: string): string | null {
   }
 }
 
+/** Pods, and the load of the bench, which stands in their cgroups. */
+const OWN_PROGRAMS = /\/triplane-(pod|load)$/;
+
 function isOurs(pid: number, labDirectory: string): boolean {
   try {
     if (
       readlinkSync(`/proc/${pid}/exe`)
         .replace(/ \(deleted\)$/, '')
-        .endsWith('/triplane-pod')
+        .match(OWN_PROGRAMS)
     )
       return true;
     return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(`${labDirectory}/`);

@@ -10,15 +10,18 @@ import { escapeText } from '../../bench/modes/escape.ts';
 import { chiSquareTail } from '../../bench/modes/evenness.ts';
 import { exponentOf, fitLine, growthOf } from '../../bench/modes/growth.ts';
 import { resultHtml } from '../../bench/modes/html.ts';
-import { missingTools } from '../../bench/modes/kube-proxy.ts';
+import { KUBE_PROXY_MODES, missingTools } from '../../bench/modes/kube-proxy.ts';
 import type { Lane } from '../../bench/modes/lane.ts';
 import { lastLine } from '../../bench/modes/last-words.ts';
-import { barPlot, linePlot } from '../../bench/modes/plot.ts';
+import { lookOf } from '../../bench/modes/look.ts';
+import { intervalPlot, linePlot } from '../../bench/modes/plot.ts';
 import type { DataRow, Result } from '../../bench/modes/result.ts';
 import { resultText } from '../../bench/modes/text.ts';
 import { histogramQuantile, middleOf, parseHistogram } from '../../bench/support/histogram.ts';
 import { pairedRatioOf, ratioOf } from '../../bench/support/ratio.ts';
 import { DECODERS } from '../../src/source/decode/object.ts';
+
+const OWN = ['nft', 'ipvs', 'ebpf', 'ebpf-tc', 'ebpf-untracked'] as const;
 
 describe('arguments', () => {
   test.each([
@@ -39,8 +42,7 @@ describe('arguments', () => {
 
   test('kube-proxy is measured where it is given, and only there', () => {
     expect(() => parseArguments(['--modes', 'kube-proxy-nftables'])).toThrow(/is none of nft/);
-    const own = ['nft', 'ipvs', 'ebpf', 'ebpf-tc', 'ebpf-untracked'];
-    const modes = [...own, 'kube-proxy-nftables', 'kube-proxy-iptables'];
+    const modes = [...OWN, 'kube-proxy-nftables', 'kube-proxy-iptables'];
     expect(parseArguments(['--kube-proxy', 'kp'])).toMatchObject({ with: { kubeProxy: 'kp', modes } });
     expect(missingTools('kube-proxy-iptables', { PATH: '' })).toBe(
       'needs iptables, iptables-save, iptables-restore on PATH',
@@ -214,8 +216,8 @@ describe('what people see', () => {
   test('the terminal shows every part, and marks what is noise', () => {
     const text = resultText(RESULT);
     expect(text).toContain('not measured: ipvs: no <ip_vs>');
-    expect(text).toMatch(/nft +1000 +ClusterIP +last +4 +36.0 +27778 +1.010 ~/);
-    expect(text).toMatch(/nft +10 +ClusterIP +last +4 +36.0 +27778 +1.200 +1.100/);
+    expect(text).toMatch(/nft +1000 +ClusterIP +last +4 +1.010 +~ +0.990..1.030 +36 +27778/);
+    expect(text).toMatch(/nft +10 +ClusterIP +last +4 +1.200 +1.100..1.300 +36 +27778/);
     for (const title of ['spread over backends', 'control path', 'rolling update', 'growth', 'per packet'])
       expect(text).toContain(title);
   });
@@ -235,24 +237,66 @@ describe('what people see', () => {
     expect(html).toContain('A &lt;CPU&gt; &amp; &quot;more&quot;');
     expect(escapeText(`<a b="c">'&`)).toBe('&lt;a b=&quot;c&quot;&gt;&#39;&amp;');
     expect(html).toContain('<polyline');
-    expect(html).toContain('in the BPF programs</figcaption>');
+    for (const title of ['Mode against mode', 'Latency distributions', 'Growth', 'Per packet'])
+      expect(html).toMatch(new RegExp(`<h2>${title}[^<]*</h2>\\n<p[^\\n]*\\n<div class="plots">\\n<figure>`));
   });
 
-  test('plots hold numbers only', () => {
-    const series = [
-      {
-        name: 'nft',
-        points: [
-          [1, 1],
-          [10, 2],
-        ] as const,
-      },
-    ];
+  test('the terminal ends with a screen of all modes, of which no line is folded', () => {
+    const text = resultText(RESULT);
+    const end = text.slice(text.indexOf('In short, at 1000 services'));
+    expect(end).toMatch(/\nnft v4 +1.01 \(0.99..1.03\)~/);
+    expect(end).not.toContain('NOT QUIET');
+    const reason = 'of this kernel nothing is known '.repeat(20);
+    const loud = {
+      ...RESULT,
+      quietness: { busy: 1, load1: 9, quiet: false },
+      skipped: [{ mode: 'ipvs', reason }],
+    };
+    expect(resultText(loud)).toContain('THE MACHINE WAS NOT QUIET');
+    expect(
+      Math.max(
+        ...resultText(loud)
+          .split('\n')
+          .map((line) => line.length),
+      ),
+    ).toBeLessThanOrEqual(120);
+  });
+
+  test('growth is told with its interval, and as none where that has 1 in it', () => {
+    expect(growthOf([], RESULT.data).map(({ mode, factor }) => [mode, factor?.low, factor?.high])).toEqual([
+      ['nft', 0.99 / 1.3, 1.03 / 1.1],
+    ]);
+    const grown = { ...RESULT, growth: growthOf([], RESULT.data) };
+    expect(resultText(grown)).toMatch(/nft +new connection, ClusterIP .* 0.84 \(0.76..0.94\)\n/);
+    const even = { ...RESULT, growth: growthOf([], [row({}), row({ services: 1000 })]) };
+    expect(resultText(even)).toMatch(/1.00 \(0.85..1.18\) +~\n/);
+  });
+
+  test('plots hold numbers only, also of values that have no place on an axis', () => {
+    const look = lookOf('nft');
+    const series = [1, 10, 0, Number.NaN].map((value) => ({
+      x: value,
+      y: value + 1,
+      low: 0,
+      high: value + 2,
+    }));
+    const shares = [0.5, 0.99, 1].map((share) => ({ x: share, y: 20 }));
+    const log = { name: 'x', scale: 'log' } as const;
     for (const svg of [
-      linePlot(series, { x: 'x', y: 'y', scale: 'log' }),
-      barPlot([{ label: 'nft', value: 1.2, low: 1.1, high: 1.3 }], 1),
-    ])
+      linePlot([{ name: 'nft', look, points: series }], { x: log, y: log }),
+      linePlot([{ name: 'nft', look, points: shares }], { x: { name: 'x', scale: 'tail' }, y: log }),
+      intervalPlot([{ label: 'nft', look, value: 1.2, low: 1.1, high: 1.3 }], 1, null, 'times'),
+    ]) {
+      expect(svg).toContain('<svg');
       expect(svg).not.toMatch(/NaN|Infinity|undefined/);
+    }
+    expect(linePlot([{ name: 'nft', look, points: [{ x: 0, y: 0 }] }], { x: log, y: log })).toBe('');
+  });
+
+  test('every lane has a look of its own', () => {
+    const modes = [...OWN, ...KUBE_PROXY_MODES, 'none', 'none-nat', 'none-untracked'] as const;
+    const looks = modes.map((mode) => JSON.stringify(lookOf(mode)));
+    expect(new Set(looks).size).toBe(modes.length);
   });
 
   test('two runs are compared row by row', () => {
