@@ -92,10 +92,13 @@ const ANSWERS_MS_MAX = 120_000;
 /** How often an agent's log is looked at while its answer is waited for. */
 const LOOK_MS = 1000;
 
-/** In each family a service takes a frontend and its address; pools are there twice while they change. */
+/**
+ * In each family a service takes a frontend and its address. Each endpoint is a backend of its own here, and the maps have room
+ * for a quarter as many backends as slots.
+ */
 function mapFlags({ services, endpoints }: ClusterSize, families: number): string[] {
   const frontends = families * 2 * services + 1000;
-  const slots = families * 2 * services * endpoints;
+  const slots = families * 4 * (services * endpoints + 1000);
   return [
     ...(frontends > MAPS.services ? ['--bpf-services-max', String(frontends)] : []),
     ...(slots > MAPS.backends ? ['--bpf-backends-max', String(slots)] : []),
