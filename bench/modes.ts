@@ -284,7 +284,10 @@ function compare([a, b]: readonly [string, string]): number {
     ...missingRows(before, after).map((name) => `NOT MEASURED any more: ${name}`),
     ...newlyUneven(before, after).map((mode) => `UNEVEN spread over backends: ${mode}`),
   ];
-  if (all.length + wrong.length === 0) throw new RangeError(`${a} and ${b} have no row in common`);
+  if (all.length + wrong.length === 0)
+    throw new RangeError(
+      `${a} and ${b} have no row that can be compared (of the control path only those beside kube-proxy can)`,
+    );
   process.stdout.write(`${comparisonHead({ file: a, result: before }, { file: b, result: after })}\n`);
   process.stdout.write(comparisonText(all, wrong));
   return wrong.length > 0 || all.some(({ judgement }) => judgement === 'slower') ? 1 : 0;
